@@ -1,0 +1,34 @@
+# Each target sets up what it needs. PYTHON: any Python 3.11 or newer. WORKDIR: where the quickstart writes.
+PYTHON ?= python3
+WORKDIR ?= runs/quickstart
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+
+.PHONY: quickstart test test-slow check clean
+
+quickstart: $(READY)
+	$(BIN)/python -m ernie_m_jax.main --config=configs/quickstart.py --workdir=$(WORKDIR)
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not tpu"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m "slow and not gpu and not tpu"
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than 3.11; try make PYTHON=python3.11 (or newer)" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@

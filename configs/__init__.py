@@ -1,0 +1,1 @@
+"""Configurations: each file states only what differs from `configs.base`."""

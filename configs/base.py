@@ -1,0 +1,177 @@
+"""The whole tree of configuration, once. Every other config starts from `get_config()` here and states what differs.
+
+A comment a key: meaning, unit, source. Sources: "paper" is Ouyang et al., EMNLP 2021; "recipe" is the nearest published
+pre-training recipe (InfoXLM from XLM-R base); "ours" is a decision of this project, given in docs/design.md.
+"""
+
+import ml_collections
+
+# Architecture a size: hidden size, layers, heads, FFN size. base and large are the released models (paper).
+SIZES = {
+    "tiny": (128, 2, 4, 512),
+    "small": (384, 6, 6, 1536),
+    "base": (768, 12, 12, 3072),
+    "large": (1024, 24, 16, 4096),
+}
+
+
+def model(size: str = "base") -> ml_collections.ConfigDict:
+    """Keys of the architecture for one of `SIZES`."""
+    if size not in SIZES:
+        raise ValueError(f"size {size!r} is unknown; there are {', '.join(SIZES)}")
+    hidden_size, num_layers, num_heads, ffn_size = SIZES[size]
+    config = ml_collections.ConfigDict()
+    config.vocab_size = 250002  # tokens, the five special ones included (released vocabulary)
+    config.hidden_size = hidden_size  # by size (paper)
+    config.num_layers = num_layers  # by size (paper)
+    config.num_heads = num_heads  # by size (paper); divides hidden_size
+    config.ffn_size = ffn_size  # by size (paper)
+    config.max_positions = 514  # rows of the position table (released models)
+    config.first_position = 2  # row of a text's first token; so 512 tokens at most (released models)
+    config.pad_id = 1  # token id of padding (released vocabulary)
+    config.layer_norm_eps = 1e-5  # (released models)
+    config.initializer_range = 0.02  # standard deviation of the truncated normal (released models)
+    config.hidden_dropout = 0.1  # rate after embeddings, attention and FFN (released models)
+    config.attention_dropout = 0.1  # rate on attention probabilities (released models)
+    config.num_languages = -1  # rows of the language table; -1: as many as `languages`
+    config.language_embedding = "slots"  # slots | all | none: which tokens get one (ours; "all" is the paper's figure)
+    config.pooler = False  # dense + tanh on the first token; fine-tuning heads use it, pre-training does not
+    return config
+
+
+def source(path: str = "", **keys: object) -> ml_collections.ConfigDict:
+    """Keys of one set of records; `ernie_m_jax/data/records.py` describes the formats."""
+    config = ml_collections.ConfigDict()
+    config.path = path  # file, URL, template with {language} or {pair}, "corpus:NAME" (bundled) or "tfds:NAME/CONFIG"
+    config.format = "auto"  # auto | text | tsv | jsonl | moses | array_record | tfds
+    config.languages = ()  # languages to read; empty: all of `config.languages`
+    config.pairs = ()  # pairs to read, "en-de"; empty: all pairs of the languages
+    config.columns = ()  # names of the columns or keys where the file does not name its languages itself
+    config.split = "train"  # TFDS split
+    config.update(keys)
+    return config
+
+
+def stage(**keys: object) -> ml_collections.ConfigDict:
+    """Keys of one stage of training. Stages run in the order of their names, each from the checkpoint before it."""
+    config = ml_collections.ConfigDict()
+    config.steps = 200_000  # optimizer steps (recipe)
+    config.weights = ml_collections.ConfigDict()  # objective -> weight; one objective is drawn a step (ours)
+    config.learning_rate = 2e-4  # peak; 1e-4 for large (recipe)
+    config.warmup_steps = 10_000  # steps (recipe)
+    config.schedule = "linear"  # linear | linear_from_zero | cosine | constant, after the warm-up (recipe: linear)
+    config.final_fraction = 0.0  # of the peak, reached at the last step (recipe)
+    config.update(keys)
+    return config
+
+
+def objectives() -> ml_collections.ConfigDict:
+    """Keys of the four pre-training objectives."""
+    config = ml_collections.ConfigDict()
+    config.mmlm = {
+        "mask_ratio": 0.15,  # share of tokens to predict (paper)
+        "join_characters": 0,  # join short lines of a language up to this many characters; 0: one line, one example
+    }
+    config.tlm = {
+        "mask_ratio": 0.15,  # share of tokens to predict (paper)
+    }
+    config.camlm = {
+        "mask_ratio": 0.15,  # share of words that get an extra mask slot (paper)
+    }
+    config.btmlm = {
+        "mask_ratio": 0.15,  # share of source tokens to predict from source and pseudo tokens (paper)
+        "length_ratio": 1.0,  # placeholders for each source token (ours; the paper does not say)
+        "temperature": 0.0,  # 0: argmax; above: sample the pseudo tokens (ours: argmax)
+        "passes": 1,  # generation passes; each further one masks the least confident again (ours)
+        "join_characters": 0,  # as mmlm.join_characters
+    }
+    return config
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The base: ERNIE-M base without data."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0  # everything random comes from it
+    config.languages = ("en",)  # language codes, in the order of the language table's rows
+    config.model = model("base")
+    config.compute = {
+        "dtype": "float32",  # float32 | bfloat16: activations; parameters, LayerNorm, softmax and loss stay float32
+        "scan_layers": True,  # one compiled layer, parameters stacked; False: unrolled
+        "remat": "none",  # none | dots | full: what the backward pass computes again
+        "attention": "xla",  # xla | cudnn
+        "vocab_chunk": 16_384,  # vocabulary rows a step of the cross-entropy; 0: all at once
+    }
+    config.tokenizer = {
+        "path": "",  # folder of sentencepiece.bpe.model and vocab.txt; empty: train one on the data into the workdir
+        "style": "ernie",  # ernie | huggingface: how text is cleaned and split (published scores: ernie)
+        "character_coverage": 0.9999,  # share of characters a trained tokenizer covers
+    }
+    config.data = {
+        "sequence_length": 256,  # tokens of a packed row
+        "pair_positions": "continued",  # continued (as in fine-tuning) | restarted (as XLM): second sentence
+        "monolingual": ml_collections.ConfigDict(),  # name -> source(...), read by mmlm and btmlm
+        "parallel": ml_collections.ConfigDict(),  # name -> source(...), read by tlm and camlm
+        "alpha": 0.7,  # exponent of the sampling over languages and pairs (the field's habit)
+        "virtual_streams": 8,  # parts of the batch with a packer of their own; hosts share them out
+        "packing_bins": 64,  # rows that a packer fills at a time; more fills better and mixes epochs further
+        "prefetch": 2,  # batches made ahead, an objective
+    }
+    config.objectives = objectives()
+    config.stages = ml_collections.ConfigDict()  # name -> stage(...)
+    config.optimizer = {
+        "b1": 0.9,  # Adam (recipe)
+        "b2": 0.98,  # Adam (recipe)
+        "eps": 1e-6,  # Adam (recipe)
+        "weight_decay": 0.01,  # decoupled; not on biases and LayerNorm (recipe)
+        "layer_decay": 1.0,  # factor a layer from the top down; fine-tuning uses 0.8 (paper's code)
+        "clip_norm": 1.0,  # global norm; 0: no clipping (recipe)
+    }
+    config.train = {
+        "batch_rows": 256,  # packed rows a step over all devices
+        "microbatches": 1,  # parts a step is computed in; sums are accumulated
+        "log_every": 50,  # steps
+        "evaluate_every": 0,  # steps between retrieval evaluations within a stage; 0: only at its end
+        "save_every": 1000,  # steps between checkpoints; the last step is always saved; 0: only there
+        "keep": 2,  # newest checkpoints to keep; 0: all
+    }
+    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}  # devices an axis; -1: the rest
+    config.retrieval = {
+        "source": source(),  # a parallel set with one column a language; empty path: no retrieval
+        "layer": -1,  # 0: embeddings, n: after layer n, -1: the last
+        "pooling": "mean",  # mean | cls | max, over a sentence's tokens
+        "batch_rows": 64,  # sentences a step
+        "length": 128,  # tokens at most
+    }
+    config.init = {
+        "resume": "",  # folder of a stage to continue: state and data position, into a new workdir
+        "params": "",  # folder of a stage to take the parameters from
+    }
+    return config
+
+
+def pretraining(size: str) -> ml_collections.ConfigDict:
+    """The base at the scale of the paper; the files of `configs/pretrain` add the stages."""
+    config = get_config()
+    config.model.update(model(size))
+    config.model.hidden_dropout = 0.0  # (recipe)
+    config.model.attention_dropout = 0.0  # (recipe)
+    config.compute.dtype = "bfloat16"
+    config.compute.remat = "dots"
+    config.data.sequence_length = 512  # (recipe)
+    config.data.virtual_streams = 64
+    config.data.monolingual.text = source("text/{language}.txt")
+    config.data.parallel.pairs = source("pairs/{pair}.{language}", format="moses")
+    config.objectives.mmlm.join_characters = 2000  # about 512 tokens
+    config.objectives.btmlm.join_characters = 1000  # the placeholders need as much room again
+    config.train.batch_rows = 2048  # (recipe)
+    config.train.microbatches = 16
+    return config
+
+
+def parse_size(argument: str) -> tuple[str, float]:
+    """`size=base` or `size=large` as the size and its peak learning rate (recipe)."""
+    rates = {"base": 2e-4, "large": 1e-4}
+    key, _, size = argument.partition("=")
+    if key != "size" or size not in rates:
+        raise ValueError(f"argument {argument!r}: expected size=base or size=large")
+    return size, rates[size]

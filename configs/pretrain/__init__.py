@@ -1,0 +1,1 @@
+"""Pre-training at the size of the paper."""

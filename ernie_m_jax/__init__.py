@@ -1,0 +1,16 @@
+"""ERNIE-M in JAX: the small public surface.
+
+`Tokenizer` and `encode_texts` are loaded when first used, so that `import ernie_m_jax` stays cheap.
+"""
+
+import importlib
+from typing import Any
+
+_PUBLIC = {"Tokenizer": "ernie_m_jax.tokenizer", "encode_texts": "ernie_m_jax.encode"}
+__all__ = ["Tokenizer", "encode_texts"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'ernie_m_jax' has no attribute {name!r}; public are {', '.join(__all__)}")

@@ -1,0 +1,320 @@
+"""Configuration: ml_collections files in, frozen dataclasses out.
+
+A config file (`configs/*.py`) starts from `configs.base`, where every key stands once with its meaning. Here the
+resolved `ConfigDict` becomes a tree of frozen dataclasses: an unknown, missing or mistyped key raises `ConfigError` and
+names the nearest key. Everything else in the package reads the dataclasses only. The objectives' own keys are
+dataclasses in their modules (`ernie_m_jax/objectives/`).
+"""
+
+import dataclasses
+import difflib
+import json
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from ernie_m_jax import task as tasks
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; the message names the key and what is allowed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Architecture of the encoder; the meaning of each key stands in `configs/base.py`."""
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    ffn_size: int
+    max_positions: int
+    first_position: int
+    pad_id: int
+    layer_norm_eps: float
+    initializer_range: float
+    hidden_dropout: float
+    attention_dropout: float
+    num_languages: int
+    language_embedding: str
+    pooler: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ComputeConfig:
+    """How the same architecture is computed: precision, scan, rematerialisation, attention kernel, loss chunk."""
+
+    dtype: str
+    scan_layers: bool
+    remat: str
+    attention: str
+    vocab_chunk: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    """Where the tokenizer comes from."""
+
+    path: str
+    style: str
+    character_coverage: float
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """One set of records: a path, its format and which languages or pairs of it to read."""
+
+    path: str
+    format: str
+    languages: tuple[str, ...]
+    pairs: tuple[str, ...]
+    columns: tuple[str, ...]
+    split: str
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Sources, mixture and packing."""
+
+    sequence_length: int
+    pair_positions: str
+    monolingual: Mapping[str, SourceConfig]
+    parallel: Mapping[str, SourceConfig]
+    alpha: float
+    virtual_streams: int
+    packing_bins: int
+    prefetch: int
+
+
+@dataclasses.dataclass(frozen=True)
+class StageConfig:
+    """One stage of training: its length, its objectives' weights and its learning rate."""
+
+    steps: int
+    weights: Mapping[str, float]
+    learning_rate: float
+    warmup_steps: int
+    schedule: str
+    final_fraction: float
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW."""
+
+    b1: float
+    b2: float
+    eps: float
+    weight_decay: float
+    layer_decay: float
+    clip_norm: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The loop."""
+
+    batch_rows: int
+    microbatches: int
+    log_every: int
+    evaluate_every: int
+    save_every: int
+    keep: int
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices a mesh axis."""
+
+    data: int
+    fsdp: int
+    tensor: int
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalConfig:
+    """Sentence retrieval over a parallel set."""
+
+    source: SourceConfig
+    layer: int
+    pooling: str
+    batch_rows: int
+    length: int
+
+
+@dataclasses.dataclass(frozen=True)
+class InitConfig:
+    """Where training starts."""
+
+    resume: str
+    params: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The whole tree; `configs/base.py` holds each key's meaning."""
+
+    seed: int
+    languages: tuple[str, ...]
+    model: ModelConfig
+    compute: ComputeConfig
+    tokenizer: TokenizerConfig
+    data: DataConfig
+    objectives: Mapping[str, Any]
+    stages: Mapping[str, StageConfig]
+    optimizer: OptimizerConfig
+    train: TrainConfig
+    mesh: MeshConfig
+    retrieval: RetrievalConfig
+    init: InitConfig
+
+
+def resolve(tree: Mapping[str, Any]) -> Config:
+    """The frozen config behind a `ConfigDict` (or the dictionary out of a `config.json`).
+
+    Raises:
+      ConfigError: a key is unknown, missing or of the wrong type, or values do not fit together.
+    """
+    tree = tree.to_dict() if hasattr(tree, "to_dict") else dict(tree)
+    objectives = tree.pop("objectives", None)
+    if not isinstance(objectives, Mapping):
+        raise ConfigError("config.objectives must map an objective's name to its keys")
+    built = {}
+    for name, keys in objectives.items():
+        try:
+            kind = tasks.load(name).config
+        except KeyError as error:
+            raise ConfigError(f"config.objectives.{name}: {error.args[0]}{_nearest(name, tasks.names())}") from None
+        built[name] = _build(kind, keys, f"config.objectives.{name}")
+    config = _build(Config, {**tree, "objectives": built}, "config")
+    if config.model.num_languages < 0:
+        model = dataclasses.replace(config.model, num_languages=len(config.languages))
+        config = dataclasses.replace(config, model=model)
+    _validate(config)
+    return config
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The config as plain, JSON-able dictionaries; `resolve(to_dict(config)) == config`."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "config") -> list[str]:
+    """One line for each key in which two resolved configs differ."""
+    lines = []
+    for key in sorted({*first, *second}):
+        one, other = first.get(key), second.get(key)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            lines += differences(one, other, f"{prefix}.{key}")
+        elif one != other:
+            lines.append(f"{prefix}.{key}: {one!r} there, {other!r} here")
+    return lines
+
+
+def _build(kind: Any, value: Any, path: str) -> Any:
+    """`value` as the type `kind`; `path` is the key that messages name."""
+    if dataclasses.is_dataclass(kind):
+        return _build_dataclass(kind, value, path)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{path} must be a list, got {value!r}")
+        return tuple(_build(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path} must be a mapping of names, got {value!r}")
+        return {key: _build(arguments[1], item, f"{path}.{key}") for key, item in sorted(value.items())}
+    if kind is Any:
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise ConfigError(f"{path} must be of type {kind.__name__}, got {value!r} ({type(value).__name__})")
+    return value
+
+
+def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
+    """A dataclass out of a mapping with exactly its fields."""
+    if isinstance(value, kind):
+        return value
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{path} must hold keys, got {value!r}")
+    hints = typing.get_type_hints(kind)
+    unknown = [key for key in value if key not in hints]
+    if unknown:
+        raise ConfigError(f"{path}.{unknown[0]} is unknown{_nearest(unknown[0], hints)}; keys here: {', '.join(hints)}")
+    missing = [key for key in hints if key not in value]
+    if missing:
+        raise ConfigError(f"{path}.{missing[0]} is missing; start the config from configs.base")
+    return kind(**{key: _build(hint, value[key], f"{path}.{key}") for key, hint in hints.items()})
+
+
+def _nearest(key: str, known: Any) -> str:
+    close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.0)
+    return f" (nearest: {close[0]})" if close else ""
+
+
+def _choice(path: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{path} is {value!r}; allowed: {', '.join(allowed)}")
+
+
+def _at_least(path: str, value: float, least: float) -> None:
+    if value < least:
+        raise ConfigError(f"{path} is {value}; it must be at least {least}")
+
+
+def _validate(config: Config) -> None:
+    """Values that are each of the right type but do not fit together."""
+    model, data, train = config.model, config.data, config.train
+    limit = model.max_positions - model.first_position
+    for path, length in (("data.sequence_length", data.sequence_length), ("retrieval.length", config.retrieval.length)):
+        _at_least(f"config.{path}", length, 8)
+        if length > limit:
+            raise ConfigError(
+                f"config.{path} is {length}, but the model has positions for {limit} tokens "
+                f"(config.model.max_positions {model.max_positions} less first_position {model.first_position})"
+            )
+    if model.hidden_size % model.num_heads:
+        raise ConfigError(
+            f"config.model.hidden_size {model.hidden_size} is not a multiple of num_heads {model.num_heads}"
+        )
+    _choice("config.model.language_embedding", model.language_embedding, ("slots", "all", "none"))
+    if model.language_embedding != "none" and model.num_languages < len(config.languages):
+        raise ConfigError(
+            f"config.model.num_languages is {model.num_languages}, but config.languages names {len(config.languages)}"
+        )
+    _choice("config.data.pair_positions", data.pair_positions, ("continued", "restarted"))
+    _choice("config.compute.dtype", config.compute.dtype, ("float32", "bfloat16"))
+    _choice("config.compute.remat", config.compute.remat, ("none", "dots", "full"))
+    _choice("config.compute.attention", config.compute.attention, ("xla", "cudnn"))
+    _choice("config.tokenizer.style", config.tokenizer.style, ("ernie", "huggingface"))
+    _choice("config.retrieval.pooling", config.retrieval.pooling, ("mean", "cls", "max"))
+    if not config.languages or len(set(config.languages)) < len(config.languages):
+        raise ConfigError(f"config.languages must name at least one language, each once; got {config.languages}")
+    for key, value in (
+        ("batch_rows", train.batch_rows),
+        ("microbatches", train.microbatches),
+        ("log_every", train.log_every),
+    ):
+        _at_least(f"config.train.{key}", value, 1)
+    _at_least("config.data.virtual_streams", data.virtual_streams, 1)
+    for key, parts in (("data.virtual_streams", data.virtual_streams), ("train.microbatches", train.microbatches)):
+        if train.batch_rows % parts:
+            raise ConfigError(f"config.train.batch_rows {train.batch_rows} is not a multiple of config.{key} {parts}")
+    if not config.stages:
+        raise ConfigError("config.stages is empty: name at least one stage")
+    for name, stage in config.stages.items():
+        _validate_stage(f"config.stages.{name}", stage, config.objectives)
+
+
+def _validate_stage(path: str, stage: StageConfig, objectives: Mapping[str, Any]) -> None:
+    _at_least(f"{path}.steps", stage.steps, 1)
+    _choice(f"{path}.schedule", stage.schedule, ("linear", "linear_from_zero", "cosine", "constant"))
+    for name, weight in stage.weights.items():
+        if name not in objectives:
+            raise ConfigError(f"{path}.weights.{name} is unknown{_nearest(name, objectives)}")
+        _at_least(f"{path}.weights.{name}", weight, 0)
+    if not sum(stage.weights.values()) > 0:
+        raise ConfigError(f"{path}.weights: at least one objective needs a weight above 0")

@@ -1,0 +1,39 @@
+"""Batches as global arrays: a host's rows in, arrays sharded over the mesh out. Also the abstract batch of a spec."""
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from ernie_m_jax.task import IGNORE, Spec
+
+
+def to_global(rows: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding) -> dict[str, jax.Array]:
+    """This host's rows as its part of global arrays; every host calls it with as many rows."""
+    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in rows.items()}
+
+
+def abstract(spec: Spec, rows: int, sharding: jax.sharding.Sharding | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a batch of `rows` rows, for compiling ahead."""
+    return {
+        name: jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=sharding) for name, (shape, dtype) in spec.items()
+    }
+
+
+def synthetic(spec: Spec, rows: int, vocab_size: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """A batch of random tokens in the real shapes: one segment a row, all predictions in use."""
+    rng = np.random.default_rng(seed)
+    length = spec["ids"][0][0]
+    batch = {name: np.zeros((rows, *shape), dtype) for name, (shape, dtype) in spec.items()}
+    for name, (shape, dtype) in spec.items():
+        if name.endswith("ids"):
+            batch[name] = rng.integers(4, vocab_size, (rows, *shape)).astype(dtype)
+        elif name.endswith("_at"):
+            batch[name] = np.sort(rng.permuted(np.tile(np.arange(length), (rows, 1)), axis=1)[:, : shape[0]]).astype(
+                dtype
+            )
+        elif name.endswith("_labels"):
+            batch[name] = rng.integers(IGNORE + 5, vocab_size, (rows, *shape)).astype(dtype)
+    batch["segments"][:] = 1
+    batch["positions"][:] = np.arange(length)
+    return batch

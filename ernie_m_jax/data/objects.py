@@ -1,0 +1,281 @@
+"""Keyed objects in (JSON lines, ArrayRecord, TFDS), records out; used by `records.py`.
+
+An object holds texts under keys: `{"en": ..., "de": ...}`, `{"translation": {"en": ..., "de": ...}}`, TFDS's
+`{"language": [...], "translation": [...]}` or, for monolingual data, `{"text": ..., "language": ...}`. `Fields` finds
+them; `columns` of the source, entries `NAME=KEY` with dots for nested keys, say where they stand under other keys.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+
+from ernie_m_jax.data.readers import DataError, Texts, lines
+from ernie_m_jax.task import Record
+
+
+class Objects(Protocol):
+    """Random access to decoded objects."""
+
+    path: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+
+    def place(self, index: int) -> str:
+        """Where an object stands, for messages."""
+
+
+class Fields:
+    """Where an object keeps the text of each language."""
+
+    def __init__(self, columns: tuple[str, ...], languages: tuple[str, ...]):
+        """Reads `columns`.
+
+        Args:
+          columns: `NAME=KEY`, NAME one of `text`, `language`, `translation` or a language code.
+          languages: the languages that may be named.
+
+        Raises:
+          DataError: an entry without `=` or with another name.
+        """
+        self.languages = languages
+        self.keys = {}
+        for column in columns:
+            name, equals, key = column.partition("=")
+            if not equals or not key or name not in ("text", "language", "translation", *languages):
+                raise DataError(
+                    f"columns: {column!r} must be NAME=KEY with NAME among text, language, translation, "
+                    f"{', '.join(languages)}"
+                )
+            self.keys[name] = key
+
+    def texts(self, item: Mapping[str, Any], place: str, language: str = "") -> dict[str, str]:
+        """The texts of an object by language, stripped; empty ones are left out.
+
+        Args:
+          item: the object.
+          place: where it stands, for messages.
+          language: the language of its `text` where the file says it.
+
+        Raises:
+          DataError: a value that is not text, or a `text` whose language nothing tells.
+        """
+        if not isinstance(item, Mapping):
+            raise DataError(f"{place}: an object with keys is needed, got {type(item).__name__}")
+        found: dict[str, Any] = {}
+        text = _value(item, self.keys.get("text", "text"))
+        translation = _value(item, self.keys.get("translation", "translation"))
+        if text is not None:
+            found = {self._language(item, place, language): text}
+        elif isinstance(translation, Mapping) and {"language", "translation"} <= translation.keys():
+            found = dict(zip(map(_decode, translation["language"]), translation["translation"], strict=True))
+        elif isinstance(translation, Mapping):
+            found = dict(translation)
+        elif translation is not None and "language" in item:
+            found = dict(zip(map(_decode, item["language"]), translation, strict=True))
+        for name in self.languages:
+            value = _value(item, self.keys.get(name, name))
+            if value is not None:
+                found[name] = value
+        texts = {}
+        for name, value in found.items():
+            if name in self.languages and value is not None:
+                value = _decode(value)
+                if not isinstance(value, str):
+                    raise DataError(f"{place}: the text of {name!r} is {type(value).__name__}, not a string")
+                if value.strip():
+                    texts[name] = value.strip()
+        return texts
+
+    def _language(self, item: Mapping[str, Any], place: str, language: str) -> str:
+        key = self.keys.get("language", "language")
+        named = language or _decode(_value(item, key)) or (self.languages[0] if len(self.languages) == 1 else "")
+        if not isinstance(named, str) or not named:
+            raise DataError(f"{place}: no key {key!r} says the language; keys: {', '.join(map(str, item))}")
+        return named
+
+
+class JsonLines:
+    """Objects of a JSON Lines file."""
+
+    def __init__(self, path: str):
+        self.path = path
+        texts = lines(path)
+        self.numbers = np.flatnonzero(texts.filled())
+        self.texts: Texts = texts.take(self.numbers)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return _parse(self.texts[index], self.place(index))
+
+    def place(self, index: int) -> str:
+        """File and line."""
+        return f"{self.path}:{self.numbers[index] + 1}"
+
+
+class ArrayRecords:
+    """JSON objects of an ArrayRecord file."""
+
+    def __init__(self, path: str):
+        if "://" not in path and not os.path.isfile(path):
+            raise DataError(f"{path}: no such file")
+        self.path = path
+        try:
+            self.source = grain.sources.ArrayRecordDataSource([path])
+            self.size = len(self.source)
+        except (ValueError, RuntimeError, OSError) as error:
+            raise DataError(f"{path}: cannot be read as ArrayRecord: {error}") from error
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return _parse(self.source[index], self.place(index))
+
+    def place(self, index: int) -> str:
+        """File and number of the record, from 0."""
+        return f"{self.path}: record {index}"
+
+
+class TfdsExamples:
+    """Examples of a prepared TFDS data set, read without TensorFlow (`file_format="array_record"`)."""
+
+    def __init__(self, path: str, split: str):
+        # Without these imports a builder "is not found": the registration stops at a swallowed ImportError of h5py.
+        import tensorflow_datasets as tfds
+        import tensorflow_datasets.question_answering
+        import tensorflow_datasets.text
+        import tensorflow_datasets.translate
+
+        self.path = path
+        name = path.removeprefix("tfds:")
+        prepared = name.startswith("/") or "://" in name
+        try:
+            builder = tfds.builder_from_directory(name) if prepared else tfds.builder(name)
+            self.source = builder.as_data_source(split=split)
+        except (ValueError, OSError, NotImplementedError, AssertionError, ImportError) as error:
+            raise DataError(
+                f"{path} (split {split!r}): cannot be opened: {error}\nPrepare it with "
+                f'`tfds.builder({name!r}, file_format="array_record").download_and_prepare()`'
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return self.source[index]
+
+    def place(self, index: int) -> str:
+        """Data set and number of the example, from 0."""
+        return f"{self.path}: example {index}"
+
+
+class ObjectRecords:
+    """Records out of objects: one language, or two."""
+
+    def __init__(self, objects: Objects, fields: Fields, languages: tuple[str, ...], language: str = ""):
+        """Reads nothing yet.
+
+        Args:
+          objects: where the texts are.
+          fields: how to find them.
+          languages: one code, or the two of a pair.
+          language: the language of `text` where the file says it.
+        """
+        self.objects, self.fields, self.languages, self.language = objects, fields, languages, language
+
+    def __len__(self) -> int:
+        return len(self.objects)
+
+    def __getitem__(self, index: int) -> Record:
+        index = range(len(self))[index]
+        place = self.objects.place(index)
+        texts = self.fields.texts(self.objects[index], place, self.language)
+        for language in self.languages:
+            if language not in texts:
+                raise DataError(f"{place}: no text in {language!r}; keys: {', '.join(map(str, self.objects[index]))}")
+        return Record(tuple(texts[language] for language in self.languages), self.languages)
+
+
+class ChosenRecords:
+    """Some of the records of a sequence, with known lengths."""
+
+    def __init__(self, records: ObjectRecords, rows: np.ndarray, characters: np.ndarray):
+        self.records, self.rows, self.characters = records, rows, characters
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.records[int(self.rows[index])]
+
+    def lengths(self) -> np.ndarray:
+        """Characters of the first text of each record, int64[N]."""
+        return self.characters
+
+
+def scan(
+    objects: Objects, fields: Fields, groups: Sequence[tuple[str, ...]], language: str = ""
+) -> list[ChosenRecords]:
+    """Reads every object once and keeps, for each group of languages, those that have all its texts.
+
+    Args:
+      objects: a file that is cheap to read whole.
+      fields: how to find the texts.
+      groups: languages of each sequence wanted, one code or two.
+      language: the language of `text` where the file says it.
+
+    Returns:
+      One sequence a group, in the same order, possibly empty.
+    """
+    rows: list[list[int]] = [[] for _ in groups]
+    characters: list[list[int]] = [[] for _ in groups]
+    for index in range(len(objects)):
+        texts = fields.texts(objects[index], objects.place(index), language)
+        for number, group in enumerate(groups):
+            if all(code in texts for code in group):
+                rows[number].append(index)
+                characters[number].append(len(texts[group[0]]))
+    return [
+        ChosenRecords(
+            ObjectRecords(objects, fields, group, language), np.array(kept, np.int64), np.array(sizes, np.int64)
+        )
+        for group, kept, sizes in zip(groups, rows, characters, strict=True)
+    ]
+
+
+def describe(objects: Objects, fields: Fields) -> str:
+    """What a file holds, for messages: the keys of its first object and the languages its objects name."""
+    named: set[str] = set()
+    for index in range(len(objects)):
+        item = objects[index]
+        named.add(str(item.get(fields.keys.get("language", "language"), "")))
+        if isinstance(item.get("translation"), Mapping):
+            named.update(map(str, item["translation"]))
+    languages = ", ".join(sorted(named - {""})) or "none named"
+    return f"keys: {', '.join(map(str, objects[0]))}; languages: {languages}"
+
+
+def _value(item: Mapping[str, Any], key: str) -> Any:
+    value: Any = item
+    for part in key.split(".") if key not in item else [key]:
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _decode(value: Any) -> Any:
+    return value.decode("utf-8") if isinstance(value, bytes) else value
+
+
+def _parse(text: str | bytes, place: str) -> Mapping[str, Any]:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{place}: not a JSON object: {error}") from error

@@ -1,0 +1,240 @@
+"""Text files in, indexed lines and cells out: the byte level under `records.py`.
+
+A file becomes a byte buffer (memory-mapped when local and uncompressed, otherwise held in memory) and int64 offsets
+into it, built by NumPy in blocks: no Python object a line. A text is decoded when it is asked for. Files are checked to
+be UTF-8 while they are indexed, so a bad byte is an error at opening, with its line.
+"""
+
+import codecs
+import gzip
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import fsspec
+import numpy as np
+from etils import epath
+
+from ernie_m_jax.task import Record
+
+BLOCK = 4 << 20  # bytes indexed at a time
+# The first two bytes, in UTF-8, of every Unicode space beyond ASCII.
+_SPACES = ((0xC2, 0x85), (0xC2, 0xA0), (0xE1, 0x9A), (0xE2, 0x80), (0xE2, 0x81), (0xE3, 0x80))
+
+
+class DataError(ValueError):
+    """Data that cannot be read; the message names the file, line or key and what is allowed."""
+
+
+class Buffer:
+    """The bytes of one file, as `data`, uint8[N]. Pickles as its path where it is a memory map."""
+
+    def __init__(self, path: str):
+        """Opens a local path or any URL known to etils.epath or fsspec; `.gz` is unpacked.
+
+        Raises:
+          DataError: the file is missing, empty, not readable or not valid gzip.
+        """
+        self.path = path
+        self.data, self.mapped = _load(path)
+        if not self.data.size:
+            raise DataError(f"{path}: the file is empty")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path} if self.mapped else self.__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if "data" not in state:
+            self.data, self.mapped = _load(self.path)
+
+    def count(self, starts: np.ndarray, ends: np.ndarray, predicate: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Number of bytes that fulfil a predicate in each span.
+
+        Args:
+          starts: int64[N], ascending.
+          ends: int64[N], ascending, exclusive.
+          predicate: uint8[M] -> bool[M].
+
+        Returns:
+          int64[N].
+        """
+        before, after = np.zeros_like(starts), np.zeros_like(ends)
+        total = 0
+        for offset, block in self.blocks():
+            sums = np.zeros(block.size + 1, np.int32)
+            np.cumsum(predicate(block), out=sums[1:])
+            for positions, counts in ((starts, before), (ends, after)):
+                low, high = np.searchsorted(positions, [offset, offset + block.size + 1])
+                counts[low:high] = sums[positions[low:high] - offset] + total
+            total += int(sums[-1])
+        return after - before
+
+    def positions(self, byte: int) -> np.ndarray:
+        """Offsets of a byte, int64[N] ascending."""
+        return np.concatenate([np.flatnonzero(block == byte) + offset for offset, block in self.blocks()])
+
+    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """The bytes in order as (offset, uint8[<= BLOCK])."""
+        for offset in range(0, self.data.size, BLOCK):
+            yield offset, self.data[offset : offset + BLOCK]
+
+
+class Texts:
+    """Random access to spans of a buffer as stripped text; `lengths` gives characters."""
+
+    def __init__(self, buffer: Buffer, starts: np.ndarray, ends: np.ndarray):
+        """Keeps the spans as they are: blank ones are the caller's to drop.
+
+        Args:
+          buffer: the file.
+          starts: int64[N], ascending.
+          ends: int64[N], ascending, exclusive.
+        """
+        self.buffer, self.starts, self.ends = buffer, starts, ends
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> str:
+        span = self.buffer.data[self.starts[index] : self.ends[index]]
+        return span.tobytes().decode("utf-8").strip()
+
+    def lengths(self) -> np.ndarray:
+        """Characters of each text, int64[N], surrounding spaces included."""
+        return self.buffer.count(self.starts, self.ends, lambda block: (block & 0xC0) != 0x80)
+
+    def filled(self) -> np.ndarray:
+        """Which texts hold more than spaces, bool[N]."""
+        data, filled = self.buffer.data, self.ends > self.starts
+        first, second = (data[np.minimum(self.starts + step, data.size - 1)] for step in (0, 1))
+        doubtful = first <= 32
+        for lead, follow in _SPACES:
+            doubtful |= (first == lead) & (second == follow)
+        for index in np.flatnonzero(filled & doubtful):  # may begin with a space: few lines, each looked at
+            filled[index] = bool(self[int(index)])
+        return filled
+
+    def take(self, rows: np.ndarray) -> "Texts":
+        """The texts of ascending row numbers or of a mask."""
+        return Texts(self.buffer, self.starts[rows], self.ends[rows])
+
+
+class MonolingualTexts:
+    """Texts of one language as records."""
+
+    def __init__(self, texts: Texts, language: str):
+        self.texts, self.language = texts, language
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: int) -> Record:
+        return Record((self.texts[index],), (self.language,))
+
+    def lengths(self) -> np.ndarray:
+        """Characters of each text, int64[N]."""
+        return self.texts.lengths()
+
+
+class ParallelTexts:
+    """Two aligned columns of texts as records."""
+
+    def __init__(self, sides: tuple[Texts, Texts], languages: tuple[str, str]):
+        self.sides, self.languages = sides, languages
+
+    def __len__(self) -> int:
+        return len(self.sides[0])
+
+    def __getitem__(self, index: int) -> Record:
+        return Record((self.sides[0][index], self.sides[1][index]), self.languages)
+
+
+def lines(path: str) -> Texts:
+    """Every line of a file, blank ones included; the line's number is its index plus one.
+
+    Raises:
+      DataError: missing or empty file, invalid UTF-8 (with its line).
+    """
+    buffer = Buffer(path)
+    _check_utf8(buffer)
+    ends = buffer.positions(10)
+    if not ends.size or ends[-1] != buffer.data.size - 1:
+        ends = np.append(ends, buffer.data.size)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    if buffer.data[:3].tobytes() == codecs.BOM_UTF8:
+        starts[0] = 3
+    return Texts(buffer, starts, ends)
+
+
+def table(path: str, columns: tuple[str, ...] = ()) -> dict[str, Texts]:
+    """Columns of a tab-separated file by name, row by row, without blank lines; cells may be empty, nothing is quoted.
+
+    Args:
+      path: the file.
+      columns: names of the columns, for a file without header row.
+
+    Raises:
+      DataError: as `lines`; a row whose number of cells is not the header's (with its line); a repeated name.
+    """
+    rows = lines(path)
+    names = list(columns) or rows[0].split("\t")
+    if len(set(names)) != len(names):
+        raise DataError(f"{path}: column names are repeated: {names}")
+    tabs = rows.buffer.positions(9)
+    first = np.searchsorted(tabs, rows.starts)
+    counts = np.searchsorted(tabs, rows.ends) - first + 1
+    kept = (counts > 1) | rows.filled()
+    if not columns:
+        kept[0] = False
+    wrong = np.flatnonzero(kept & (counts != len(names)))
+    if wrong.size:
+        where = "`columns` names" if columns else "the header has"
+        line = int(wrong[0])
+        raise DataError(f"{path}:{line + 1}: {counts[line]} cells, {where} {len(names)}")
+    starts, ends, first = rows.starts[kept], rows.ends[kept], first[kept]
+    last = len(names) - 1
+    return {
+        name: Texts(
+            rows.buffer,
+            starts if column == 0 else tabs[first + column - 1] + 1,
+            ends if column == last else tabs[first + column],
+        )
+        for column, name in enumerate(names)
+    }
+
+
+def _load(path: str) -> tuple[np.ndarray, bool]:
+    """The bytes, and whether they are a memory map."""
+    try:
+        if "://" not in path:
+            if not path.endswith(".gz"):
+                if not os.path.getsize(path):
+                    return np.zeros(0, np.uint8), False
+                return np.asarray(np.memmap(path, np.uint8, "r")), True
+            with open(path, "rb") as file:
+                content = file.read()
+        elif path.startswith(("gs://", "s3://")):
+            content = epath.Path(path).read_bytes()
+        else:
+            with fsspec.open(path, "rb") as file:
+                content = file.read()
+        return np.frombuffer(gzip.decompress(content) if path.endswith(".gz") else content, np.uint8), False
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+
+
+def _check_utf8(buffer: Buffer) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    newlines = 0
+    try:
+        for _, block in buffer.blocks():
+            decoder.decode(block.tobytes())
+            newlines += int((block == 10).sum())
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        line = newlines + error.object[: error.start].count(b"\n") + 1
+        raise DataError(f"{buffer.path}:{line}: invalid UTF-8 ({error.reason}); convert the file to UTF-8") from error

@@ -1,0 +1,299 @@
+"""Sources in, random access to `Record`s out: the first step of the data's way, before the tokenizer.
+
+`open_source` reads one `SourceConfig`. What stands under `path`, by `format` (`auto`: by prefix and extension):
+
+| format       | files | records |
+| ------------ | ----- | ------- |
+| text         | one file a language, `{language}` in the path | a line, monolingual only |
+| tsv          | a column a language, named by the header row, or by `columns=("en", "de")` if there is none | a row |
+| jsonl        | objects: `{"en": .., "de": ..}`, `{"translation": {..}}` or `{"text": .., "language": ..}` | a line |
+| moses        | two aligned files, `{language}` and often `{pair}` in the path: `OPUS.{pair}.{language}` | two lines |
+| array_record | JSON objects as in jsonl, one file or `{language}` / `{pair}` in the path | a record |
+| tfds         | `tfds:NAME/CONFIG`, or `tfds:/DIRECTORY` of a prepared data set; `split` as in TFDS | an example |
+
+`.gz` may follow text, tsv, jsonl and moses names. `corpus:NAME` is a corpus bundled with the package (`CORPORA`). Paths
+are local or any URL that etils.epath or fsspec opens. For jsonl, array_record and tfds, `columns` maps names to keys:
+`("text=sentence",)`, `("en=source", "de=target")`, `("translation=translations",)`; dots reach into nested keys.
+
+Blank lines, and pairs with a blank side, are skipped. text, tsv, moses and jsonl are read through once at opening to
+index and check them; array_record and tfds are not, so there a blank text is an error when it is reached.
+"""
+
+import importlib.resources
+import itertools
+import os
+from typing import Literal, Protocol
+
+import numpy as np
+
+from ernie_m_jax.config import SourceConfig
+from ernie_m_jax.data import objects, readers
+from ernie_m_jax.data.readers import DataError as DataError
+from ernie_m_jax.task import Record
+
+Kind = Literal["monolingual", "parallel"]
+FORMATS = ("text", "tsv", "jsonl", "moses", "array_record", "tfds")
+CORPORA = {
+    "diagnostics/pairs": "diagnostics/pairs.tsv.gz",
+    "diagnostics/mono": "diagnostics/mono.tsv.gz",
+    "diagnostics/heldout": "diagnostics/heldout.tsv.gz",
+    "udhr": "udhr/udhr18.tsv.gz",
+}
+_EXTENSIONS = {
+    ".txt": "text",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".array_record": "array_record",
+    ".arrayrecord": "array_record",
+}
+
+
+class RandomAccess(Protocol):
+    """A sequence of records that costs the same wherever it is read."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+
+class JoinedLines:
+    """Groups of consecutive lines joined with a space, so that short lines become long examples.
+
+    A line belongs to the group `characters before it // target_characters`: groups have about the target's length, a
+    longer line stays whole, no line is lost or repeated, and any group is found in O(1).
+    """
+
+    def __init__(self, records: RandomAccess, target_characters: int):
+        """Builds the groups from the lengths only.
+
+        Args:
+          records: monolingual, with a method `lengths()` (characters of each record, int64[N]).
+          target_characters: about this many characters a group, at least 1.
+
+        Raises:
+          DataError: a target below 1, or records that cannot tell their lengths.
+        """
+        if target_characters < 1:
+            raise DataError(f"target_characters must be at least 1, got {target_characters}")
+        if not hasattr(records, "lengths"):
+            raise DataError(
+                f"{type(records).__name__} cannot tell its lengths without reading every record, so its lines cannot "
+                "be joined: join them when the file is made, or use text, tsv or jsonl"
+            )
+        self.records = records
+        lengths = records.lengths() + 1  # the joining space
+        self.offsets = np.concatenate([[0], np.cumsum(lengths)])
+        groups = self.offsets[:-1] // target_characters
+        self.bounds = np.concatenate([[0], np.flatnonzero(np.diff(groups)) + 1, [len(records)]])
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def __getitem__(self, index: int) -> Record:
+        index = range(len(self))[index]
+        members = [self.records[row] for row in range(int(self.bounds[index]), int(self.bounds[index + 1]))]
+        return Record((" ".join(member.texts[0] for member in members),), members[0].languages)
+
+    def lengths(self) -> np.ndarray:
+        """Characters of each group, int64[N]."""
+        return np.diff(self.offsets[self.bounds]) - 1
+
+
+def open_source(name: str, source: SourceConfig, languages: tuple[str, ...], kind: Kind) -> dict[str, RandomAccess]:
+    """Opens one source of the config; texts are read when they are asked for.
+
+    Args:
+      name: of the source in the config, for messages.
+      source: path, format, and which languages or pairs of it to read.
+      languages: the configured languages; only these are read.
+      kind: `monolingual` or `parallel`.
+
+    Returns:
+      Sequences of `Record` by language ("en") or pair ("en-de", texts in that order), in the order of the config.
+
+    Raises:
+      DataError: naming file, line or key, where something is missing, malformed or not configured.
+    """
+    try:
+        wanted = _languages(source, languages)
+        groups = _groups(source, wanted, kind)
+        format_ = _format(source, kind)
+        if format_ == "text":
+            if "{language}" not in source.path and len(groups) > 1:
+                raise DataError(f"{source.path}: text is one file a language; put {{language}} into the path")
+            return {language: _text(source.path, language) for (language,) in groups}
+        if format_ == "moses":
+            return {"-".join(pair): _moses(source.path, pair) for pair in groups}
+        read = _tsv if format_ == "tsv" else _objects
+        if "{language}" not in source.path and "{pair}" not in source.path:
+            return read(source, _resolve(source.path), format_, groups, wanted)
+        opened: dict[str, RandomAccess] = {}
+        for group in groups:
+            path = _fill(source.path, group)
+            opened |= read(source, path, format_, [group], wanted)
+        return opened
+    except DataError as error:
+        raise DataError(f"source {name!r}: {error}") from error
+
+
+def split_pair(pair: str, languages: tuple[str, ...]) -> tuple[str, str]:
+    """Splits "en-de", also where the codes hold hyphens ("en-zh-cn").
+
+    Raises:
+      DataError: the pair does not name two different languages of the given ones.
+    """
+    parts = pair.split("-")
+    found = [("-".join(parts[:cut]), "-".join(parts[cut:])) for cut in range(1, len(parts))]
+    found = [(a, b) for a, b in found if a in languages and b in languages and a != b]
+    if len(found) != 1:
+        raise DataError(f"pairs: {pair!r} must be two different languages with a hyphen, of: {', '.join(languages)}")
+    return found[0]
+
+
+def _languages(source: SourceConfig, languages: tuple[str, ...]) -> tuple[str, ...]:
+    unknown = [language for language in source.languages if language not in languages]
+    if unknown:
+        raise DataError(f"languages: {', '.join(unknown)} not among the configured ones: {', '.join(languages)}")
+    return source.languages or languages
+
+
+def _groups(source: SourceConfig, languages: tuple[str, ...], kind: Kind) -> list[tuple[str, ...]]:
+    if kind == "monolingual":
+        if source.pairs:
+            raise DataError(f"pairs: {', '.join(source.pairs)} given for a monolingual source")
+        return [(language,) for language in languages]
+    if kind != "parallel":
+        raise DataError(f"kind {kind!r} must be monolingual or parallel")
+    if source.pairs:
+        return [split_pair(pair, languages) for pair in source.pairs]
+    if len(languages) < 2:
+        raise DataError(f"a parallel source needs two languages, got: {', '.join(languages)}")
+    return list(itertools.combinations(languages, 2))
+
+
+def _format(source: SourceConfig, kind: Kind) -> str:
+    path = source.path
+    if not path:
+        raise DataError("path is empty")
+    format_ = source.format
+    if format_ == "auto":
+        extension = os.path.splitext(path.removesuffix(".gz"))[1]
+        if path.startswith("tfds:"):
+            format_ = "tfds"
+        elif path.startswith("corpus:"):
+            format_ = "tsv"
+        elif extension in ("", ".txt") or extension not in _EXTENSIONS:
+            moses = kind == "parallel" and "{language}" in path
+            format_ = "moses" if moses else _EXTENSIONS.get(extension, "")
+        else:
+            format_ = _EXTENSIONS[extension]
+        if not format_:
+            raise DataError(f"{path}: the name does not tell the format; set format to one of: {', '.join(FORMATS)}")
+    if format_ not in FORMATS:
+        raise DataError(f"format {format_!r} must be auto or one of: {', '.join(FORMATS)}")
+    if format_ == "text" and kind == "parallel":
+        raise DataError(f"{path}: text holds one language; parallel data is moses, tsv, jsonl, array_record or tfds")
+    if format_ == "moses" and kind == "monolingual":
+        raise DataError(f"{path}: moses is parallel; read one side of it as text")
+    if format_ == "moses" and "{language}" not in path:
+        raise DataError(f"{path}: moses is two files, the path needs {{language}}")
+    if format_ in ("text", "moses") and source.columns:
+        raise DataError(f"columns: {', '.join(source.columns)} given, but {format_} has no columns")
+    if kind == "monolingual" and "{pair}" in path:
+        raise DataError(f"{path}: {{pair}} has no meaning in a monolingual source")
+    return format_
+
+
+def _resolve(path: str) -> str:
+    if not path.startswith("corpus:"):
+        return path
+    name = path.removeprefix("corpus:")
+    if name not in CORPORA:
+        raise DataError(f"{path}: no such bundled corpus; there are: {', '.join(CORPORA)}")
+    return str(importlib.resources.files("ernie_m_jax.data").joinpath("corpora", *CORPORA[name].split("/")))
+
+
+def _fill(path: str, group: tuple[str, ...]) -> str:
+    if len(group) == 1:
+        return path.replace("{language}", group[0])
+    if "{language}" in path:
+        raise DataError(f"{path}: only moses has a file for each side of a pair; use {{pair}} or no template")
+    return _fill_pair(path, group)
+
+
+def _fill_pair(path: str, pair: tuple[str, ...]) -> str:
+    """The pair's name in the path; OPUS sorts the codes, so a file named the other way round is the same pair."""
+    given, turned = (path.replace("{pair}", "-".join(order)) for order in (pair, pair[::-1]))
+    sample = turned.replace("{language}", pair[0])
+    return turned if "://" not in sample and os.path.isfile(sample) else given
+
+
+def _text(path: str, language: str) -> RandomAccess:
+    filled = path.replace("{language}", language)
+    texts = readers.lines(filled)
+    texts = texts.take(texts.filled())
+    if not len(texts):
+        raise DataError(f"{filled}: no data in {language!r}, every line is blank")
+    return readers.MonolingualTexts(texts, language)
+
+
+def _moses(path: str, pair: tuple[str, ...]) -> RandomAccess:
+    template = _fill_pair(path, pair)
+    paths = [template.replace("{language}", language) for language in pair]
+    left, right = (readers.lines(side) for side in paths)
+    if len(left) != len(right):
+        raise DataError(f"unequal sides: {paths[0]} has {len(left)} lines, {paths[1]} has {len(right)}")
+    filled = left.filled() & right.filled()
+    if not filled.any():
+        raise DataError(f"{paths[0]}, {paths[1]}: no line with both sides")
+    return readers.ParallelTexts((left.take(filled), right.take(filled)), (pair[0], pair[1]))
+
+
+def _tsv(
+    source: SourceConfig, path: str, format_: str, groups: list[tuple[str, ...]], wanted: tuple[str, ...]
+) -> dict[str, RandomAccess]:
+    columns = readers.table(path, source.columns)
+    used = dict.fromkeys(itertools.chain(*groups))
+    for language in used:
+        if language not in columns:
+            raise DataError(f"{path}: no data in {language!r}; its columns: {', '.join(columns)}")
+    filled = {language: columns[language].filled() for language in used}
+    opened: dict[str, RandomAccess] = {}
+    for group in groups:
+        rows = np.logical_and.reduce([filled[language] for language in group])
+        if not rows.any():
+            present = [language for language in used if filled[language].any()]
+            raise DataError(
+                f"{path}: no data in {'-'.join(group)!r}; languages with data: {', '.join(present) or 'none'}"
+            )
+        texts = [columns[language].take(rows) for language in group]
+        if len(group) == 1:
+            opened[group[0]] = readers.MonolingualTexts(texts[0], group[0])
+        else:
+            opened["-".join(group)] = readers.ParallelTexts((texts[0], texts[1]), (group[0], group[1]))
+    return opened
+
+
+def _objects(
+    source: SourceConfig, path: str, format_: str, groups: list[tuple[str, ...]], wanted: tuple[str, ...]
+) -> dict[str, RandomAccess]:
+    fields = objects.Fields(source.columns, wanted)
+    language = groups[0][0] if "{language}" in source.path else ""
+    items: objects.Objects
+    if format_ == "jsonl":
+        items = objects.JsonLines(path)
+    elif format_ == "array_record":
+        items = objects.ArrayRecords(path)
+    else:
+        items = objects.TfdsExamples(path, source.split)
+    if not len(items):
+        raise DataError(f"{path}: the file is empty")
+    if format_ == "jsonl":
+        chosen: list[RandomAccess] = list(objects.scan(items, fields, groups, language))
+    else:
+        chosen = [objects.ObjectRecords(items, fields, group, language) for group in groups]
+    for group, records in zip(groups, chosen, strict=True):
+        if not len(records):
+            raise DataError(f"{path}: no data in {'-'.join(group)!r}; {objects.describe(items, fields)}")
+        records[0]  # a source with other keys than expected fails here, not in the middle of training
+    return {"-".join(group): records for group, records in zip(groups, chosen, strict=True)}

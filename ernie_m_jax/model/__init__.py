@@ -1,0 +1,7 @@
+"""The encoder and its heads: token-level integers in, hidden states, losses and generated tokens out."""
+
+from ernie_m_jax.model.encoder import ErnieM, Inputs
+from ernie_m_jax.model.loss import Generated, Scores
+from ernie_m_jax.model.visibility import CAMLM, FULL, GENERATION
+
+__all__ = ["CAMLM", "FULL", "GENERATION", "ErnieM", "Generated", "Inputs", "Scores"]

@@ -1,0 +1,282 @@
+"""The ERNIE-M encoder: token-level integers in, hidden states out, with the heads that every objective shares.
+
+A post-LN Transformer encoder, the architecture of XLM-R (Ouyang et al. 2021, arXiv 2012.15674): word + position
+(+ language) -> LayerNorm -> dropout -> layers of (self-attention, dropout, add, LayerNorm, FFN, dropout, add,
+LayerNorm).
+Axes: B batch, L length, H width, N positions to predict.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ernie_m_jax.config import ComputeConfig, ModelConfig
+from ernie_m_jax.model import loss
+from ernie_m_jax.model.attention import attention
+from ernie_m_jax.model.dropout import Dropout
+from ernie_m_jax.model.heads import MlmHead, Pooler
+from ernie_m_jax.model.layers import LayerNorm, gelu, linear
+from ernie_m_jax.model.visibility import visible
+
+# What the backward pass keeps of a layer instead of computing it again: everything, the linear maps' outputs, nothing.
+# "dots" leaves out products with a batch axis, so the attention logits are not kept.
+_REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+REMAT = ("none", *_REMAT_POLICIES)
+
+
+class Inputs(NamedTuple):
+    """The encoder's inputs, each int32 [B, L].
+
+    Attributes:
+      ids: rows of the word table.
+      positions: 0-based within the example; the encoder adds `model.first_position`.
+      segments: which example of a packed row, from 1; 0 is padding.
+      roles: the token's row and column in the objective's visibility table.
+      languages: 0 for no language embedding at this token, k for row k - 1 of the language table.
+    """
+
+    ids: jax.Array
+    positions: jax.Array
+    segments: jax.Array
+    roles: jax.Array
+    languages: jax.Array
+
+
+class Embeddings(nn.Module):
+    """The tables and the embedding LayerNorm."""
+
+    config: ModelConfig
+    compute: ComputeConfig
+
+    def setup(self) -> None:
+        """Creates word, position, language (if any) and layer_norm."""
+        self.word = self._table("word", "vocab", self.config.vocab_size)
+        self.position = self._table("position", "position", self.config.max_positions)
+        if self.config.language_embedding != "none":
+            self.language = self._table("language", "language", self.config.num_languages)
+        self.layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute.dtype)
+
+    def _table(self, name: str, axis: str, rows: int) -> jax.Array:
+        initializer = nn.initializers.truncated_normal(self.config.initializer_range)
+        shape = (rows, self.config.hidden_size)
+        return self.param(name, nn.with_logical_partitioning(initializer, (axis, "embed")), shape, jnp.float32)
+
+    def __call__(self, inputs: Inputs) -> jax.Array:
+        """The sum of the embeddings, f32 [B, L, H], before LayerNorm; an index outside a table gives NaN."""
+        x = _rows(self.word, inputs.ids)
+        x += _rows(self.position, inputs.positions + self.config.first_position)
+        if self.config.language_embedding == "none":
+            return x
+        language = _rows(self.language, jnp.maximum(inputs.languages - 1, 0))
+        return x + jnp.where(inputs.languages[..., None] > 0, language, 0.0)
+
+
+def _rows(table: jax.Array, index: jax.Array) -> jax.Array:
+    """Rows of a table; NaN for an index outside it, where clamping would hide a wrong id or a too long example."""
+    return jnp.take(table, index, axis=0, mode="fill", fill_value=np.nan)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention; each projection is [H, heads, head_dim]."""
+
+    config: ModelConfig
+    compute: ComputeConfig
+
+    def setup(self) -> None:
+        """Creates query, key, value and output."""
+        config, compute = self.config, self.compute
+        heads = (config.num_heads, config.hidden_size // config.num_heads)
+        axes = ("heads", "head_dim")
+        self.query = linear(config, compute, heads, ("embed", *axes), bias_axes=axes)
+        self.key = linear(config, compute, heads, ("embed", *axes), bias_axes=axes)
+        self.value = linear(config, compute, heads, ("embed", *axes), bias_axes=axes)
+        self.output = linear(config, compute, config.hidden_size, (*axes, "embed"), contracted=2, bias_axes=("norm",))
+
+    def __call__(self, x: jax.Array, mask: jax.Array, deterministic: bool) -> jax.Array:
+        """Mixes `x` [B, L, H] under `mask` bool [B, 1, L, L]."""
+        rate = 0.0 if deterministic else self.config.attention_dropout
+        mixed_blhd = attention(
+            self.query(x),
+            self.key(x),
+            self.value(x),
+            mask,
+            backend=self.compute.attention,
+            dropout_rate=rate,
+            dropout_rng=self.make_rng("dropout") if rate > 0.0 else None,
+        )
+        return self.output(mixed_blhd)
+
+
+class FeedForward(nn.Module):
+    """Dense, exact GELU, dense; no dropout inside."""
+
+    config: ModelConfig
+    compute: ComputeConfig
+
+    def setup(self) -> None:
+        """Creates intermediate and output."""
+        config, compute = self.config, self.compute
+        self.intermediate = linear(config, compute, config.ffn_size, ("embed", "ffn"), bias_axes=("ffn",))
+        self.output = linear(config, compute, config.hidden_size, ("ffn", "embed"), bias_axes=("norm",))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, L, H] -> [B, L, H]."""
+        return self.output(gelu(self.intermediate(x)))
+
+
+class Layer(nn.Module):
+    """One post-LN layer; residual sums are taken in fp32, inside the LayerNorm that follows."""
+
+    config: ModelConfig
+    compute: ComputeConfig
+
+    def setup(self) -> None:
+        """Creates attention, ffn, their layer norms and dropouts."""
+        self.attention = SelfAttention(self.config, self.compute)
+        self.attention_layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute.dtype)
+        self.ffn = FeedForward(self.config, self.compute)
+        self.ffn_layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute.dtype)
+        self.dropout = Dropout(self.config.hidden_dropout)
+
+    def __call__(
+        self, x: jax.Array, mask: jax.Array, deterministic: bool, keep: bool
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Returns the layer's output [B, L, H], and once more if `keep`, in the form that `nn.scan` stacks."""
+        mixed = self.dropout(self.attention(x, mask, deterministic), deterministic=deterministic)
+        x = self.attention_layer_norm(_add(x, mixed))
+        widened = self.dropout(self.ffn(x), deterministic=deterministic)
+        x = self.ffn_layer_norm(_add(x, widened))
+        return x, x if keep else None
+
+
+def _add(x: jax.Array, y: jax.Array) -> jax.Array:
+    return x.astype(jnp.float32) + y.astype(jnp.float32)
+
+
+class ErnieM(nn.Module):
+    """The encoder with its masked language model head and, if configured, its pooler.
+
+    Parameters are those of `model.init(key, inputs, table)["params"]`, boxed with logical axis names
+    (`flax.linen.meta.unbox` opens them). `init` also returns a "perturbations" collection, to be left out.
+    To differentiate with respect to the embedding sum of each token, before the embedding LayerNorm, pass
+    `{"params": params, "perturbations": {"input_embeddings": zeros f32 [B, L, H]}}` to `apply`; without that collection
+    the hook does nothing.
+    """
+
+    config: ModelConfig
+    compute: ComputeConfig
+
+    def setup(self) -> None:
+        """Creates embeddings, layers (one stacked module, or layers_0, layers_1, ...), mlm_head and pooler."""
+        config, compute = self.config, self.compute
+        self.embeddings = Embeddings(config, compute)
+        self.embedding_dropout = Dropout(config.hidden_dropout)
+        layer: Any = Layer
+        if compute.remat not in REMAT:
+            raise ValueError(f"compute.remat is {compute.remat!r}; allowed are {', '.join(map(repr, REMAT))}")
+        if compute.remat != "none":
+            # Inside scan the barrier against common subexpression elimination is not needed and costs time.
+            layer = nn.remat(
+                Layer,
+                policy=_REMAT_POLICIES[compute.remat],
+                prevent_cse=not compute.scan_layers,
+                static_argnums=(3, 4),  # deterministic, keep; 0 is the module
+            )
+        if compute.scan_layers:
+            self.layers = nn.scan(
+                layer,
+                variable_axes={"params": 0},
+                split_rngs={"params": True, "dropout": True},
+                in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
+                length=config.num_layers,
+                metadata_params={nn.PARTITION_NAME: "layers"},
+            )(config, compute)
+        else:
+            self.layers = [layer(config, compute) for _ in range(config.num_layers)]
+        self.mlm_head = MlmHead(config, compute)
+        if config.pooler:
+            self.pooler = Pooler(config, compute)
+
+    def __call__(self, inputs: Inputs, table: np.ndarray) -> jax.Array:
+        """Touches every parameter, for `init`; returns what `encode` returns."""
+        hidden = self.encode(inputs, table)
+        self.mlm_head(hidden[:, :1])
+        if self.config.pooler:
+            self.pooler(hidden)
+        return hidden
+
+    def encode(
+        self, inputs: Inputs, table: np.ndarray, *, deterministic: bool = True, all_layers: bool = False
+    ) -> jax.Array:
+        """Encodes packed rows.
+
+        Args:
+          inputs: int32 [B, L] each.
+          table: bool [R, R], static; see `visibility`.
+          deterministic: without dropout; otherwise `apply` needs `rngs={"dropout": key}`.
+          all_layers: return the embedding output and every layer's output.
+
+        Returns:
+          [B, L, H] in `compute.dtype`, or [num_layers + 1, B, L, H] if `all_layers`.
+        """
+        mask = visible(inputs.segments, inputs.segments, inputs.roles, inputs.roles, table)
+        embedded = self.perturb("input_embeddings", self.embeddings(inputs))
+        x = self.embedding_dropout(self.embeddings.layer_norm(embedded), deterministic=deterministic)
+        if self.compute.scan_layers:
+            last, kept = self.layers(x, mask, deterministic, all_layers)
+            return jnp.concatenate([x[None], kept]) if all_layers else last
+        outputs = [x]
+        for layer in self.layers:
+            outputs.append(layer(outputs[-1], mask, deterministic, all_layers)[0])
+        return jnp.stack(outputs) if all_layers else outputs[-1]
+
+    def score(self, hidden: jax.Array, labels: jax.Array) -> loss.Scores:
+        """Scores positions to predict with the masked language model head.
+
+        Args:
+          hidden: [N, H], the encoder's output at those positions.
+          labels: int32 [N]; negative is not scored.
+
+        Returns:
+          Scores: negative log-likelihood f32 [N] in nats (0 where not scored) and correct bool [N].
+        """
+        return loss.vocabulary_cross_entropy(
+            self.mlm_head(hidden), self.embeddings.word, self.mlm_head.bias, labels, self.compute.vocab_chunk
+        )
+
+    def generate(self, hidden: jax.Array, rng: jax.Array | None, temperature: float) -> loss.Generated:
+        """Writes a token at each position: the most probable one, or a draw.
+
+        Args:
+          hidden: [N, H], the encoder's output at those positions.
+          rng: a PRNG key; may be None if `temperature` is 0.
+          temperature: 0 for the most probable token, otherwise that of the softmax.
+
+        Returns:
+          Generated: ids int32 [N] and log-probabilities f32 [N] at temperature 1.
+
+        Raises:
+          ValueError: if `temperature` is negative, or positive without a key.
+        """
+        arguments = (self.mlm_head(hidden), self.embeddings.word, self.mlm_head.bias, self.compute.vocab_chunk)
+        if temperature == 0.0:
+            return loss.vocabulary_argmax(*arguments)
+        if rng is None:
+            raise ValueError(f"temperature {temperature} samples and needs a key, got rng=None")
+        return loss.vocabulary_sample(*arguments, rng, temperature)
+
+    def pool(self, hidden: jax.Array) -> jax.Array:
+        """The sentence vector [B, H] of the encoder's output [B, L, H]: first token, dense, tanh.
+
+        Raises:
+          ValueError: if the model has no pooler.
+        """
+        if not self.config.pooler:
+            raise ValueError("model.pooler is False; pool needs True")
+        return self.pooler(hidden)

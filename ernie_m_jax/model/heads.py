@@ -1,0 +1,46 @@
+"""Heads on the encoder's output: hidden states in, hidden states ready for the vocabulary or a sentence vector out."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ernie_m_jax.config import ComputeConfig, ModelConfig
+from ernie_m_jax.model.layers import LayerNorm, gelu, linear
+
+
+class MlmHead(nn.Module):
+    """The masked language model's head (XLM-R's lm_head): dense, exact GELU, LayerNorm; the decoder is the word table.
+
+    `bias` [V] is the decoder's bias; the product with the table is left to `loss`, which never holds it whole.
+    """
+
+    config: ModelConfig
+    compute: ComputeConfig
+
+    def setup(self) -> None:
+        """Creates dense, layer_norm and the decoder's bias."""
+        width = self.config.hidden_size
+        self.dense = linear(self.config, self.compute, width, ("embed", "embed_out"), bias_axes=("norm",))
+        self.layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute.dtype)
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), ("vocab",))
+        self.bias = self.param("bias", zeros, (self.config.vocab_size,), jnp.float32)
+
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        """Hidden states [..., H] of positions to predict -> [..., H] to be multiplied with the word table."""
+        return self.layer_norm(gelu(self.dense(hidden)))
+
+
+class Pooler(nn.Module):
+    """The sentence vector: first token, dense, tanh."""
+
+    config: ModelConfig
+    compute: ComputeConfig
+
+    def setup(self) -> None:
+        """Creates dense."""
+        width = self.config.hidden_size
+        self.dense = linear(self.config, self.compute, width, ("embed", "embed_out"), bias_axes=("norm",))
+
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        """Hidden states [B, L, H] -> [B, H]."""
+        return jnp.tanh(self.dense(hidden[:, 0]))

@@ -1,0 +1,72 @@
+"""Who may see whom: two small integers a token and a static table in, a boolean attention mask out, on the device.
+
+A token's segment is the example of a packed row it belongs to (0 is padding), its role indexes the objective's table:
+`visible = (segment_q == segment_k) & table[role_q, role_k]`. No host builds an [L, L] mask.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+MAX_ROLES = 32  # a row of the table is held in the bits of one uint32
+
+# MMLM, TLM, stage 2 of BTMLM and fine-tuning: everything sees everything in its segment (paper, Figures 1a, 1b, 3).
+TOKEN = 0
+FULL = np.ones((1, 1), dtype=bool)
+
+# CAMLM (paper, Figure 1c): slots see the other sentence's words, all of them, and the slots of their own sentence. The
+# figure does not draw the words' rows; words that saw a slot or the other sentence would carry the answers to the slots
+# within two layers, so they see their own sentence's words only.
+SOURCE_WORD, TARGET_WORD, SOURCE_SLOT, TARGET_SLOT = range(4)
+CAMLM = np.array(
+    [
+        # source word, target word, source slot, target slot (key)
+        [True, False, False, False],  # source word (query)
+        [False, True, False, False],  # target word
+        [False, True, True, False],  # source slot
+        [True, False, False, True],  # target slot
+    ]
+)
+
+# Stage 1 of BTMLM (paper, Figure 3): placeholders see the source and each other, the source sees itself.
+SOURCE, PLACEHOLDER = range(2)
+GENERATION = np.array(
+    [
+        # source, placeholder (key)
+        [True, False],  # source (query)
+        [True, True],  # placeholder
+    ]
+)
+
+
+def visible(
+    segments_q: jax.Array, segments_k: jax.Array, roles_q: jax.Array, roles_k: jax.Array, table: np.ndarray | jax.Array
+) -> jax.Array:
+    """The attention mask of an objective.
+
+    Args:
+      segments_q: int32 [B, Lq], example of each query within its row; 0 is padding.
+      segments_k: int32 [B, Lk].
+      roles_q: int32 [B, Lq], row of `table`; a role outside the table sees and is seen by nothing.
+      roles_k: int32 [B, Lk], column of `table`.
+      table: bool [R, R], an objective's constant; `table[role_query, role_key]` is whether the query may see the key.
+
+    Returns:
+      bool [B, 1, Lq, Lk], broadcast over heads. Padding sees padding, so with a true diagonal no row is empty.
+
+    Raises:
+      ValueError: if `table` is not a square boolean array of at most `MAX_ROLES` roles.
+    """
+    if table.ndim != 2 or table.shape[0] != table.shape[1] or table.dtype != bool:
+        raise ValueError(f"table must be a square boolean array [roles, roles], got {table.dtype} {table.shape}")
+    roles = table.shape[0]
+    if not 1 <= roles <= MAX_ROLES:
+        raise ValueError(f"table has {roles} roles; allowed are 1 to {MAX_ROLES}")
+    same_segment = segments_q[:, :, None] == segments_k[:, None, :]
+    # A bit test instead of a gather with [B, Lq, Lk] indices: element-wise, so it fuses and partitions.
+    row_bits = (jnp.asarray(table, jnp.uint32) << jnp.arange(roles, dtype=jnp.uint32)).sum(axis=1, dtype=jnp.uint32)
+    in_table = (roles_q >= 0) & (roles_q < roles)
+    bits_q = jnp.where(in_table, row_bits[jnp.clip(roles_q, 0, roles - 1)], jnp.uint32(0))
+    shifts_k = jnp.where((roles_k >= 0) & (roles_k < roles), roles_k, MAX_ROLES).astype(jnp.uint32)
+    allowed = jax.lax.shift_right_logical(*jnp.broadcast_arrays(bits_q[:, :, None], shifts_k[:, None, :])) & 1
+    return (same_segment & (allowed == 1))[:, None, :, :]

@@ -1,0 +1,215 @@
+"""BTMLM, back-translation masked language modelling: align languages with monolingual text alone.
+
+Stage 1: the current weights write, in one parallel pass and under stop-gradient, pseudo tokens of another language into
+placeholders behind a monolingual sentence. Stage 2: masked words of the sentence are restored from it and the pseudo
+tokens; only this is trained. Both happen in the same compiled step (paper section 3.3, Figure 3; the decisions that the
+paper leaves open stand in docs/design.md).
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ernie_m_jax.config import Config
+from ernie_m_jax.data import mixture
+from ernie_m_jax.model import visibility
+from ernie_m_jax.model.encoder import Inputs
+from ernie_m_jax.objectives import masking
+from ernie_m_jax.task import Batch, Example, Group, Record, Spec, Sums, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class BTMLMConfig:
+    """Keys of `config.objectives.btmlm`; see `configs/base.py`."""
+
+    mask_ratio: float
+    length_ratio: float
+    temperature: float
+    passes: int
+    join_characters: int
+
+
+class PseudoTokens(NamedTuple):
+    """What stage 1 wrote: `ids` and `log_probs` `[B, G]`, an entry a placeholder (or padding)."""
+
+    ids: jax.Array
+    log_probs: jax.Array
+
+
+def records(cfg: Config) -> dict[str, Group]:
+    """Monolingual text, an entry `source>target` a direction.
+
+    The target language is one that the parallel data pairs with the source language, drawn with the sampling exponent.
+
+    Raises:
+      ValueError: no parallel data has the language of any monolingual text.
+    """
+    pair_sizes = {name: len(records) for name, records in mixture.open_parallel(cfg).items()}
+    text = mixture.open_monolingual(cfg, cfg.objectives["btmlm"].join_characters)
+    source_weights = mixture.weights({name: len(records) for name, records in text.items()}, cfg.data.alpha)
+    groups = {}
+    for source, sequence in text.items():
+        sizes: dict[str, int] = {}
+        for pair, size in pair_sizes.items():
+            sides = pair.split("-")
+            if source in sides:
+                target = sides[1 - sides.index(source)]
+                sizes[target] = sizes.get(target, 0) + size
+        for target, weight in mixture.weights(sizes, cfg.data.alpha).items():
+            groups[f"{source}>{target}"] = Group(
+                mixture.WithLanguages(sequence, (source, target)), source_weights[source] * weight
+            )
+    if not groups:
+        raise ValueError(
+            f"btmlm has no language to write: config.data.parallel pairs {sorted(pair_sizes)}, "
+            f"config.data.monolingual holds {sorted(text)}"
+        )
+    return groups
+
+
+def example(record: Record, tokenizer: Any, cfg: Config, rng: np.random.Generator) -> Example | None:
+    """`CLS source SEP SEP placeholders SEP`, once whole (stage 1) and once with source words masked (stage 2)."""
+    keys = cfg.objectives["btmlm"]
+    budget = int((cfg.data.sequence_length - 5) / (1 + keys.length_ratio))
+    source = masking.window(tokenizer.encode_ids(record.texts[0]), max(budget, 1), rng)
+    if not source:
+        return None
+    written = max(1, round(keys.length_ratio * len(source)))
+    cls, sep = tokenizer.cls_id, tokenizer.sep_id
+    ids = np.array([cls, *source, sep, sep, *[tokenizer.mask_id] * written, sep], np.int32)
+    boundary = len(source) + 2
+    placeholders = np.arange(boundary + 1, len(ids) - 1, dtype=np.int32)
+    of_target = np.arange(len(ids)) >= boundary
+    chosen = 1 + masking.choose(len(source), keys.mask_ratio, rng)
+    replacements = masking.draw_replacements(len(chosen), tokenizer, rng)
+    masked_ids = masking.apply_replacements(ids, chosen, replacements)
+    languages = masking.languages_of(cfg, record, of_target.astype(int))
+    is_placeholder = np.isin(np.arange(len(ids)), placeholders)
+    return {
+        "ids": ids,
+        "masked_ids": masked_ids,
+        "positions": masking.pair_positions(cfg, len(ids), boundary),
+        "roles": np.where(of_target, visibility.PLACEHOLDER, visibility.SOURCE).astype(np.int32),
+        "languages": masking.language_ids(cfg, languages, is_placeholder),
+        # In stage 2 the placeholders hold words; the masks are in the source.
+        "masked_languages": masking.language_ids(cfg, languages, (masked_ids == tokenizer.mask_id) & ~is_placeholder),
+        "generate_at": placeholders,
+        "predict_at": chosen.astype(np.int32),
+        "predict_labels": ids[chosen],
+    }
+
+
+def spec(cfg: Config) -> Spec:
+    """A packed row."""
+    keys, length = cfg.objectives["btmlm"], cfg.data.sequence_length
+    source = length / (1 + keys.length_ratio)
+    room = min(length, int(-(-(source * keys.length_ratio * 1.05 + 4) // 8) * 8))
+    return masking.row_spec(cfg, masking.prediction_room(source, keys.mask_ratio)) | {
+        "masked_ids": ((length,), np.int32),
+        "masked_languages": ((length,), np.int32),
+        "generate_at": ((room,), np.int32),
+    }
+
+
+def generate(cfg: Config, model: Any, params: Any, batch: Batch, rng: jax.Array) -> PseudoTokens:
+    """Stage 1: every placeholder sees the source and all placeholders; all are predicted in one parallel pass.
+
+    Further passes (`passes` above 1) keep each sentence's most confident tokens and mask the rest again, fewer each
+    time (mask-predict). No gradient flows through the result and no dropout applies.
+    """
+    keys = cfg.objectives["btmlm"]
+    params = jax.lax.stop_gradient(params)
+    at = batch["generate_at"]
+
+    def write(ids: jax.Array, languages: jax.Array, rng: jax.Array) -> PseudoTokens:
+        inputs = Inputs(ids, batch["positions"], batch["segments"], batch["roles"], languages)
+        hidden = model.apply({"params": params}, inputs, visibility.GENERATION, deterministic=True, method="encode")
+        out = model.apply({"params": params}, masking.gather(hidden, at), rng, keys.temperature, method="generate")
+        return PseudoTokens(out.ids.reshape(at.shape), out.log_probs.reshape(at.shape))
+
+    def refine(index: jax.Array, tokens: PseudoTokens) -> PseudoTokens:
+        again = least_confident(tokens.log_probs, segments_at(batch), 1 - index / keys.passes)
+        ids = put(batch["ids"], at, jnp.where(again, put_source(batch), tokens.ids))
+        kept = put(jnp.zeros_like(ids), at, (~again).astype(jnp.int32)) == 1
+        new = write(ids, word_languages(cfg, batch["languages"], kept), jax.random.fold_in(rng, index))
+        return PseudoTokens(*(jnp.where(again, one, other) for one, other in zip(new, tokens, strict=True)))
+
+    tokens = write(batch["ids"], batch["languages"], jax.random.fold_in(rng, 0))
+    if keys.passes > 1:
+        tokens = jax.lax.fori_loop(1, keys.passes, refine, tokens)
+    return jax.lax.stop_gradient(tokens)
+
+
+def put(ids: jax.Array, at: jax.Array, values: jax.Array) -> jax.Array:
+    """`ids` `[B, L]` with `values` `[B, G]` at indices `at` `[B, G]`; an index past the end writes nothing."""
+    return ids.at[jnp.arange(ids.shape[0])[:, None], at].set(values, mode="drop")
+
+
+def put_source(batch: Batch) -> jax.Array:
+    """The [MASK] ids that stand at the placeholders, `[B, G]`."""
+    return jnp.take_along_axis(batch["ids"], batch["generate_at"], axis=1, mode="clip")
+
+
+def segments_at(batch: Batch) -> jax.Array:
+    """Segment of each placeholder, `[B, G]`; 0 for padding."""
+    at = batch["generate_at"]
+    segments = jnp.take_along_axis(batch["segments"], at, axis=1, mode="clip")
+    return jnp.where(at < batch["ids"].shape[1], segments, 0)
+
+
+def least_confident(log_probs: jax.Array, segments: jax.Array, share: jax.Array) -> jax.Array:
+    """True `[B, G]` at the `share` of each segment's placeholders that were written with the least confidence."""
+    same = segments[:, :, None] == segments[:, None, :]
+    index = jnp.arange(log_probs.shape[1])
+    below = (log_probs[:, None, :] < log_probs[:, :, None]) | (
+        (log_probs[:, None, :] == log_probs[:, :, None]) & (index[None, :] < index[:, None])
+    )
+    rank = jnp.sum(same & below, axis=2)
+    return rank < jnp.floor(jnp.sum(same, axis=2) * share)
+
+
+def word_languages(cfg: Config, languages: jax.Array, words: jax.Array) -> jax.Array:
+    """`languages` `[B, L]` once the tokens `words` `[B, L]` are words, no longer slots (docs/design.md, contract 3)."""
+    return jnp.where(words, 0, languages) if cfg.model.language_embedding == "slots" else languages
+
+
+def loss(cfg: Config, model: Any, params: Any, batch: Batch, rng: jax.Array) -> Sums:
+    """Negative log-likelihood of the masked source words given the source, its masks and the pseudo tokens.
+
+    Beside loss and accuracy: `pseudo_novel`, the share of pseudo tokens that are not among the source's own tokens, and
+    `pseudo_confidence`, their mean probability.
+    """
+    generate_rng, dropout_rng = jax.random.split(rng)
+    tokens = generate(cfg, model, params, batch, generate_rng)
+    ids = put(batch["masked_ids"], batch["generate_at"], tokens.ids)
+    roles = jnp.zeros_like(ids)
+    inputs = Inputs(ids, batch["positions"], batch["segments"], roles, batch["masked_languages"])
+    hidden = model.apply(
+        {"params": params}, inputs, visibility.FULL, deterministic=False, method="encode", rngs={"dropout": dropout_rng}
+    )
+    sums = masking.prediction_sums(model, params, hidden, batch["predict_at"], batch["predict_labels"])
+    return sums | pseudo_sums(batch, tokens)
+
+
+def pseudo_sums(batch: Batch, tokens: PseudoTokens) -> Sums:
+    """How far the pseudo tokens are from a copy of the source, and how sure the generator was."""
+    segments = segments_at(batch)
+    source = (batch["roles"] == visibility.SOURCE) & (batch["segments"] > 0)
+    copied = jnp.any(
+        (tokens.ids[:, :, None] == batch["ids"][:, None, :])
+        & (segments[:, :, None] == batch["segments"][:, None, :])
+        & source[:, None, :],
+        axis=2,
+    )
+    valid = (segments > 0).astype(jnp.float32)
+    number = jnp.sum(valid)
+    return {
+        "pseudo_novel": (jnp.sum(valid * ~copied), number),
+        "pseudo_confidence": (jnp.sum(valid * jnp.exp(tokens.log_probs)), number),
+    }
+
+
+TASK = Task(config=BTMLMConfig, records=records, example=example, spec=spec, loss=loss)

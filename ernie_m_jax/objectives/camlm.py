@@ -1,0 +1,86 @@
+"""CAMLM, cross-attention masked language modelling: restore a word from the *other* sentence of a pair only.
+
+Parallel records in, one segment a pair out. The original words stay; each masked word gets an extra [MASK] slot with
+the word's own position, which sees the whole other sentence and its own side's slots, never its own sentence's words
+(paper section 3.2, Figure 1 right; docs/design.md, contract 2).
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from ernie_m_jax.config import Config
+from ernie_m_jax.model import visibility
+from ernie_m_jax.model.encoder import Inputs
+from ernie_m_jax.objectives import masking, tlm
+from ernie_m_jax.task import Batch, Example, Record, Spec, Sums, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class CAMLMConfig:
+    """Keys of `config.objectives.camlm`; see `configs/base.py`."""
+
+    mask_ratio: float
+
+
+def example(record: Record, tokenizer: Any, cfg: Config, rng: np.random.Generator) -> Example | None:
+    """`CLS source SEP SEP target SEP`, then the source's slots, then the target's.
+
+    [CLS] and the first separator have the source's role, the other two separators the target's.
+    """
+    ratio = cfg.objectives["camlm"].mask_ratio
+    order = rng.permutation(2)
+    first, second = (tokenizer.encode_ids(record.texts[i]) for i in order)
+    sides = masking.shorten_pair(first, second, word_budget(cfg.data.sequence_length, ratio))
+    if not all(sides):
+        return None
+    cls, sep = tokenizer.cls_id, tokenizer.sep_id
+    words = np.array([cls, *sides[0], sep, sep, *sides[1], sep], np.int32)
+    boundary = len(sides[0]) + 2
+    starts = (1, boundary + 1)
+    chosen = [start + masking.choose(len(side), ratio, rng) for start, side in zip(starts, sides, strict=True)]
+    slots = np.concatenate(chosen)
+    of_target = np.arange(len(words)) >= boundary
+    positions = masking.pair_positions(cfg, len(words), boundary)
+    slot_of_target = np.repeat([False, True], [len(side) for side in chosen])
+    is_slot = np.arange(len(words) + len(slots)) >= len(words)
+    sides = order[np.concatenate([of_target, slot_of_target]).astype(int)]
+    return {
+        "ids": np.concatenate([words, np.full(len(slots), tokenizer.mask_id)]).astype(np.int32),
+        "positions": np.concatenate([positions, positions[slots]]),
+        "roles": np.concatenate(
+            [
+                np.where(of_target, visibility.TARGET_WORD, visibility.SOURCE_WORD),
+                np.where(slot_of_target, visibility.TARGET_SLOT, visibility.SOURCE_SLOT),
+            ]
+        ).astype(np.int32),
+        "languages": masking.language_ids(cfg, masking.languages_of(cfg, record, sides), is_slot),
+        "predict_at": (len(words) + np.arange(len(slots))).astype(np.int32),
+        "predict_labels": words[slots],
+    }
+
+
+def word_budget(length: int, ratio: float) -> int:
+    """Words of both sides that fit into `length` tokens together with their slots and the four special tokens."""
+    return int((length - 4 - 2) / (1 + ratio))  # 2: each side's number of slots is rounded at random
+
+
+def spec(cfg: Config) -> Spec:
+    """A packed row; at most a slot in `1 + 1 / ratio` tokens."""
+    ratio = cfg.objectives["camlm"].mask_ratio
+    return masking.row_spec(cfg, masking.prediction_room(cfg.data.sequence_length / (1 + ratio), ratio))
+
+
+def loss(cfg: Config, model: Any, params: Any, batch: Batch, rng: jax.Array) -> Sums:
+    """Negative log-likelihood of the words at their slots, both sides together."""
+    del cfg
+    inputs = Inputs(*(batch[name] for name in Inputs._fields))
+    hidden = model.apply(
+        {"params": params}, inputs, visibility.CAMLM, deterministic=False, method="encode", rngs={"dropout": rng}
+    )
+    return masking.prediction_sums(model, params, hidden, batch["predict_at"], batch["predict_labels"])
+
+
+TASK = Task(config=CAMLMConfig, records=tlm.records, example=example, spec=spec, loss=loss)

@@ -1,0 +1,118 @@
+"""What the objectives share: which tokens to mask and how (host), and scoring the predictions (device).
+
+On the host, actions are drawn first and applied after, so that each can be tested apart. On the device, hidden states
+come in, `Sums` go out.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ernie_m_jax.config import Config
+from ernie_m_jax.task import IGNORE, Record, Spec, Sums
+
+# Share of the chosen tokens that become [MASK] and that become a random token; the rest stays (BERT's 80/10/10).
+MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
+FIRST_ORDINARY_ID = 4  # ids 0-3 are [CLS], [PAD], [SEP], [UNK]
+# Room for predictions a row, beyond the mean share: the number of masked tokens varies with how a row is packed.
+PREDICTION_SLACK = 1.15
+
+
+def choose(count: int, ratio: float, rng: np.random.Generator) -> np.ndarray:
+    """Indices of the tokens to predict: `ratio * count` of them, rounded at random, at least one; sorted int32."""
+    number = min(count, max(1, int(ratio * count + rng.random())))
+    return np.sort(rng.choice(count, size=number, replace=False)).astype(np.int32)
+
+
+def draw_replacements(count: int, tokenizer: Any, rng: np.random.Generator) -> np.ndarray:
+    """For each chosen token what to write there: the [MASK] id, a random ordinary id, or IGNORE to keep it; int32."""
+    action = rng.random(count)
+    random_ids = rng.integers(FIRST_ORDINARY_ID, tokenizer.mask_id, size=count)
+    written = np.where(action < MASK_SHARE, tokenizer.mask_id, random_ids)
+    return np.where(action < MASK_SHARE + RANDOM_SHARE, written, IGNORE).astype(np.int32)
+
+
+def apply_replacements(ids: np.ndarray, chosen: np.ndarray, replacements: np.ndarray) -> np.ndarray:
+    """`ids` with the replacements written at the chosen places."""
+    out = ids.copy()
+    out[chosen] = np.where(replacements == IGNORE, ids[chosen], replacements)
+    return out
+
+
+def window(ids: list[int], length: int, rng: np.random.Generator) -> list[int]:
+    """A text that is longer than `length` tokens gives a random window of it; the start differs each epoch."""
+    if len(ids) <= length:
+        return ids
+    start = int(rng.integers(len(ids) - length + 1))
+    return ids[start : start + length]
+
+
+def shorten_pair(first: list[int], second: list[int], length: int) -> tuple[list[int], list[int]]:
+    """Longest-first truncation of two texts to `length` tokens together."""
+    excess = len(first) + len(second) - length
+    if excess <= 0:
+        return first, second
+    longest, shortest = max(len(first), len(second)), min(len(first), len(second))
+    from_longer = min(excess, longest - shortest)
+    both = excess - from_longer
+    cut_longer, cut_shorter = from_longer + (both + 1) // 2, both // 2
+    cuts = (cut_longer, cut_shorter) if len(first) >= len(second) else (cut_shorter, cut_longer)
+    return first[: len(first) - cuts[0]], second[: len(second) - cuts[1]]
+
+
+def language_ids(cfg: Config, languages: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Which tokens get a language embedding: 0 adds none, k adds row k - 1 (docs/design.md, contract 3).
+
+    Args:
+      cfg: the config; `model.language_embedding` decides.
+      languages: index in `config.languages` of each token, `[n]`.
+      masks: whether the token is a [MASK] that must say which language to write, `[n]`.
+    """
+    mode = cfg.model.language_embedding
+    told = {"all": np.ones_like(masks), "slots": masks, "none": np.zeros_like(masks)}[mode]
+    return np.where(told, languages + 1, 0).astype(np.int32)
+
+
+def languages_of(cfg: Config, record: Record, sides: np.ndarray) -> np.ndarray:
+    """Index in `config.languages` of each token, given the side of the record (0 or 1) that it stands on."""
+    return np.array([cfg.languages.index(language) for language in record.languages])[sides]
+
+
+def pair_positions(cfg: Config, count: int, boundary: int) -> np.ndarray:
+    """Positions of a pair's `count` tokens; from `boundary` on they are the target's and may start again at 0."""
+    positions = np.arange(count, dtype=np.int32)
+    if cfg.data.pair_positions == "restarted":
+        positions[boundary:] -= boundary
+    return positions
+
+
+def row_spec(cfg: Config, predictions: int) -> Spec:
+    """Shapes of a packed row that every objective has: token features `[L]`, predictions `[P]`."""
+    length = cfg.data.sequence_length
+    spec: Spec = dict.fromkeys(("ids", "segments", "positions", "roles", "languages"), ((length,), np.int32))
+    spec |= dict.fromkeys(("predict_at", "predict_labels"), ((predictions,), np.int32))
+    return spec
+
+
+def prediction_room(words: float, ratio: float) -> int:
+    """Predictions that a row has room for, given its mean number of maskable words; a multiple of 8."""
+    return int(-(-(words * ratio * PREDICTION_SLACK + 4) // 8) * 8)
+
+
+def gather(hidden: jax.Array, at: jax.Array) -> jax.Array:
+    """Hidden states `[B, L, H]` at token indices `[B, P]`, as `[B * P, H]`; an index past the end gives the last."""
+    picked = jnp.take_along_axis(hidden, at[:, :, None], axis=1, mode="clip")
+    return picked.reshape(-1, hidden.shape[-1])
+
+
+def prediction_sums(model: Any, params: Any, hidden: jax.Array, at: jax.Array, labels: jax.Array) -> Sums:
+    """Loss (nats) and accuracy over the scored positions, as (total, number of scored positions)."""
+    flat = labels.reshape(-1)
+    scores = model.apply({"params": params}, gather(hidden, at), flat, method="score")
+    weight = jnp.sum(flat != IGNORE).astype(jnp.float32)
+    return {
+        "loss": (jnp.sum(scores.loss), weight),
+        "accuracy": (jnp.sum(scores.correct.astype(jnp.float32)), weight),
+    }

@@ -1,0 +1,91 @@
+"""MMLM, multilingual masked language modelling: restore masked tokens of one text from the text around them.
+
+Monolingual records in, one segment a record (or a join of short lines) out; every token of a segment sees every other
+(paper section 3.1, Figure 1 left).
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from ernie_m_jax.config import Config
+from ernie_m_jax.data import mixture
+from ernie_m_jax.model import visibility
+from ernie_m_jax.model.encoder import Inputs
+from ernie_m_jax.objectives import masking
+from ernie_m_jax.task import Batch, Example, Group, Record, Spec, Sums, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class MMLMConfig:
+    """Keys of `config.objectives.mmlm`; see `configs/base.py`."""
+
+    mask_ratio: float
+    join_characters: int
+
+
+def records(cfg: Config) -> dict[str, Group]:
+    """Monolingual text, an entry a language."""
+    return mixture.groups(mixture.open_monolingual(cfg, cfg.objectives["mmlm"].join_characters), cfg.data.alpha)
+
+
+def example(record: Record, tokenizer: Any, cfg: Config, rng: np.random.Generator) -> Example | None:
+    """`CLS text SEP` with tokens masked in place."""
+    ids = masking.window(tokenizer.encode_ids(record.texts[0]), cfg.data.sequence_length - 2, rng)
+    if not ids:
+        return None
+    words = np.array([tokenizer.cls_id, *ids, tokenizer.sep_id], np.int32)
+    positions = np.arange(len(words), dtype=np.int32)
+    sides = np.zeros(len(words), np.int32)
+    ratio = cfg.objectives["mmlm"].mask_ratio
+    return masked_in_place(words, positions[1:-1], positions, sides, record, tokenizer, cfg, ratio, rng)
+
+
+def masked_in_place(
+    words: np.ndarray,
+    maskable: np.ndarray,
+    positions: np.ndarray,
+    sides: np.ndarray,
+    record: Record,
+    tokenizer: Any,
+    cfg: Config,
+    ratio: float,
+    rng: np.random.Generator,
+) -> Example:
+    """An example in which a share of the `maskable` indices of `words` is replaced 80/10/10 and predicted.
+
+    `positions` and `sides` (which text of the record a token belongs to) are int32 `[n]` like `words`.
+    """
+    chosen = maskable[masking.choose(len(maskable), ratio, rng)].astype(np.int32)
+    replacements = masking.draw_replacements(len(chosen), tokenizer, rng)
+    ids = masking.apply_replacements(words, chosen, replacements)
+    languages = masking.languages_of(cfg, record, sides)
+    return {
+        "ids": ids,
+        "positions": positions,
+        "roles": np.zeros(len(words), np.int32),
+        "languages": masking.language_ids(cfg, languages, ids == tokenizer.mask_id),
+        "predict_at": chosen,
+        "predict_labels": words[chosen],
+    }
+
+
+def spec(cfg: Config) -> Spec:
+    """A packed row."""
+    ratio = cfg.objectives["mmlm"].mask_ratio
+    return masking.row_spec(cfg, masking.prediction_room(cfg.data.sequence_length, ratio))
+
+
+def loss(cfg: Config, model: Any, params: Any, batch: Batch, rng: jax.Array) -> Sums:
+    """Negative log-likelihood of the masked tokens; everything in a segment sees everything."""
+    del cfg
+    inputs = Inputs(*(batch[name] for name in Inputs._fields))
+    hidden = model.apply(
+        {"params": params}, inputs, visibility.FULL, deterministic=False, method="encode", rngs={"dropout": rng}
+    )
+    return masking.prediction_sums(model, params, hidden, batch["predict_at"], batch["predict_labels"])
+
+
+TASK = Task(config=MMLMConfig, records=records, example=example, spec=spec, loss=loss)

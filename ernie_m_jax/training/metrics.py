@@ -1,0 +1,128 @@
+"""Numbers of a run: `Sums` from the device are added and divided here, and go to `metrics.jsonl` and TensorBoard.
+
+In: `Sums`, that is `{name: (total, weight)}`, one a step (contract in `ernie_m_jax.task`). Out: `{name: float}` for the
+screen (`ernie_m_jax.training.report`) and one JSON object a line on disk.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import jax
+from tensorboardX import SummaryWriter
+
+from ernie_m_jax.task import Sums
+from ernie_m_jax.training import files
+
+FILE = "metrics.jsonl"
+_RESERVED = ("step", "objective", "timing")
+
+
+def add(left: Sums, right: Sums) -> Sums:
+    """Adds totals and weights by name; a name on one side only counts as (0, 0) on the other. Works inside jit."""
+    result = dict(left)
+    for name, (total, weight) in right.items():
+        if name in result:
+            total, weight = result[name][0] + total, result[name][1] + weight
+        result[name] = (total, weight)
+    return result
+
+
+def finalize(sums: Sums) -> dict[str, float]:
+    """Divides each total by its weight, after one explicit transfer to the host; a name of weight 0 is left out."""
+    host = jax.device_get(sums)
+    return {name: float(total) / float(weight) for name, (total, weight) in host.items() if float(weight) != 0.0}
+
+
+class MetricsWriter:
+    """Appends to `<workdir>/metrics.jsonl`, and to TensorBoard events in `<workdir>/tensorboard`; process 0 only.
+
+    A line is `{"step": 7, "objective": "mmlm", <values by name>, "timing": {...}}`. Everything but `timing` is the
+    same, bit for bit, in two runs of one config. JSON has no NaN: a value that is not finite is the string "nan",
+    "inf" or "-inf", which `float()` reads back.
+
+    Resuming drops every line with `step >= resume_step`, since the run will write these again, so that in the end the
+    file is that of a run never interrupted. A last line cut short by a crash is dropped too.
+
+    Args:
+      workdir: a local directory; made if it does not exist.
+      resume_step: the step whose checkpoint was restored; 0 for a run from the beginning.
+
+    Raises:
+      ValueError: a line of an existing `metrics.jsonl`, other than a last one cut short, is no JSON object with a step.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str], resume_step: int):
+        self._file = None
+        if jax.process_index() != 0:
+            return
+        path = pathlib.Path(workdir) / FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            files.write_text(path, "".join(line for line in _lines(path) if json.loads(line)["step"] < resume_step))
+        self._file = path.open("a", encoding="utf-8")
+        # With a purge step TensorBoard hides what earlier event files hold from there on.
+        self._board = SummaryWriter(str(path.parent / "tensorboard"), purge_step=resume_step, write_to_disk=True)
+
+    def write(
+        self,
+        step: int,
+        values: Mapping[str, float],
+        objective: str | None = None,
+        timing: Mapping[str, float] | None = None,
+    ) -> None:
+        """Writes one line of `metrics.jsonl`, flushed.
+
+        Raises:
+          ValueError: a value is named like one of the fixed keys.
+        """
+        if clash := [name for name in _RESERVED if name in values]:
+            raise ValueError(f"metric named {clash}: step, objective and timing are the line's own keys")
+        if self._file is None:
+            return
+        line: dict[str, Any] = {"step": int(step)}
+        if objective is not None:
+            line["objective"] = objective
+        line |= {name: float(values[name]) for name in sorted(values)}
+        if timing:
+            line["timing"] = {name: float(timing[name]) for name in sorted(timing)}
+        self._file.write(json.dumps(files.json_value(line), allow_nan=False, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def draw(self, step: int, groups: Mapping[str, Mapping[str, float]]) -> None:
+        """Writes `<group>/<name>` to TensorBoard, flushed; slower than a line, so once a log interval, not a step."""
+        if self._file is None:
+            return
+        for group in sorted(groups):
+            for name in sorted(groups[group]):
+                self._board.add_scalar(f"{group}/{name}", float(groups[group][name]), int(step))
+        self._board.flush()
+
+    def close(self) -> None:
+        """Closes both files; safe to call twice."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            self._board.close()
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _lines(path: pathlib.Path) -> list[str]:
+    """The whole lines of a metrics file."""
+    whole = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    for number, line in enumerate(whole, 1):
+        try:
+            int(json.loads(line)["step"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}, line {number} is no metrics line ({error}): {line[:80]!r}") from error
+    return whole

@@ -1,0 +1,280 @@
+"""A whole run: a config and a work directory in, trained stages and a summary out.
+
+    workdir/config.json            the resolved config, versions and commit
+    workdir/tokenizer/             the tokenizer, if the run trained it
+    workdir/<stage>/               checkpoints/ metrics.jsonl tensorboard/ retrieval.csv retrieval.png summary.json
+    workdir/summary.json           what the screen shows at the end
+
+Where a stage starts, in this order and no other: its own directory's newest checkpoint -> `init.resume` (first stage)
+-> the stage before it, or `init.params` -> scratch.
+"""
+
+import functools
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from ernie_m_jax import encode, tokenizer
+from ernie_m_jax.config import Config, ConfigError, RetrievalConfig, differences, resolve, to_dict
+from ernie_m_jax.data import mixture
+from ernie_m_jax.model.encoder import ErnieM
+from ernie_m_jax.training import checkpoint, evaluate, files, report, sharding, state, summary, train
+
+# Keys that change how fast a run goes or what it keeps, not its numbers' meaning; a run may go on with others.
+FREE_KEYS = (
+    "config.mesh",
+    "config.compute",
+    "config.data.prefetch",
+    "config.train.evaluate_every",
+    "config.train.keep",
+    "config.train.log_every",
+    "config.train.save_every",
+    "config.retrieval",
+)
+
+
+def claim(config: Config, workdir: Path) -> None:
+    """Writes `config.json` into a new work directory; in an old one the config must be the same.
+
+    Raises:
+      ConfigError: the directory belongs to a run of another config; each differing key is named.
+    """
+    path = workdir / "config.json"
+    resolved = to_dict(config)
+    if path.exists():
+        lines = [line for line in differences(stored_config_tree(workdir), resolved) if not line.startswith(FREE_KEYS)]
+        if lines:
+            raise ConfigError(
+                f"{workdir} holds a run of a different config; choose another --workdir, or make these keys agree:\n  "
+                + "\n  ".join(lines)
+            )
+        return
+    if jax.process_index() == 0:
+        files.write_json(path, {"config": resolved, "versions": files.versions()})
+
+
+def stored_config_tree(workdir: Path) -> dict[str, Any]:
+    """The resolved config of the run in `workdir`, as dictionaries.
+
+    Raises:
+      ConfigError: no run there, or its `config.json` cannot be read.
+    """
+    path = workdir / "config.json"
+    try:
+        return json.loads(path.read_text("utf-8"))["config"]
+    except FileNotFoundError:
+        raise ConfigError(f"{workdir} holds no run: there is no {path.name} in it") from None
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"{path} is damaged ({error}); restore it, or choose another --workdir") from None
+
+
+def stored_config(workdir: Path) -> Config:
+    """The config of the run in `workdir`; reads its `config.json`, never a Python file."""
+    return resolve(stored_config_tree(workdir))
+
+
+def open_tokenizer(config: Config, workdir: Path) -> tokenizer.Tokenizer:
+    """The tokenizer of `tokenizer.path`, or the work directory's own, trained on the data if it is not there yet.
+
+    Raises:
+      ConfigError: its vocabulary does not match `model.vocab_size`.
+    """
+    own = workdir / "tokenizer"
+    path = config.tokenizer.path or own
+    if not config.tokenizer.path and not (own / "vocab.txt").exists() and jax.process_index() == 0:
+        report.show(f"training a tokenizer of {config.model.vocab_size} entries")
+        tokenizer.train(training_text(config), config.model.vocab_size, own, config.tokenizer.character_coverage)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("tokenizer")
+    loaded = tokenizer.Tokenizer.load(path, config.tokenizer.style)
+    if loaded.vocab_size != config.model.vocab_size:
+        raise ConfigError(
+            f"config.model.vocab_size is {config.model.vocab_size}, but the tokenizer in {path} has "
+            f"{loaded.vocab_size} entries"
+        )
+    return loaded
+
+
+def training_text(config: Config) -> Any:
+    """Every line of the training data, for training a tokenizer on."""
+    opened: list[Mapping[str, Any]] = []
+    if config.data.monolingual:
+        opened.append(mixture.open_monolingual(config))
+    if config.data.parallel:
+        opened.append(mixture.open_parallel(config))
+    if not opened:
+        raise ConfigError("config.data names no source, and config.tokenizer.path no tokenizer")
+    seen = set()
+    for sequences in opened:
+        for sequence in sequences.values():
+            for index in range(len(sequence)):
+                for text in sequence[index].texts:
+                    if (mark := hash(text)) not in seen:
+                        seen.add(mark)
+                        yield text
+
+
+def make(config: Config, workdir: Path) -> train.Run:
+    """Tokenizer, model, mesh and evaluation of a run."""
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_rows(mesh, config.train.batch_rows, config.train.microbatches)
+    loaded = open_tokenizer(config, workdir)
+    model = ErnieM(config.model, config.compute)
+    sentences = evaluate.aligned_sentences(config.retrieval.source, config.languages) if has_retrieval(config) else {}
+    return train.Run(
+        config=config,
+        tokenizer=loaded,
+        model=model,
+        mesh=mesh,
+        evaluate=functools.partial(retrieve, model, loaded, config.retrieval, sentences),
+    )
+
+
+def has_retrieval(config: Config) -> bool:
+    """Whether the config names a parallel set to search."""
+    return bool(config.retrieval.source.path)
+
+
+def retrieve(
+    model: ErnieM,
+    loaded: tokenizer.Tokenizer,
+    config: RetrievalConfig,
+    sentences: Mapping[str, Any],
+    params: Any,
+    directory: Path,
+    name: str,
+) -> float | None:
+    """Average retrieval accuracy over all language pairs, percent; writes CSV and PNG. None without a parallel set."""
+    if not sentences:
+        return None
+    vectors = functools.partial(
+        encode.encode_texts,
+        model,
+        params,
+        loaded,
+        layer=config.layer,
+        pooling=config.pooling,
+        max_length=config.length,
+        batch_rows=config.batch_rows,
+    )
+    result = evaluate.retrieval(vectors, sentences)
+    if jax.process_index() == 0:
+        evaluate.write_retrieval(directory, name, result)
+        report.show(report.retrieval_table(result.languages, result.matrix / 100, title=f"{directory.name}: {name}, %"))
+    return result.average
+
+
+def pretrain(config: Config, workdir: Path) -> dict[str, Any]:
+    """Trains every stage, evaluates before and after each, and writes and returns the summary.
+
+    Raises:
+      ConfigError, DataError, CheckpointError: what is wrong and where; what is on disk stays intact.
+      Interrupted: a signal asked to stop; the same command goes on from there.
+    """
+    began = time.perf_counter()
+    claim(config, workdir)
+    run = make(config, workdir)
+    numbers: dict[str, Any] = {"retrieval": {}, "objectives": {}, "stages": {}}
+    previous: Path | None = None
+    for name in sorted(config.stages):
+        stage = train.make_stage(config, name, workdir / name)
+        stage_numbers = run_stage(run, stage, previous)
+        previous = stage.directory
+        if "retrieval_start" in stage_numbers:
+            numbers["retrieval"].setdefault("untrained", stage_numbers.pop("retrieval_start"))
+        if "retrieval" in stage_numbers:
+            numbers["retrieval"][name] = stage_numbers.pop("retrieval")
+        numbers["objectives"][name] = stage_numbers.pop("objectives")
+        numbers["stages"][name] = stage_numbers
+    numbers |= summary.totals(numbers["stages"].values())
+    numbers["wall_seconds"] = time.perf_counter() - began
+    numbers["versions"] = files.versions()
+    if jax.process_index() == 0:
+        files.write_json(workdir / "summary.json", numbers)
+        report.show(report.summary_table(numbers))
+    return numbers
+
+
+def run_stage(run: train.Run, stage: train.Stage, previous: Path | None) -> dict[str, Any]:
+    """Runs one stage from wherever it stands; returns its numbers."""
+    done = stage.directory / "summary.json"
+    saved = train.checkpoints(run, stage.directory)
+    if saved.latest() == stage.config.steps and done.exists():
+        report.show(f"{stage.name} is complete: {stage.directory}")
+        return json.loads(done.read_text("utf-8"))
+    numbers: dict[str, Any] = {}
+    current, streams = start(run, stage, saved, previous)
+    first = stage.directory / "retrieval-start.json"
+    if int(current.step) == 0 and previous is None:
+        average = run.evaluate(current.params, stage.directory, "retrieval-start")
+        if average is not None:
+            files.write_json(first, average)
+    if first.exists():
+        numbers["retrieval_start"] = json.loads(first.read_text("utf-8"))
+    if int(current.step) < stage.config.steps:
+        current = train.train_stage(run, stage, current, streams)
+    numbers |= summary.of_stage(stage.directory / "metrics.jsonl")
+    average = run.evaluate(current.params, stage.directory, "retrieval")
+    if average is not None:
+        numbers["retrieval"] = average
+    if jax.process_index() == 0:
+        files.write_json(done, numbers)
+    return numbers
+
+
+def start(
+    run: train.Run, stage: train.Stage, saved: checkpoint.Checkpoints, previous: Path | None
+) -> tuple[state.TrainState, Mapping[str, Any]]:
+    """The state and streams a stage begins with; the order is the module's docstring."""
+    init = run.config.init
+    abstract = train.abstract_state(run, stage)
+    if saved.latest() is not None:
+        restored, streams, _ = saved.restore(None, abstract)
+        report.show(f"{stage.name}: going on from step {int(restored.step)} of {stage.directory}")
+        return restored, streams
+    if previous is None and init.resume:
+        restored, streams, _ = train.checkpoints(run, find_stage(Path(init.resume))).restore(None, abstract)
+        report.show(f"{stage.name}: going on from step {int(restored.step)} of init.resume {init.resume}")
+        return restored, streams
+    source = previous or (find_stage(Path(init.params)) if init.params else None)
+    params = train.checkpoints(run, source).restore_params(None, abstract.params) if source else None
+    report.show(f"{stage.name}: starting from {f'the parameters of {source}' if source else 'scratch'}")
+    return train.initial_state(run, stage, params), {}
+
+
+def find_stage(path: Path) -> Path:
+    """A stage's directory, given itself or a run's work directory (whose last trained stage it is).
+
+    Raises:
+      ConfigError: there are no checkpoints.
+    """
+    candidates = [path, *sorted((child for child in path.glob("*") if child.is_dir()), reverse=True)]
+    for candidate in candidates:
+        if (candidate / "checkpoints").is_dir():
+            return candidate
+    raise ConfigError(f"{path} holds no checkpoints: name a run's --workdir or one of its stages")
+
+
+def load_params(run: train.Run, workdir: Path) -> Any:
+    """Parameters to use without training: the work directory's last trained stage, or `init.params`.
+
+    Raises:
+      ConfigError: neither holds a checkpoint.
+    """
+    trained = [name for name in sorted(run.config.stages) if (workdir / name / "checkpoints").is_dir()]
+    if trained:
+        directory = workdir / trained[-1]
+    elif run.config.init.params:
+        directory = find_stage(Path(run.config.init.params))
+    else:
+        raise ConfigError(f"{workdir} holds no checkpoints and config.init.params names none: nothing to use")
+    name = sorted(run.config.stages)[0]
+    abstract = train.abstract_state(run, train.make_stage(run.config, name, workdir / name))
+    saved = train.checkpoints(run, directory)
+    report.show(f"parameters of step {saved.latest()} in {directory}")
+    return saved.restore_params(None, abstract.params)

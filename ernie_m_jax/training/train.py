@@ -1,0 +1,249 @@
+"""The loop: one stage of training, from its first or last saved step to its end.
+
+A `Run` (what stays the same over the stages) and a stage come in; checkpoints, metrics and the stage's summary go out.
+It never changes when an objective is added. The order within a step is contract 5 of docs/design.md.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ernie_m_jax import task as tasks
+from ernie_m_jax.config import Config, ConfigError, StageConfig
+from ernie_m_jax.data import batch as batches
+from ernie_m_jax.data import loader, mixture
+from ernie_m_jax.model.encoder import Inputs
+from ernie_m_jax.model.visibility import FULL
+from ernie_m_jax.training import checkpoint, files, metrics, optimizer, report, sharding, state, step, watch
+
+
+def init_inputs() -> tuple[Any, ...]:
+    """What `model.init` is called with; only that it is a row of tokens matters."""
+    tokens = jnp.zeros((1, 8), jnp.int32)
+    return Inputs(*(tokens for _ in Inputs._fields)), FULL
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What every stage of a run shares."""
+
+    config: Config
+    tokenizer: Any
+    model: Any
+    mesh: jax.sharding.Mesh
+    evaluate: Callable[[Any, Path, str], float | None]
+
+
+@dataclasses.dataclass
+class Stage:
+    """One stage, ready to run."""
+
+    name: str
+    config: StageConfig
+    directory: Path
+    seed: int
+
+    @property
+    def active(self) -> list[str]:
+        """The objectives with a weight above 0, by name."""
+        return sorted(name for name, weight in self.config.weights.items() if weight > 0)
+
+    def objective(self, index: int) -> str:
+        """The objective of step `index`: drawn from (seed, step) with the stage's weights."""
+        weights = np.array([self.config.weights[name] for name in self.active])
+        draw = np.random.default_rng((self.seed, loader.purpose("objective"), index)).random()
+        return self.active[int(np.searchsorted(np.cumsum(weights) / weights.sum(), draw, side="right"))]
+
+
+def make_stage(config: Config, name: str, directory: Path) -> Stage:
+    """The stage `name`; its seed differs from the other stages', so it does not repeat their data order."""
+    return Stage(name, config.stages[name], directory, (config.seed + loader.purpose(name)) % 2**31)
+
+
+def checkpoints(run: Run, directory: Path) -> checkpoint.Checkpoints:
+    """The checkpoints of a stage's directory."""
+    return checkpoint.Checkpoints(directory / "checkpoints", run.config.train.keep, run.tokenizer.fingerprint)
+
+
+def optimizer_factory(run: Run, stage: Stage) -> state.OptimizerFactory:
+    """Parameter tree -> optimizer of the stage."""
+    schedule = optimizer.schedule(stage.config)
+    config = run.config
+    return lambda params: optimizer.make_optimizer(config.optimizer, schedule, params, config.model.num_layers)
+
+
+def abstract_state(run: Run, stage: Stage) -> state.TrainState:
+    """Shapes and shardings of the stage's state."""
+    return state.abstract_state(run.model, optimizer_factory(run, stage), run.mesh, jax.random.key(0), *init_inputs())
+
+
+def initial_state(run: Run, stage: Stage, params: Any | None) -> state.TrainState:
+    """A state at step 0: from `params` if given, otherwise from scratch."""
+    if params is None:
+        key = jax.random.fold_in(jax.random.key(run.config.seed), state.Purpose.INIT)
+        return state.create_state(run.model, optimizer_factory(run, stage), run.mesh, key, *init_inputs())
+    return state.state_from_params(params, optimizer_factory(run, stage)(params), abstract_state(run, stage))
+
+
+def open_loaders(run: Run, stage: Stage) -> dict[str, loader.Loader]:
+    """A loader for each active objective; reads this host's streams."""
+    config = dataclasses.replace(run.config, seed=stage.seed)
+    hosts = (jax.process_index(), jax.process_count())
+    return {name: loader.Loader(name, tasks.load(name), run.tokenizer, config, *hosts) for name in stage.active}
+
+
+def compiled_steps(run: Run, stage: Stage) -> dict[str, jax.stages.Wrapped]:
+    """One jitted step an objective; nothing branches inside."""
+    abstract = abstract_state(run, stage)
+    factory = optimizer_factory(run, stage)(abstract.params)
+    schedule = optimizer.schedule(stage.config)
+    return {
+        name: step.make_train_step(
+            functools.partial(tasks.load(name).loss, run.config, run.model),
+            factory,
+            schedule,
+            run.config.train.microbatches,
+            run.mesh,
+            state.shardings(abstract),
+        )
+        for name in stage.active
+    }
+
+
+def show_mixtures(stage: Stage, config: Config, loaders: Mapping[str, loader.Loader], encode: Any) -> None:
+    """Prints each objective's mixture over languages, pairs or directions."""
+    total = sum(stage.config.weights.values())
+    row_tokens = config.train.batch_rows * config.data.sequence_length
+    for name, source in loaders.items():
+        drawn = stage.config.steps * stage.config.weights[name] / total * row_tokens
+        rows = [report.MixtureRow(**row) for row in mixture.table(source.entries, encode, drawn)]
+        report.show(report.mixture_table(rows, title=f"{stage.name}: {name}"))
+
+
+class Meter:
+    """What the steps say: every step to the writer, windows of them to the screen and the summary."""
+
+    def __init__(self, writer: metrics.MetricsWriter):
+        self._writer = writer
+        self._since, self._tokens = time.perf_counter(), 0
+        self._latest: dict[str, dict[str, float]] = {}
+
+    def read(self, index: int, objective: str, sums: tasks.Sums, rows: tuple[int, int]) -> None:
+        """Writes step `index`'s numbers; `rows` are its real and its padded number of tokens."""
+        sums = jax.device_get(sums)
+        values = metrics.finalize(sums)
+        values |= {"scored": float(sums["loss"][1]), "tokens": rows[0], "fill": rows[0] / rows[1]}
+        self._writer.write(index, values, objective=objective)
+        self._tokens += rows[0]
+        self._latest[objective] = values
+
+    def window(self, index: int) -> tuple[dict[str, float], float]:
+        """The newest losses and the real tokens a second since the last call; the rate also goes to the writer."""
+        now = time.perf_counter()
+        timing = {"tokens_per_second": self._tokens / max(now - self._since, 1e-9)}
+        latest, self._latest, self._since, self._tokens = self._latest, {}, now, 0
+        self._writer.write(index, {}, timing=timing)
+        self._writer.draw(index, latest | {"timing": timing})
+        losses = {name: values["loss"] for name, values in latest.items() if "loss" in values}
+        return losses, timing["tokens_per_second"]
+
+
+def count_tokens(rows: loader.Rows) -> tuple[int, int]:
+    """Real and padded tokens of all hosts' rows, taking this host's for every host's."""
+    segments = rows["segments"]
+    return int((segments > 0).sum()) * jax.process_count(), segments.size * jax.process_count()
+
+
+def train_stage(run: Run, stage: Stage, start: state.TrainState, streams: Mapping[str, Any]) -> state.TrainState:
+    """Trains from `start` (at whatever step it is) to the stage's last step and saves that.
+
+    Raises:
+      Interrupted: a signal asked to stop; state and streams are saved.
+      CheckpointError: a save failed; earlier checkpoints are intact.
+    """
+    config, saved = run.config, checkpoints(run, stage.directory)
+    loaders = open_loaders(run, stage)
+    restore_streams(loaders, streams)
+    show_mixtures(stage, config, loaders, run.tokenizer.encode_ids)
+    steps = compiled_steps(run, stage)
+    rows_sharding = sharding.batch_sharding(run.mesh)
+    key = jax.device_put(jax.random.key(stage.seed), sharding.replicated(run.mesh))
+    current, first, last = start, int(start.step), stage.config.steps
+    meta = {"stage": stage.name, "versions": files.versions()}
+
+    def save(index: int) -> None:
+        saved.save(index, current, stream_states(loaders), meta)
+
+    pending: tuple[int, str, tasks.Sums, tuple[int, int]] | None = None
+    with (
+        metrics.MetricsWriter(stage.directory, first) as writer,
+        report.Progress(stage.name, last, first, config.train.log_every) as progress,
+        watch.StopRequest() as stop,
+    ):
+        meter = Meter(writer)
+        try:
+            for index in range(first, last):
+                if due(index, config.train.evaluate_every, first):
+                    run.evaluate(current.params, stage.directory, f"retrieval-{index}")
+                if due(index, config.train.save_every, first):
+                    if pending:  # read first: a kill during the save must not lose its line
+                        meter.read(*pending)
+                    pending = None
+                    save(index)
+                objective = stage.objective(index)
+                rows = next(loaders[objective])
+                batch = batches.to_global(rows, rows_sharding)
+                with jax.transfer_guard("disallow"):
+                    current, sums = steps[objective](current, batch, key)
+                if pending:
+                    meter.read(*pending)
+                pending = index, objective, sums, count_tokens(rows)
+                if (index + 1) % config.train.log_every == 0:
+                    progress.update(index + 1, *meter.window(index))
+                if stop.due(index + 1) and index + 1 < last:
+                    meter.read(*pending)
+                    save(index + 1)
+                    saved.wait()
+                    raise watch.Interrupted(f"stopped after step {index + 1} of {last} of {stage.name}, saved")
+            if pending:
+                meter.read(*pending)
+            if last % config.train.log_every:
+                progress.update(last, *meter.window(last - 1))
+            save(last)
+            saved.wait()
+        finally:
+            for source in loaders.values():
+                source.close()
+    return current
+
+
+def due(index: int, every: int, first: int) -> bool:
+    """Whether something that happens every `every` steps happens before step `index`; not where the run begins."""
+    return every > 0 and index > first and index % every == 0
+
+
+def stream_states(loaders: Mapping[str, loader.Loader]) -> dict[str, Any]:
+    """State of every owned stream, by `objective-stream`."""
+    return {f"{name}-{number}": value for name, source in loaders.items() for number, value in source.state().items()}
+
+
+def restore_streams(loaders: Mapping[str, loader.Loader], streams: Mapping[str, Any]) -> None:
+    """Puts every loader where `streams` says; without streams all start at the beginning.
+
+    Raises:
+      ConfigError: an objective has no state in the checkpoint.
+    """
+    if not streams:
+        return
+    for name, source in loaders.items():
+        own = {key.removeprefix(f"{name}-"): value for key, value in streams.items() if key.startswith(f"{name}-")}
+        if not own:
+            raise ConfigError(f"the checkpoint holds no data streams of {name}: its stage trained other objectives")
+        source.restore(own)

@@ -1,0 +1,70 @@
+"""What the tests share: a small config over the bundled corpus, and a tokenizer for it."""
+
+import os
+
+import jax
+import pytest
+
+from configs import base
+from ernie_m_jax import config as configs
+from ernie_m_jax.tokenizer import Tokenizer, train
+
+VOCAB_SIZE = 1000
+
+
+def pytest_configure(config):
+    """Most of the tests' time is compilation, and many compile the same programs: share them between the processes."""
+    keys = {
+        "jax_compilation_cache_dir": str(config.rootpath / ".pytest_cache" / "jax"),
+        "jax_persistent_cache_min_compile_time_secs": 0.3,
+    }
+    for key, value in keys.items():
+        jax.config.update(key, value)
+        os.environ[key.upper()] = str(value)
+
+
+def small_tree(**keys):
+    """The tree of a two-layer model on the bundled messages, for `resolve`; a key is a path (`train__keep`)."""
+    tree = base.get_config()
+    tree.languages = ("en", "de", "ru")
+    tree.model.update(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        ffn_size=48,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+    )
+    tree.compute.vocab_chunk = 128
+    tree.data.sequence_length = 64
+    tree.data.monolingual.diagnostics = base.source("corpus:diagnostics/mono")
+    tree.data.parallel.diagnostics = base.source("corpus:diagnostics/pairs")
+    tree.data.virtual_streams = 4
+    tree.data.packing_bins = 4
+    tree.stages.one = base.stage(
+        steps=6, weights={"mmlm": 1.0, "tlm": 1.0, "camlm": 1.0, "btmlm": 1.0}, learning_rate=1e-2, warmup_steps=2
+    )
+    tree.train.update(batch_rows=8, log_every=2, save_every=0)
+    tree = tree.to_dict()  # plain dictionaries take values of any type, so that wrong ones can be tried
+    for key, value in keys.items():
+        *parents, last = key.split("__")
+        node = tree
+        for parent in parents:
+            node = node[parent]
+        node[last] = value
+    return tree
+
+
+@pytest.fixture
+def small_config():
+    """A function from keys (`train__keep=1`) to the resolved small config."""
+    return lambda **keys: configs.resolve(small_tree(**keys))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory) -> Tokenizer:
+    """A tokenizer of the small config's size, trained on the bundled messages."""
+    from ernie_m_jax.training import run
+
+    return train(run.training_text(configs.resolve(small_tree())), VOCAB_SIZE, tmp_path_factory.mktemp("tokenizer"))

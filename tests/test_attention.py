@@ -1,0 +1,162 @@
+"""Visibility and attention: the tables' information flow, the mask, the numbers and the exact absence of leaks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ernie_m_jax.model import visibility
+from ernie_m_jax.model.attention import attention
+
+B, L, HEADS, WIDTH = 2, 12, 2, 8
+SEGMENTS = np.array([[1] * 7 + [2] * 4 + [0], [1] * 3 + [2] * 3 + [3] * 3 + [0] * 3], np.int32)
+ROLES = np.array([[0, 0, 1, 1, 2, 3, 3, 0, 1, 2, 3, 0], [0, 1, 2, 0, 1, 3, 2, 1, 0, 0, 0, 0]], np.int32)
+_attention = jax.jit(attention, static_argnames=("backend", "dropout_rate"))
+# Each way of computing attention: backend, dropout rate (a rate so small that nothing is dropped takes the array path).
+PATHS = [("xla", 0.0), ("xla", 1e-9)]
+
+
+def _mask(table=visibility.CAMLM, segments=SEGMENTS, roles=ROLES):
+    expected = np.zeros((len(segments), 1, segments.shape[1], segments.shape[1]), bool)
+    for row, query, key in np.ndindex(len(segments), segments.shape[1], segments.shape[1]):
+        pair = roles[row, query], roles[row, key]
+        known = all(0 <= role < len(table) for role in pair)
+        expected[row, 0, query, key] = segments[row, query] == segments[row, key] and known and table[pair]
+    return expected
+
+
+@pytest.mark.parametrize("table", [visibility.FULL, visibility.GENERATION, visibility.CAMLM])
+def test_visible_is_segment_and_table(table):
+    roles = ROLES % len(table)
+    mask = jax.jit(lambda s, r: visibility.visible(s, s, r, r, table))(SEGMENTS, roles)
+    assert mask.shape == (B, 1, L, L)
+    np.testing.assert_array_equal(mask, _mask(table, roles=roles))
+    assert mask.any(axis=-1).all()
+
+
+def test_visible_between_different_queries_and_keys():
+    queries = slice(2, 7)
+    mask = visibility.visible(SEGMENTS[:, queries], SEGMENTS, ROLES[:, queries], ROLES, visibility.CAMLM)
+    np.testing.assert_array_equal(mask, _mask()[:, :, queries])
+
+
+def test_a_role_outside_the_table_sees_and_is_seen_by_nothing():
+    roles = np.where(ROLES == 1, 4, np.where(ROLES == 2, -1, ROLES))
+    mask = np.asarray(visibility.visible(SEGMENTS, SEGMENTS, roles, roles, visibility.CAMLM))
+    np.testing.assert_array_equal(mask, _mask(roles=roles))
+    assert not mask[:, 0][roles == 4].any()
+
+
+def test_a_table_of_32_roles():
+    table = np.random.default_rng(0).random((32, 32)) < 0.5
+    roles = np.arange(32, dtype=np.int32)[None]
+    mask = visibility.visible(np.ones_like(roles), np.ones_like(roles), roles, roles, table)
+    np.testing.assert_array_equal(mask[0, 0], table)
+
+
+@pytest.mark.parametrize(
+    "table", [np.ones((2, 3), bool), np.ones((2, 2)), np.ones((33, 33), bool), np.ones((0, 0), bool)]
+)
+def test_a_bad_table_raises(table):
+    with pytest.raises(ValueError, match="table"):
+        visibility.visible(SEGMENTS, SEGMENTS, ROLES, ROLES, table)
+
+
+def _reached(table, layers=12):
+    """Which roles' inputs can reach a role's output through the layers and their residual connections."""
+    step = (table | np.eye(len(table), dtype=bool)).astype(int)
+    return np.linalg.matrix_power(step, layers) > 0
+
+
+def test_camlm_lets_no_word_reach_its_own_slot():
+    reached = _reached(visibility.CAMLM)
+    source_word, target_word, source_slot, target_slot = range(4)
+    assert set(np.flatnonzero(reached[source_slot])) == {target_word, source_slot}
+    assert set(np.flatnonzero(reached[target_slot])) == {source_word, target_slot}
+    assert set(np.flatnonzero(reached[source_word])) == {source_word}
+    assert set(np.flatnonzero(reached[target_word])) == {target_word}
+
+
+def test_generation_lets_no_placeholder_reach_the_source():
+    reached = _reached(visibility.GENERATION)
+    assert set(np.flatnonzero(reached[visibility.SOURCE])) == {visibility.SOURCE}
+    assert reached[visibility.PLACEHOLDER].all()
+
+
+def _projections(dtype=jnp.float32, length=L, width=WIDTH):
+    return [jax.random.normal(key, (B, length, HEADS, width), dtype) for key in jax.random.split(jax.random.key(0), 3)]
+
+
+def _plain(query, key, value, mask):
+    query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
+    logits = np.einsum("bqhd,bkhd->bhqk", query, key) / np.sqrt(query.shape[-1])
+    weights = np.where(mask, np.exp(logits - logits.max(axis=-1, keepdims=True)), 0.0)
+    return np.einsum("bhqk,bkhd->bqhd", weights / weights.sum(axis=-1, keepdims=True), value)
+
+
+@pytest.mark.parametrize(("backend", "rate"), PATHS)
+def test_attention_equals_numpy(backend, rate):
+    arrays = _projections()
+    out = _attention(*arrays, _mask(), backend=backend, dropout_rate=rate, dropout_rng=jax.random.key(1))
+    np.testing.assert_allclose(out, _plain(*arrays, _mask()), rtol=1e-5, atol=1e-5)
+
+
+def test_attention_dropout_drops_probabilities():
+    query, key, _ = _projections()
+    rate, mask = 0.5, np.ones((B, 1, L, L), bool)
+    value = jnp.broadcast_to(jnp.eye(L)[None, :, None, :], (B, L, HEADS, L))  # the output is the probabilities
+    query, key = (jnp.concatenate([x, jnp.zeros((*x.shape[:3], L - WIDTH))], axis=-1) for x in (query, key))
+    kept, dropped = (
+        np.asarray(_attention(query, key, value, mask, backend="xla", dropout_rate=r, dropout_rng=jax.random.key(1)))
+        for r in (0.0, rate)
+    )
+    assert 0.4 < (dropped == 0).mean() < 0.6
+    np.testing.assert_allclose(dropped, np.where(dropped == 0, 0, kept / (1 - rate)), rtol=1e-5)
+
+
+def _leaks(arrays, mask, **options):
+    """Largest gradient of any query's output with respect to a key or value that it must not see, and must see."""
+
+    def output(query, key, value, position):
+        out = attention(query, key, value, mask, **options)
+        return (out[:, position].astype(jnp.float32) * jnp.arange(1.0, out.shape[-1] + 1)).sum()
+
+    gradient = jax.jit(jax.vmap(jax.grad(output, argnums=(1, 2)), in_axes=(None, None, None, 0)))
+    length = arrays[0].shape[1]
+    by_key, by_value = gradient(*arrays, jnp.arange(length))  # [query position, B, L, heads, head_dim]
+    seen = np.transpose(np.asarray(mask)[:, 0], (1, 0, 2))
+    leak = max(np.abs(np.asarray(g, np.float32)).max(axis=(3, 4))[~seen].max() for g in (by_key, by_value))
+    return leak, np.abs(np.asarray(by_value, np.float32)).max(axis=(3, 4))[seen].min()
+
+
+@pytest.mark.parametrize(("backend", "rate"), PATHS)
+def test_nothing_leaks(backend, rate):
+    leak, least = _leaks(_projections(), _mask(), backend=backend, dropout_rate=rate, dropout_rng=jax.random.key(1))
+    assert leak == 0.0
+    assert least > 0.0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs an NVIDIA GPU")
+def test_cudnn_equals_numpy_and_leaks_nothing():
+    arrays = _projections(jnp.bfloat16, length=64, width=64)
+    segments = np.repeat(np.array([[1, 2, 2, 0], [1, 1, 2, 3]], np.int32), 16, axis=1)
+    roles = np.tile(np.arange(4, dtype=np.int32), (2, 16))
+    mask = _mask(segments=segments, roles=roles)
+    out = attention(*arrays, mask, backend="cudnn")
+    np.testing.assert_allclose(np.asarray(out, np.float32), _plain(*arrays, mask), rtol=2e-2, atol=2e-2)
+    # A kernel called by its own name has no batching rule to rely on here: one query position at a time.
+    for position in (0, 17, 63):
+
+        def output(key, value, position=position):
+            return attention(arrays[0], key, value, jnp.asarray(mask), backend="cudnn")[:, position].sum()
+
+        for gradient in jax.jit(jax.grad(output, argnums=(0, 1)))(*arrays[1:]):
+            assert (np.asarray(gradient, np.float32)[~mask[:, 0, position]] == 0).all()
+
+
+def test_bad_backends_raise():
+    with pytest.raises(ValueError, match=r"compute\.attention is 'flash'; allowed are 'xla', 'cudnn'"):
+        attention(*_projections(), _mask(), backend="flash")
+    with pytest.raises(ValueError, match=r"needs compute\.dtype='bfloat16', got float32"):
+        attention(*_projections(), _mask(), backend="cudnn")

@@ -1,0 +1,107 @@
+"""Configs: what resolves, and what every wrong key says."""
+
+import ast
+import dataclasses
+import importlib
+import json
+import pathlib
+import re
+
+import pytest
+
+from configs import base
+from ernie_m_jax import config as configs
+from ernie_m_jax import task as tasks
+from tests.conftest import small_tree
+
+ROOT = pathlib.Path(__file__).parents[1]
+FILES = sorted(path for path in (ROOT / "configs").rglob("*.py") if path.name not in ("__init__.py", "base.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_config_resolves_and_survives_json(path):
+    module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    config = configs.resolve(module.get_config())
+    assert configs.resolve(json.loads(json.dumps(configs.to_dict(config)))) == config
+    assert "Command:" in module.__doc__
+    assert "Hardware" in module.__doc__
+
+
+def changed(**keys):
+    return configs.resolve(small_tree(**keys))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"train__batch_row": 8}, r"config\.train\.batch_row is unknown \(nearest: batch_rows\)"),
+        ({"optimiser": {}}, r"config\.optimiser is unknown \(nearest: optimizer\)"),
+        (
+            {"objectives__camlm__mask_ration": 0.1},
+            r"config\.objectives\.camlm\.mask_ration is unknown \(nearest: mask_ratio\)",
+        ),
+        ({"objectives__camln": {}}, r"config\.objectives\.camln: .*\(nearest: camlm\)"),
+        ({"stages__one__weights": {"mmml": 1.0}}, r"weights\.mmml is unknown \(nearest: mmlm\)"),
+        ({"train__batch_rows": "8"}, r"config\.train\.batch_rows must be of type int, got '8'"),
+        ({"train__batch_rows": True}, r"config\.train\.batch_rows must be of type int, got True"),
+        ({"languages": "en"}, r"config\.languages must be a list, got 'en'"),
+        ({"data__sequence_length": 513}, r"config\.data\.sequence_length is 513, but the model has positions for 512"),
+        ({"retrieval__length": 600}, r"config\.retrieval\.length is 600"),
+        ({"model__num_heads": 5}, r"hidden_size 32 is not a multiple of num_heads 5"),
+        ({"compute__dtype": "float16"}, r"config\.compute\.dtype is 'float16'; allowed: float32, bfloat16"),
+        ({"model__language_embedding": "some"}, r"allowed: slots, all, none"),
+        ({"model__num_languages": 2}, r"num_languages is 2, but config\.languages names 3"),
+        ({"train__batch_rows": 6}, r"batch_rows 6 is not a multiple of config\.data\.virtual_streams 4"),
+        ({"train__microbatches": 3}, r"not a multiple of config\.train\.microbatches 3"),
+        ({"stages__one__schedule": "lineer"}, r"schedule is 'lineer'; allowed: linear"),
+        ({"stages__one__weights": {"mmlm": 0.0}}, r"at least one objective needs a weight above 0"),
+        ({"stages__one__weights": {"mmlm": -1.0}}, r"weights\.mmlm is -1\.0; it must be at least 0"),
+        ({"stages": {}}, r"config\.stages is empty"),
+        ({"languages": ("en", "en")}, r"each once"),
+    ],
+)
+def test_a_wrong_key_is_named(keys, message):
+    with pytest.raises(configs.ConfigError, match=message):
+        changed(**keys)
+
+
+def test_a_missing_key_is_named():
+    tree = small_tree()
+    del tree["train"]["keep"]
+    with pytest.raises(configs.ConfigError, match=r"config\.train\.keep is missing"):
+        configs.resolve(tree)
+
+
+def test_the_number_of_languages_is_taken_from_the_list():
+    assert changed().model.num_languages == 3
+
+
+def test_differences_name_each_key():
+    one, other = (configs.to_dict(changed(seed=seed, optimizer__b1=0.8 + seed / 10)) for seed in (0, 1))
+    assert [line.split(":")[0] for line in configs.differences(one, other)] == ["config.optimizer.b1", "config.seed"]
+
+
+def test_every_key_of_base_has_a_comment():
+    lines = (ROOT / "configs" / "base.py").read_text().splitlines()
+    keys = [line for line in lines if re.match(r'\s{8}"\w+": [^{]+$|    config\.\w+ = [^{]+$', line)]
+    made = ("ml_collections.ConfigDict()", "model(", "objectives()", "source(")
+    assert len(keys) > 60
+    assert [line for line in keys if "#" not in line and not any(mark in line for mark in made)] == []
+
+
+def test_every_key_is_read_somewhere():
+    kinds = [kind for kind in vars(configs).values() if dataclasses.is_dataclass(kind)]
+    kinds += [tasks.load(name).config for name in tasks.names()]
+    keys = {field.name for kind in kinds for field in dataclasses.fields(kind)}
+    read = set()
+    for path in (ROOT / "ernie_m_jax").rglob("*.py"):
+        read |= {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+        read |= {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+    assert keys - read == set()
+
+
+def test_sizes_are_the_papers():
+    assert base.SIZES["base"] == (768, 12, 12, 3072)
+    assert base.SIZES["large"] == (1024, 24, 16, 4096)
+    with pytest.raises(ValueError, match="tiny, small, base, large"):
+        base.model("huge")

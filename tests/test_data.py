@@ -1,0 +1,181 @@
+"""From records to batches: mixture, packing, virtual streams and where they stand."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from ernie_m_jax import task as tasks
+from ernie_m_jax.data import batch, loader, mixture, packing
+from ernie_m_jax.task import IGNORE, Group, Record
+
+OBJECTIVES = ("mmlm", "tlm", "camlm", "btmlm")
+
+
+class Numbers:
+    """Records whose text is their own name."""
+
+    def __init__(self, language, count):
+        self.language, self.count = language, count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        return Record((f"{self.language}{index}",), (self.language,))
+
+
+def entries(**sizes):
+    return mixture.groups({name: Numbers(name, size) for name, size in sizes.items()}, alpha=0.5)
+
+
+def test_sampling_follows_the_exponent():
+    assert mixture.weights({"a": 100, "b": 25}, 0.5) == {"a": pytest.approx(2 / 3), "b": pytest.approx(1 / 3)}
+    drawn = mixture.mix(entries(a=100, b=25), seed=0)
+    languages = [drawn[i].languages[0] for i in range(600)]
+    assert languages.count("a") == pytest.approx(400, abs=6)
+
+
+def test_every_epoch_holds_every_record_once_in_another_order():
+    drawn = mixture.mix({"a": Group(Numbers("a", 20), 1.0)}, seed=3)
+    first, second = ([drawn[i].texts[0] for i in range(start, start + 20)] for start in (0, 20))
+    assert sorted(first) == sorted(second) == sorted(f"a{i}" for i in range(20))
+    assert first != second
+
+
+def test_mixture_table_adds_up():
+    rows = mixture.table(
+        entries(a=100, b=25), encode=lambda text: [0] * (4 if text[0] == "a" else 2), drawn_tokens=1000
+    )
+    a, b = rows
+    assert (a["records"], a["tokens"], b["tokens"]) == (100, 400, 50)
+    assert a["probability"] + b["probability"] == pytest.approx(1)
+    # Tokens drawn of each entry: epochs times its tokens; together all of them.
+    assert a["epochs"] * a["tokens"] + b["epochs"] * b["tokens"] == pytest.approx(1000)
+
+
+def rows_of(name, config, tokenizer, stream=0):
+    task = tasks.load(name)
+    return iter(loader.stream_rows(name, task, task.records(config), tokenizer, config, stream))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_packed_rows_hold_whole_examples(name, small_config, tokenizer):
+    config = small_config()
+    task = tasks.load(name)
+    spec = task.spec(config)
+    for row in itertools.islice(rows_of(name, config, tokenizer), 30):
+        assert {key: value.shape for key, value in row.items()} == {key: shape for key, (shape, _) in spec.items()}
+        assert all(value.dtype == np.int32 for value in row.values())
+        segments, real = row["segments"], row["segments"] > 0
+        assert (np.diff(segments[real]) >= 0).all()
+        assert not real[real.sum() :].any()
+        for segment in range(1, segments.max() + 1):
+            at = np.flatnonzero(segments == segment)
+            assert row["ids"][at[0]] == tokenizer.cls_id
+            assert row["positions"][at[0]] == 0
+            assert tokenizer.sep_id in row["ids"][at]
+            assert np.isin(row["predict_at"], at).sum() >= 1
+        scored = row["predict_labels"] != IGNORE
+        assert (segments[row["predict_at"][scored]] > 0).all()
+        assert (row["predict_at"][~scored] == len(segments)).all()
+        if name == "camlm":
+            assert (row["ids"][row["predict_at"][scored]] == tokenizer.mask_id).all()
+        if name == "btmlm":
+            written = row["generate_at"][row["generate_at"] < len(segments)]
+            assert (row["ids"][written] == tokenizer.mask_id).all()
+            assert (row["roles"][written] == 1).all()
+
+
+@pytest.mark.parametrize("name", ["tlm", "camlm"])
+def test_pairs_fill_at_length_256(name, small_config, tokenizer):
+    config = small_config(data__sequence_length=256, data__packing_bins=64)
+    assert packing.fill(rows_of(name, config, tokenizer), 160) >= 0.95
+
+
+def test_joined_lines_fill_rows(small_config, tokenizer):
+    config = small_config(objectives__mmlm__join_characters=400, data__sequence_length=256)
+    rows = list(itertools.islice(rows_of("mmlm", config, tokenizer), 40))
+    assert np.mean([row["segments"].max() for row in rows]) < 4
+    assert np.mean([(row["segments"] > 0).mean() for row in rows]) > 0.7
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_batches_do_not_depend_on_the_number_of_hosts(name, small_config, tokenizer):
+    config, task = small_config(), tasks.load(name)
+
+    def batches(hosts, number=5):
+        loaders = [loader.Loader(name, task, tokenizer, config, host, hosts) for host in range(hosts)]
+        drawn = []
+        for _ in range(number):
+            parts = [next(one) for one in loaders]
+            drawn.append({key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
+        for one in loaders:
+            one.close()
+        return drawn
+
+    one = batches(1)
+    assert len({drawn["ids"].tobytes() for drawn in one}) == 5
+    for hosts in (2, 4):
+        for expected, found in zip(one, batches(hosts), strict=True):
+            for key in expected:
+                np.testing.assert_array_equal(found[key], expected[key])
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3, 7])
+def test_streams_go_on_where_they_stood_on_another_number_of_hosts(steps, small_config, tokenizer):
+    config, task = small_config(), tasks.load("camlm")
+    whole = loader.Loader("camlm", task, tokenizer, config)
+    for _ in range(steps):
+        next(whole)
+    state = json.loads(json.dumps(whole.state()))
+    expected = [next(whole) for _ in range(4)]
+    whole.close()
+    halves = [loader.Loader("camlm", task, tokenizer, config, host, 2) for host in range(2)]
+    for half in halves:
+        next(half)  # what it did before does not matter
+        half.restore(state)
+    for one in expected:
+        parts = [next(half) for half in halves]
+        for key in one:
+            np.testing.assert_array_equal(np.concatenate([part[key] for part in parts]), one[key])
+    for half in halves:
+        half.close()
+    # A few integers a stream, however far it is.
+    assert len(json.dumps(state)) < 400 * config.data.virtual_streams
+
+
+def test_streams_of_another_number_are_refused(small_config, tokenizer):
+    task = tasks.load("mmlm")
+    one = loader.Loader("mmlm", task, tokenizer, small_config())
+    other = loader.Loader("mmlm", task, tokenizer, small_config(data__virtual_streams=8))
+    with pytest.raises(ValueError, match=r"config\.data\.virtual_streams"):
+        other.restore(one.state())
+    with pytest.raises(ValueError, match="4 is not a multiple of the 3 hosts"):
+        loader.Loader("mmlm", task, tokenizer, small_config(), 0, 3)
+
+
+def test_another_seed_is_another_order(small_config, tokenizer):
+    one, other = (next(rows_of("mmlm", small_config(seed=seed), tokenizer)) for seed in (0, 1))
+    assert (one["ids"] != other["ids"]).any()
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_synthetic_batches_have_the_real_shapes(name, small_config, tokenizer):
+    config = small_config()
+    spec = tasks.load(name).spec(config)
+    made = batch.synthetic(spec, 8, config.model.vocab_size)
+    real = next(rows_of(name, config, tokenizer))
+    assert {key: (value.shape[1:], value.dtype) for key, value in made.items()} == {
+        key: (value.shape, value.dtype) for key, value in real.items()
+    }
+    assert made["predict_at"].max() < config.data.sequence_length
+
+
+def test_an_objective_without_its_kind_of_text_is_refused(small_config):
+    config = small_config(data__parallel={})
+    with pytest.raises(ValueError, match=r"config\.data\.parallel names no source"):
+        tasks.load("camlm").records(config)

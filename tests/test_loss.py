@@ -1,0 +1,188 @@
+"""The chunked vocabulary: loss, gradients, memory, argmax and sampling against the plain computation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ernie_m_jax.model.loss import vocabulary_argmax, vocabulary_cross_entropy, vocabulary_sample
+
+N, V, H = 24, 103, 16
+CHUNKS = [0, 32, 102]  # all at once, with a remainder of 7, with a remainder of 1
+
+
+@pytest.fixture(scope="module")
+def problem():
+    rng = np.random.default_rng(0)
+    hidden, embedding = rng.normal(size=(N, H)), rng.normal(size=(V, H))
+    labels = rng.integers(0, V, N)
+    labels[:3] = (0, 96, V - 1)  # the first word, the first of a remainder, the last
+    labels[5::7] = -1
+    weights = rng.uniform(0.5, 2.0, N)
+    as_f32 = (jnp.asarray(x, jnp.float32) for x in (hidden, embedding, rng.normal(size=V)))
+    return (*as_f32, jnp.asarray(labels, jnp.int32), jnp.asarray(weights, jnp.float32))
+
+
+_chunked = jax.jit(vocabulary_cross_entropy, static_argnums=4)
+_argmax = jax.jit(vocabulary_argmax, static_argnums=3)
+_sample = jax.jit(vocabulary_sample, static_argnums=(3, 5))
+
+
+@jax.jit
+def _plain(hidden, embedding, bias, labels):
+    logits = (jnp.matmul(hidden, embedding.T, preferred_element_type=jnp.float32) + bias).astype(jnp.float32)
+    log_probs = jax.nn.log_softmax(logits)
+    picked = jnp.take_along_axis(log_probs, jnp.maximum(labels, 0)[:, None], axis=1)[:, 0]
+    return jnp.where(labels >= 0, -picked, 0.0), (labels >= 0) & (logits.argmax(axis=1) == labels)
+
+
+def _distance(a, b):
+    a, b = (np.asarray(x, np.float64) for x in (a, b))
+    return np.linalg.norm(a - b) / np.linalg.norm(b)
+
+
+def _value_and_gradients(function, problem):
+    *arrays, labels, weights = problem
+
+    def total(arrays):
+        loss, correct = function(*arrays, labels)
+        return (loss * weights).sum(), (loss, correct)
+
+    (_, outputs), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(arrays)
+    return outputs, gradients
+
+
+@pytest.fixture(scope="module")
+def plain(problem):
+    return _value_and_gradients(_plain, problem)
+
+
+@pytest.mark.parametrize("chunk", CHUNKS)
+def test_value_and_gradients_equal_the_plain_ones(problem, plain, chunk):
+    (loss, correct), gradients = _value_and_gradients(lambda *a: _chunked(*a, chunk), problem)
+    (plain_loss, plain_correct), plain_gradients = plain
+    assert loss.dtype == jnp.float32
+    assert _distance(loss, plain_loss) < 1e-6
+    np.testing.assert_array_equal(correct, plain_correct)
+    for ours, expected in zip(gradients, plain_gradients, strict=True):
+        assert _distance(ours, expected) < 1e-6
+
+
+@pytest.mark.parametrize("chunk", [1, V, 500])
+def test_any_chunk_gives_the_plain_loss(problem, plain, chunk):
+    *arrays, labels, _ = problem
+    loss, correct = _chunked(*arrays, labels, chunk)
+    assert _distance(loss, plain[0][0]) < 1e-6
+    np.testing.assert_array_equal(correct, plain[0][1])
+
+
+def test_correct_finds_the_best_word(problem):
+    hidden, embedding, bias, _, _ = problem
+    logits = np.asarray(hidden) @ np.asarray(embedding).T + np.asarray(bias)
+    best = logits.argmax(axis=1).astype(np.int32)
+    assert np.asarray(_chunked(hidden, embedding, bias, best, 32).correct).all()
+    assert not np.asarray(_chunked(hidden, embedding, bias, (best + 1) % V, 32).correct).any()
+
+
+def test_not_scored_positions_give_nothing(problem):
+    hidden, embedding, bias, labels, _ = problem
+    labels = np.where(np.arange(N) % 2 == 0, -1, np.abs(labels))
+    loss, correct = map(np.asarray, _chunked(hidden, embedding, bias, labels, 32))
+    assert (loss[::2] == 0).all()
+    assert not correct[::2].any()
+    assert (loss[1::2] > 0).all()
+    total = jax.jit(jax.grad(lambda h, e, b, y: _chunked(h, e, b, y, 32).loss.sum(), argnums=(0, 1, 2)))
+    gradient = total(hidden, embedding, bias, labels)
+    assert (np.asarray(gradient[0])[::2] == 0).all()
+    assert all((np.asarray(part) == 0).all() for part in total(hidden, embedding, bias, np.full_like(labels, -1)))
+    # the table's gradient does not depend on what stands at a position that is not scored
+    other = total(np.where((labels < 0)[:, None], np.float32(9), hidden), embedding, bias, labels)
+    np.testing.assert_allclose(other[1], gradient[1], rtol=1e-6, atol=1e-6)
+
+
+def test_large_logits_do_not_overflow(problem):
+    hidden, embedding, bias, labels, _ = problem
+    loss, _ = _chunked(hidden * 1e3, embedding, bias - 1e4, labels, 32)
+    plain, _ = _plain(hidden * 1e3, embedding, bias - 1e4, labels)
+    np.testing.assert_allclose(loss, plain, rtol=1e-5, atol=1e-2)
+
+
+def test_bf16_multiplies_in_bf16_and_sums_in_fp32(problem):
+    hidden, embedding, bias, labels, _ = problem
+    # bf16 values in fp32 arrays: the plain loss in fp32 differs by the order of summation only
+    rounded = hidden.astype(jnp.bfloat16)
+    table = embedding.astype(jnp.bfloat16).astype(jnp.float32)
+    scores = _chunked(rounded, table, bias, labels, 32)
+    plain, _ = _plain(rounded.astype(jnp.float32), table, bias, labels)
+    assert scores.loss.dtype == jnp.float32
+    assert _distance(scores.loss, plain) < 1e-5
+    gradient = jax.jit(jax.grad(lambda *a: _chunked(*a, labels, 32).loss.sum(), argnums=(0, 1)))(rounded, table, bias)
+    plain_gradient = jax.jit(jax.grad(lambda *a: _plain(*a, labels)[0].sum(), argnums=(0, 1)))(
+        rounded.astype(jnp.float32), table, bias
+    )
+    assert [x.dtype for x in gradient] == [jnp.bfloat16, jnp.float32]
+    assert all(_distance(a, b) < 1e-2 for a, b in zip(gradient, plain_gradient, strict=True))
+
+
+def test_no_logits_array_is_ever_held():
+    n, vocab, width, chunk = 512, 16 * 512 + 77, 32, 512
+    shapes = ((n, width), (vocab, width), (vocab,))
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    labels = jax.ShapeDtypeStruct((n,), jnp.int32)
+
+    def peak(function):
+        total = jax.value_and_grad(lambda h, e, b, y: function(h, e, b, y)[0].sum(), argnums=(0, 1, 2))
+        return jax.jit(total).lower(*arrays, labels).compile().memory_analysis().temp_size_in_bytes
+
+    ours, plain = peak(lambda *a: _chunked(*a, chunk)), peak(_plain)
+    assert plain > n * vocab * 4
+    assert ours < 0.25 * n * vocab * 4
+    assert ours < 0.25 * plain
+
+
+@pytest.mark.parametrize("chunk", [0, 32])
+def test_argmax(problem, chunk):
+    hidden, embedding, bias, _, _ = problem
+    ids, log_probs = _argmax(hidden, embedding, bias, chunk)
+    plain = jax.nn.log_softmax(hidden @ embedding.T + bias)
+    np.testing.assert_array_equal(ids, plain.argmax(axis=1))
+    np.testing.assert_allclose(log_probs, plain.max(axis=1), rtol=1e-5, atol=1e-5)
+    assert ids.dtype == jnp.int32
+
+
+def test_argmax_takes_the_first_of_equals():
+    bias = np.zeros(400, np.float32)
+    bias[[150, 270, 399]] = 1.0
+    for chunk in (0, 64, 300):
+        generated = _argmax(np.ones((3, 4), np.float32), np.zeros((400, 4), np.float32), bias, chunk)
+        np.testing.assert_array_equal(generated.ids, 150)
+
+
+@pytest.mark.parametrize(("temperature", "chunk"), [(1.0, 16), (0.7, 0)])
+def test_samples_follow_the_softmax(temperature, chunk):
+    draws, words = 20_000, 50
+    bias = jnp.asarray(np.random.default_rng(1).normal(size=words), jnp.float32)
+    arrays = (jnp.zeros((draws, 2)), jnp.zeros((words, 2)), bias)
+    ids, log_probs = _sample(*arrays, chunk, jax.random.key(2), temperature)
+    expected = draws * np.asarray(jax.nn.softmax(bias / temperature))
+    observed = np.bincount(np.asarray(ids), minlength=words)
+    # chi-square with 49 degrees of freedom: mean 49, standard deviation 9.9
+    assert ((observed - expected) ** 2 / expected).sum() < 49 + 4 * 9.9
+    np.testing.assert_allclose(log_probs, jax.nn.log_softmax(bias)[ids], rtol=1e-5, atol=1e-5)
+    again, _ = _sample(*arrays, chunk, jax.random.key(2), temperature)
+    other, _ = _sample(*arrays, chunk, jax.random.key(3), temperature)
+    np.testing.assert_array_equal(ids, again)
+    agreement = (np.asarray(ids) == np.asarray(other)).mean()
+    assert abs(agreement - ((expected / draws) ** 2).sum()) < 0.02  # that of independent draws
+
+
+def test_bad_arguments_raise(problem):
+    hidden, embedding, bias, labels, _ = problem
+    with pytest.raises(ValueError, match=r"\[V, H\], got \(24, 16\) and \(103, 15\)"):
+        _chunked(hidden, embedding[:, 1:], bias, labels, 32)
+    with pytest.raises(ValueError, match="labels must be"):
+        _chunked(hidden, embedding, bias, labels[1:], 32)
+    with pytest.raises(ValueError, match="bias must be"):
+        vocabulary_argmax(hidden, embedding, bias[1:], 32)
+    with pytest.raises(ValueError, match="got -1"):
+        vocabulary_sample(hidden, embedding, bias, 32, jax.random.key(0), -1.0)

@@ -1,0 +1,370 @@
+"""The four objectives: what an example holds, who sees whom to the last bit, and what back-translation writes."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ernie_m_jax import task as tasks
+from ernie_m_jax.data import loader
+from ernie_m_jax.model import CAMLM, GENERATION, ErnieM, Inputs
+from ernie_m_jax.objectives import btmlm, camlm, masking
+from ernie_m_jax.task import IGNORE, Record
+from ernie_m_jax.training import sharding
+
+OBJECTIVES = ("mmlm", "tlm", "camlm", "btmlm")
+PAIR = Record(("the class name is not a valid name", "der Name ist hier nicht erlaubt und fehlt"), ("en", "de"))
+DEEP = {"model__num_layers": 4, "data__sequence_length": 112}
+
+
+def parameters(config, scale=6.0):
+    """Random parameters, large enough that no real dependence is lost in rounding."""
+    model = ErnieM(config.model, config.compute)
+    zeros = Inputs(*(np.zeros((1, 8), np.int32) for _ in Inputs._fields))
+    boxed = model.init(jax.random.key(1), zeros, np.ones((1, 1), bool))["params"]
+    scaled = jax.tree.map_with_path(lambda path, leaf: leaf * scale if leaf.ndim > 1 else leaf, sharding.unbox(boxed))
+    return model, scaled
+
+
+def packed_batch(name, config, tokenizer, rows=2):
+    """The first rows of an objective's first stream: several examples a row."""
+    task = tasks.load(name)
+    stream = iter(loader.stream_rows(name, task, task.records(config), tokenizer, config, 0))
+    drawn = [next(stream) for _ in range(rows)]
+    batch = {key: np.stack([row[key] for row in drawn]) for key in drawn[0]}
+    assert (batch["segments"].max(axis=1) >= 2).any(), "the test needs packed rows"
+    return {key: jnp.asarray(value) for key, value in batch.items()}
+
+
+class Perturbed:
+    """A model that adds `offset` [B, L, H] to the embedding sum in every call of `encode`."""
+
+    def __init__(self, model, offset):
+        self._model, self._offset = model, offset
+
+    def apply(self, variables, *args, method, **keys):
+        if method == "encode":
+            variables = variables | {"perturbations": {"input_embeddings": self._offset}}
+        return self._model.apply(variables, *args, method=method, **keys)
+
+
+def influence(name, config, batch):
+    """|d loss of prediction p / d input embedding j|, summed over the hidden axis: [B, P, L], through the real loss."""
+    model, params = parameters(config)
+    task = tasks.load(name)
+    rows, length = batch["ids"].shape
+    offset = jnp.zeros((rows, length, config.model.hidden_size))
+
+    def one(labels):
+        def total(offset):
+            sums = task.loss(
+                config, Perturbed(model, offset), params, batch | {"predict_labels": labels}, jax.random.key(0)
+            )
+            return sums["loss"][0]
+
+        return jnp.abs(jax.grad(total)(offset)).sum(-1)
+
+    labels = batch["predict_labels"]
+    single = np.where(np.eye(labels.shape[1], dtype=bool)[:, None, :], labels[None], IGNORE)  # [P, B, P]
+    return np.asarray(jax.jit(lambda all_labels: jax.lax.map(one, all_labels))(single)).swapaxes(0, 1)
+
+
+def may_see(name, batch, row, at):
+    """The tokens of the row that the prediction at token `at` may use, straight from the paper's figures."""
+    same = batch["segments"][row] == batch["segments"][row, at]
+    if name != "camlm":
+        return same
+    role = batch["roles"][row]
+    source_slot = role[at] == 2
+    # The other sentence's words, whole, and the own sentence's slots.
+    return same & ((role == (1 if source_slot else 0)) | (role == role[at]))
+
+
+@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_prediction_depends_on_exactly_what_it_may_see(name, scan, small_config, tokenizer):
+    config = small_config(compute__scan_layers=scan, **DEEP)
+    batch = packed_batch(name, config, tokenizer)
+    found = influence(name, config, batch)
+    batch = {key: np.asarray(value) for key, value in batch.items()}
+    scored = 0
+    for row, prediction in zip(*np.nonzero(batch["predict_labels"] != IGNORE), strict=True):
+        seen = may_see(name, batch, row, batch["predict_at"][row, prediction])
+        assert (found[row, prediction][~seen] == 0).all()
+        assert (found[row, prediction][seen] > 0).all()
+        scored += 1
+    assert scored > 10
+
+
+def dependence(model, params, inputs, table):
+    """Whether token i's output in the first row depends on token j's embedding: bool [L, L], by reverse mode."""
+
+    # One feature of each token: the sum of all of them is constant under LayerNorm. Gradients are taken one by one:
+    # reverse mode through `scan` under `vmap`, as in `jax.jacrev`, gives wrong numbers on the CPU (jax 0.10.2).
+    def feature(offset, token):
+        variables = {"params": params, "perturbations": {"input_embeddings": offset}}
+        return model.apply(variables, inputs, table, method="encode")[0, token, 0]
+
+    length = inputs.ids.shape[1]
+    offset = jnp.zeros((*inputs.ids.shape, model.config.hidden_size))
+    gradients = jax.jit(lambda: jax.lax.map(lambda token: jax.grad(feature)(offset, token), jnp.arange(length)))()
+    return np.abs(np.asarray(gradients))[:, 0].sum(-1) > 0
+
+
+def test_camlm_reproduces_figure_1(small_config):
+    """Ten inputs x1 x2 M2 x3 | y4 y5 M5 y6 M6 y7: the rows of the mask slots, over twelve layers."""
+    names = ["x1", "x2", "M2", "x3", "y4", "y5", "M5", "y6", "M6", "y7"]
+    roles = np.array([[0, 0, 2, 0, 1, 1, 3, 1, 3, 1]], np.int32)
+    seen = {"M2": "M2 y4 y5 y6 y7", "M5": "x1 x2 x3 M5 M6", "M6": "x1 x2 x3 M5 M6"}
+    config = small_config(model__num_layers=12, model__hidden_size=16, model__ffn_size=16)
+    model, params = parameters(config)
+    inputs = Inputs(
+        ids=np.arange(4, 14, dtype=np.int32)[None],
+        positions=np.array([[0, 1, 1, 2, 3, 4, 4, 5, 5, 6]], np.int32),
+        segments=np.ones((1, 10), np.int32),
+        roles=roles,
+        languages=np.where(roles >= 2, 1, 0).astype(np.int32),
+    )
+
+    depends = dependence(model, params, inputs, CAMLM)
+    for slot, words in seen.items():
+        assert [name for name, on in zip(names, depends[names.index(slot)], strict=True) if on] == words.split()
+
+
+def test_placeholders_see_source_and_placeholders_and_the_source_only_itself(small_config, tokenizer):
+    config = small_config(**DEEP)
+    batch = {key: value[:1] for key, value in packed_batch("btmlm", config, tokenizer, rows=2).items()}
+    model, params = parameters(config)
+    inputs = Inputs(*(batch[name] for name in Inputs._fields))
+
+    depends = dependence(model, params, inputs, GENERATION)
+    segments, roles = np.asarray(batch["segments"][0]), np.asarray(batch["roles"][0])
+    same = (segments[:, None] == segments[None]) & (segments[:, None] > 0)
+    expected = same & ((roles[:, None] == 1) | (roles[None] == 0))
+    real = segments > 0
+    np.testing.assert_array_equal(depends[real], expected[real])
+
+
+def test_no_gradient_flows_through_generation(small_config, tokenizer, monkeypatch):
+    config = small_config(objectives__btmlm__passes=2, data__sequence_length=112)
+    batch = packed_batch("btmlm", config, tokenizer)
+    model, params = parameters(config)
+    rng = jax.random.key(3)
+
+    def gradient():
+        return jax.jit(jax.grad(lambda p: btmlm.loss(config, model, p, batch, rng)["loss"][0]))(params)
+
+    through = gradient()
+    tokens = jax.jit(lambda: btmlm.generate(config, model, params, batch, jax.random.split(rng)[0]))()
+    fixed = btmlm.PseudoTokens(*(jnp.asarray(np.asarray(value)) for value in tokens))
+    monkeypatch.setattr(btmlm, "generate", lambda *_: fixed)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), through, gradient())
+
+
+def numpy_generate(config, model, params, example):
+    """Stage 1 for one example: alone in its row, no jit, whole logits in numpy, argmax."""
+    fields = {**example, "segments": np.ones_like(example["ids"])}
+    inputs = Inputs(*(fields[name][None] for name in Inputs._fields))
+    with jax.disable_jit():
+        hidden = model.apply({"params": params}, inputs, GENERATION, method="encode")[0]
+        transformed = model.apply({"params": params}, hidden, method=lambda module, x: module.mlm_head(x))
+    logits = np.asarray(transformed, np.float64) @ np.asarray(params["embeddings"]["word"], np.float64).T
+    return (logits + np.asarray(params["mlm_head"]["bias"]))[example["generate_at"]].argmax(-1)
+
+
+def test_generated_tokens_equal_a_plain_reference(small_config, tokenizer):
+    config = small_config(compute__scan_layers=False, data__sequence_length=112)
+    batch = packed_batch("btmlm", config, tokenizer)
+    model, params = parameters(config)
+    tokens = jax.jit(functools.partial(btmlm.generate, config, model))(params, batch, jax.random.key(0))
+    checked = 0
+    batch = {key: np.asarray(value) for key, value in batch.items()}
+    for row in [0]:  # every length compiles its own reference
+        for segment in range(1, batch["segments"][row].max() + 1):
+            at = np.flatnonzero(batch["segments"][row] == segment)
+            own = batch["generate_at"][row]
+            mine = (own >= at[0]) & (own <= at[-1])
+            example = {name: batch[name][row, at] for name in Inputs._fields} | {"generate_at": own[mine] - at[0]}
+            expected = numpy_generate(config, model, params, example)
+            np.testing.assert_array_equal(np.asarray(tokens.ids)[row, mine], expected)
+            checked += len(expected)
+    assert checked >= 10
+
+
+def test_refinement_writes_the_least_confident_again():
+    log_probs = jnp.log(jnp.array([[0.9, 0.1, 0.5, 0.3, 0.2, 0.8, 0.7]]))
+    segments = jnp.array([[1, 1, 1, 1, 2, 2, 0]])
+    again = btmlm.least_confident(log_probs, segments, jnp.float32(0.5))
+    np.testing.assert_array_equal(again[0, :6], [False, True, False, True, True, False])
+
+
+def test_refinement_keeps_confident_tokens_and_never_leaves_a_mask(small_config, tokenizer):
+    config = small_config(objectives__btmlm__passes=1, data__sequence_length=112)
+    batch = packed_batch("btmlm", config, tokenizer)
+    model, params = parameters(config)
+    key = jax.random.key(0)
+    once = btmlm.generate(config, model, params, batch, key)
+    twice = btmlm.generate(
+        small_config(objectives__btmlm__passes=2, data__sequence_length=112), model, params, batch, key
+    )
+    segments = np.asarray(btmlm.segments_at(batch))
+    again = np.asarray(btmlm.least_confident(once.log_probs, segments, jnp.float32(0.5)))
+    kept = (segments > 0) & ~again
+    np.testing.assert_array_equal(np.asarray(twice.ids)[kept], np.asarray(once.ids)[kept])
+    assert kept.sum() > 5
+
+
+def test_sampled_tokens_differ_by_key_and_argmax_does_not(small_config, tokenizer):
+    config = small_config(objectives__btmlm__temperature=1.0, data__sequence_length=112)
+    batch = packed_batch("btmlm", config, tokenizer)
+    model, params = parameters(config, scale=1.0)
+    one, other = (btmlm.generate(config, model, params, batch, jax.random.key(seed)).ids for seed in (0, 1))
+    assert (np.asarray(one) != np.asarray(other)).any()
+
+
+def test_pseudo_sums_count_copies_of_the_own_source_only():
+    batch = {
+        "ids": jnp.array([[0, 10, 11, 2, 9, 2, 0, 20, 2, 9, 9, 2]]),
+        "segments": jnp.array([[1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2]]),
+        "roles": jnp.array([[0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 1, 1]]),
+        "generate_at": jnp.array([[4, 9, 10, 12]]),
+    }
+    tokens = btmlm.PseudoTokens(jnp.array([[10, 11, 20, 99]]), jnp.log(jnp.array([[0.5, 0.25, 0.75, 0.1]])))
+    sums = btmlm.pseudo_sums(batch, tokens)
+    assert [float(value) for value in sums["pseudo_novel"]] == [1.0, 3.0]
+    assert [float(value) for value in sums["pseudo_confidence"]] == pytest.approx([1.5, 3.0])
+
+
+def test_camlm_slots_carry_their_words_position_and_language(small_config, tokenizer):
+    config = small_config()
+    example = camlm.example(PAIR, tokenizer, config, np.random.default_rng(0))
+    words = example["roles"] < 2
+    slots = example["predict_at"]
+    np.testing.assert_array_equal(np.flatnonzero(~words), slots)
+    assert (example["ids"][slots] == tokenizer.mask_id).all()
+    np.testing.assert_array_equal(example["ids"][words][example["positions"][slots]], example["predict_labels"])
+    # A slot's role and language are its word's: 2 beside 0, 3 beside 1.
+    np.testing.assert_array_equal(example["roles"][slots] - 2, example["roles"][words][example["positions"][slots]])
+    assert set(example["languages"][words]) == {0}
+    assert len(set(example["languages"][slots])) == 2
+    assert set(example["languages"][slots]) <= {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("mode", "words", "slots"), [("all", {1, 2}, {1, 2}), ("none", {0}, {0}), ("slots", {0}, {1, 2})]
+)
+def test_language_embedding_modes(small_config, tokenizer, mode, words, slots):
+    config = small_config(model__language_embedding=mode)
+    example = camlm.example(PAIR, tokenizer, config, np.random.default_rng(0))
+    assert set(example["languages"][example["roles"] < 2]) == words
+    assert set(example["languages"][example["roles"] >= 2]) == slots
+
+
+@pytest.mark.parametrize("name", ["mmlm", "tlm"])
+def test_a_mask_in_place_says_its_language_and_a_word_does_not(name, small_config, tokenizer):
+    config = small_config(**{f"objectives__{name}__mask_ratio": 0.9})
+    example = tasks.load(name).example(PAIR, tokenizer, config, np.random.default_rng(1))
+    masked = example["ids"] == tokenizer.mask_id
+    assert set(example["languages"][~masked]) == {0}
+    assert set(example["languages"][masked]) == ({1} if name == "mmlm" else {1, 2})
+
+
+def test_positions_of_a_pair_run_on_or_start_again(small_config, tokenizer):
+    for mode, start in (("continued", None), ("restarted", 0)):
+        config = small_config(data__pair_positions=mode)
+        example = camlm.example(PAIR, tokenizer, config, np.random.default_rng(0))
+        words = example["roles"] < 2
+        boundary = np.flatnonzero(example["roles"] == 1)[0]
+        expected = np.arange(words.sum())
+        if start is not None:
+            expected[boundary:] -= boundary
+        np.testing.assert_array_equal(example["positions"][words], expected)
+
+
+def test_special_tokens_stand_with_their_sentence(small_config, tokenizer):
+    example = camlm.example(PAIR, tokenizer, small_config(), np.random.default_rng(0))
+    specials = np.flatnonzero(np.isin(example["ids"], [tokenizer.cls_id, tokenizer.sep_id]))
+    assert example["roles"][specials].tolist() == [0, 0, 1, 1]
+
+
+def test_either_side_comes_first(small_config, tokenizer):
+    config = small_config(model__language_embedding="all")
+    task = tasks.load("tlm")
+    examples = [task.example(PAIR, tokenizer, config, np.random.default_rng(seed)) for seed in range(8)]
+    assert {int(example["languages"][0]) for example in examples} == {1, 2}
+
+
+def test_back_translation_example(small_config, tokenizer):
+    config = small_config(objectives__btmlm__length_ratio=0.5)
+    record = Record((PAIR.texts[0],), ("en", "de"))
+    example = btmlm.example(record, tokenizer, config, np.random.default_rng(0))
+    source = tokenizer.encode_ids(PAIR.texts[0])
+    assert example["ids"][: len(source) + 2].tolist() == [0, *source, 2]
+    assert len(example["generate_at"]) == round(0.5 * len(source))
+    assert (example["ids"][example["generate_at"]] == tokenizer.mask_id).all()
+    assert set(example["languages"][example["generate_at"]]) == {2}
+    assert set(np.delete(example["languages"], example["generate_at"])) == {0}
+    # In stage 2 the masked source words say their own language and the pseudo tokens, words by then, none.
+    masked = example["masked_ids"] == tokenizer.mask_id
+    masked[example["generate_at"]] = False
+    np.testing.assert_array_equal(example["masked_languages"], np.where(masked, 1, 0))
+    changed = np.flatnonzero(example["ids"] != example["masked_ids"])
+    assert set(changed) <= set(example["predict_at"])
+    np.testing.assert_array_equal(example["ids"][example["predict_at"]], example["predict_labels"])
+
+
+def test_back_translation_writes_only_languages_that_parallel_data_pairs(small_config):
+    config = small_config()
+    tree = dataclasses.replace(
+        config,
+        data=dataclasses.replace(
+            config.data,
+            parallel={"some": dataclasses.replace(config.data.parallel["diagnostics"], pairs=("en-de", "en-ru"))},
+        ),
+    )
+    groups = btmlm.records(tree)
+    assert set(groups) == {"en>de", "en>ru", "de>en", "ru>en"}
+    assert sum(group.weight for group in groups.values()) == pytest.approx(1)
+    assert groups["de>en"].records[0].languages == ("de", "en")
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("words", [1, 400])
+def test_very_short_and_very_long_texts_fit(name, words, small_config, tokenizer):
+    config = small_config()
+    languages = ("en",) if name == "mmlm" else ("en", "de")
+    text = " ".join(["name"] * words)
+    texts = (text,) if name in ("mmlm", "btmlm") else (text, text)
+    example = tasks.load(name).example(Record(texts, languages), tokenizer, config, np.random.default_rng(0))
+    spec = tasks.load(name).spec(config)
+    assert len(example["predict_at"]) >= 1
+    for key, value in example.items():
+        assert len(value) <= spec[key][0][0], key
+
+
+def test_masking_shares():
+    rng = np.random.default_rng(0)
+
+    class Vocabulary:
+        mask_id = 1000
+
+    replacements = masking.draw_replacements(20_000, Vocabulary, rng)
+    assert np.mean(replacements == 1000) == pytest.approx(0.8, abs=0.01)
+    assert np.mean(replacements == IGNORE) == pytest.approx(0.1, abs=0.01)
+    random = replacements[(replacements != 1000) & (replacements != IGNORE)]
+    assert random.min() >= 4
+    assert random.max() < 1000
+    numbers = [len(masking.choose(10, 0.15, rng)) for _ in range(4000)]
+    assert np.mean(numbers) == pytest.approx(1.5, abs=0.05)
+    assert min(numbers) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "length", "kept"), [(9, 3, 8, (5, 3)), (4, 9, 7, (4, 3)), (5, 5, 7, (3, 4)), (2, 2, 9, (2, 2))]
+)
+def test_longest_first_truncation(first, second, length, kept):
+    shortened = masking.shorten_pair(list(range(first)), list(range(second)), length)
+    assert tuple(map(len, shortened)) == kept

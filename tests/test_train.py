@@ -1,0 +1,210 @@
+"""Runs from end to end: interrupted and resumed, stage after stage, and every way in which a run may not start."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from ernie_m_jax import config as configs
+from ernie_m_jax.training import run, train, watch
+from tests.conftest import small_tree
+
+STEPS = 8
+
+
+def tree(tokenizer_path, **keys):
+    stage = {
+        "steps": STEPS,
+        "weights": {"mmlm": 1.0, "tlm": 1.0, "camlm": 1.0, "btmlm": 1.0},
+        "learning_rate": 1e-2,
+        "warmup_steps": 2,
+        "schedule": "linear",
+        "final_fraction": 0.0,
+    }
+    return small_tree(
+        **({"tokenizer__path": str(tokenizer_path), "stages": {"one": stage}, "train__save_every": 3} | keys)
+    )
+
+
+@pytest.fixture(scope="module")
+def tokenizer_path(tokenizer, tmp_path_factory):
+    return next(path for path in tmp_path_factory.getbasetemp().glob("tokenizer*") if (path / "vocab.txt").exists())
+
+
+def lines(workdir, stage="one"):
+    """The metrics without their timing."""
+    read = [json.loads(line) for line in (workdir / stage / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "timing"} for line in read]
+
+
+def final_arrays(config, workdir):
+    """Every array of the last checkpoint: parameters and optimizer."""
+    made = run.make(config, workdir)
+    stage = train.make_stage(config, "one", workdir / "one")
+    restored, streams, _ = train.checkpoints(made, stage.directory).restore(None, train.abstract_state(made, stage))
+    return jax.tree.map(np.asarray, restored), streams
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tokenizer_path, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    config = configs.resolve(tree(tokenizer_path))
+    run.pretrain(config, workdir)
+    return lines(workdir), final_arrays(config, workdir)
+
+
+def assert_same(config, workdir, uninterrupted):
+    expected_lines, (expected_state, expected_streams) = uninterrupted
+    assert lines(workdir) == expected_lines
+    state, streams = final_arrays(config, workdir)
+    jax.tree.map(np.testing.assert_array_equal, state, expected_state)
+    assert streams == expected_streams
+
+
+@pytest.mark.parametrize("at", [1, 4, 6, 7])
+def test_stopped_and_resumed_is_bit_identical(at, tokenizer_path, uninterrupted, tmp_path, monkeypatch):
+    config = configs.resolve(tree(tokenizer_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(watch.StopRequest, "due", lambda self, step: step == at)
+        with pytest.raises(watch.Interrupted, match=f"stopped after step {at} of {STEPS} of one"):
+            run.pretrain(config, tmp_path)
+    run.pretrain(config, tmp_path)
+    assert_same(config, tmp_path, uninterrupted)
+
+
+def test_killed_without_warning_goes_on_from_the_last_save(tokenizer_path, uninterrupted, tmp_path, monkeypatch):
+    config = configs.resolve(tree(tokenizer_path))
+
+    def die(self, step):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(watch.StopRequest, "due", die)
+        with pytest.raises(KeyboardInterrupt):
+            run.pretrain(config, tmp_path)
+    assert len(lines(tmp_path)) > 3
+    run.pretrain(config, tmp_path)
+    assert_same(config, tmp_path, uninterrupted)
+
+
+def test_a_finished_run_is_not_trained_again(tokenizer_path, tmp_path):
+    config = configs.resolve(tree(tokenizer_path, stages__one__steps=2))
+    first = run.pretrain(config, tmp_path)
+    second = run.pretrain(config, tmp_path)
+    assert first["objectives"] == second["objectives"]
+    assert len([line for line in lines(tmp_path) if "objective" in line]) == 2
+
+
+def test_a_second_stage_starts_from_the_first_ones_parameters(tokenizer_path, tmp_path):
+    one = tree(tokenizer_path)["stages"]["one"] | {"steps": 2}
+    two = one | {"steps": 1, "warmup_steps": 0, "learning_rate": 0.0, "weights": {"btmlm": 1.0}}
+    config = configs.resolve(tree(tokenizer_path, stages={"one": one, "two": two}))
+    run.pretrain(config, tmp_path)
+    made = run.make(config, tmp_path)
+
+    def params(name):
+        stage = train.make_stage(config, name, tmp_path / name)
+        return train.checkpoints(made, stage.directory).restore_params(None, train.abstract_state(made, stage).params)
+
+    # With a learning rate of 0 the second stage must end where the first ended.
+    jax.tree.map(np.testing.assert_array_equal, params("one"), params("two"))
+    assert {line["objective"] for line in lines(tmp_path, "two") if "objective" in line} == {"btmlm"}
+
+
+def test_init_params_and_init_resume(tokenizer_path, uninterrupted, tmp_path):
+    source, target, other = tmp_path / "source", tmp_path / "target", tmp_path / "other"
+    run.pretrain(configs.resolve(tree(tokenizer_path, stages__one__steps=3)), source)
+    keys = {"init__params": str(source), "stages__one__steps": 1, "stages__one__learning_rate": 0.0}
+    config = configs.resolve(tree(tokenizer_path, stages__one__warmup_steps=0, **keys))
+    run.pretrain(config, target)
+    before, _ = final_arrays(configs.resolve(tree(tokenizer_path)), source)
+    after, _ = final_arrays(config, target)
+    jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
+    # Resuming into a new work directory takes state, streams and step; the schedule is the new config's.
+    resumed = configs.resolve(tree(tokenizer_path, init__resume=str(source)))
+    run.pretrain(resumed, other)
+    found = [line for line in lines(other) if "objective" in line]
+    expected = [line for line in uninterrupted[0] if "objective" in line]
+    assert [line["step"] for line in found] == list(range(3, STEPS))
+    assert [line["tokens"] for line in found] == [line["tokens"] for line in expected[3:]]
+
+
+def test_objectives_are_drawn_by_weight_and_step(tokenizer_path, tmp_path):
+    config = configs.resolve(tree(tokenizer_path, stages__one__weights={"mmlm": 3.0, "tlm": 1.0, "camlm": 0.0}))
+    stage = train.make_stage(config, "one", tmp_path)
+    drawn = [stage.objective(index) for index in range(4000)]
+    assert drawn.count("mmlm") == pytest.approx(3000, abs=100)
+    assert drawn.count("camlm") == 0
+    assert [stage.objective(index) for index in range(50)] == drawn[:50]
+
+
+def test_the_summary_names_what_was_seen(tokenizer_path, tmp_path):
+    source = {
+        "path": "corpus:diagnostics/heldout",
+        "format": "auto",
+        "languages": (),
+        "pairs": (),
+        "columns": (),
+        "split": "",
+    }
+    config = configs.resolve(tree(tokenizer_path, retrieval__source=source))
+    numbers = run.pretrain(config, tmp_path)
+    stored = json.loads((tmp_path / "summary.json").read_text())
+    assert set(stored["retrieval"]) == {"untrained", "one"}
+    assert all(0 <= value <= 100 for value in stored["retrieval"].values())
+    assert set(stored["objectives"]["one"]) == {line["objective"] for line in lines(tmp_path) if "objective" in line}
+    for values in stored["objectives"]["one"].values():
+        assert {"loss", "first_loss", "accuracy", "scored", "steps"} <= set(values)
+    assert {"pseudo_novel", "pseudo_confidence"} <= set(
+        stored["objectives"]["one"].get("btmlm", {"pseudo_novel", "pseudo_confidence"})
+    )
+    assert 0.8 < stored["fill"] <= 1
+    assert stored["tokens_per_second"] > 0
+    assert stored["versions"]["jax"] == jax.__version__
+    assert numbers["wall_seconds"] > 0
+    assert (tmp_path / "one" / "retrieval.csv").read_text().startswith("query,en,de,ru")
+    assert (tmp_path / "one" / "retrieval.png").read_bytes().startswith(b"\x89PNG")
+    assert list((tmp_path / "one" / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"model__vocab_size": 1001}, "config.model.vocab_size is 1001, but the tokenizer in .* has 1000 entries"),
+        ({"data__monolingual__diagnostics__path": "no/such.{language}.txt"}, "no/such.en.txt"),
+        ({"languages": ("en", "de", "fi")}, "fi"),
+        ({"mesh__data": 3}, "mesh.data=3"),
+        ({"init__params": "nowhere"}, "nowhere holds no checkpoints"),
+    ],
+)
+def test_a_run_that_cannot_start_says_why(keys, message, tokenizer_path, tmp_path):
+    with pytest.raises((configs.ConfigError, ValueError), match=message):
+        run.pretrain(configs.resolve(tree(tokenizer_path, **keys)), tmp_path)
+
+
+def test_a_work_directory_of_another_config_is_refused(tokenizer_path, tmp_path):
+    run.claim(configs.resolve(tree(tokenizer_path)), tmp_path)
+    kept = (tmp_path / "config.json").read_text()
+    with pytest.raises(configs.ConfigError, match=r"(?s)different config.*config\.seed: 0 there, 1 here"):
+        run.claim(configs.resolve(tree(tokenizer_path, seed=1)), tmp_path)
+    run.claim(configs.resolve(tree(tokenizer_path, train__log_every=7)), tmp_path)
+    assert (tmp_path / "config.json").read_text() == kept
+    assert run.stored_config(tmp_path) == configs.resolve(tree(tokenizer_path))
+
+
+def test_a_work_directory_of_another_tokenizer_is_refused(tokenizer_path, tmp_path):
+    config = configs.resolve(tree(tokenizer_path, stages__one__steps=1, stages__one__warmup_steps=0))
+    run.pretrain(config, tmp_path / "run")
+    copy = tmp_path / "tokenizer"
+    copy.mkdir()
+    for name in ("sentencepiece.bpe.model", "vocab.txt"):
+        (copy / name).write_bytes(pathlib.Path(tokenizer_path, name).read_bytes())
+    words = (copy / "vocab.txt").read_text().splitlines()
+    words[10], words[11] = words[11], words[10]
+    (copy / "vocab.txt").write_text("\n".join(words) + "\n")
+    other = configs.resolve(tree(copy, init__params=str(tmp_path / "run")))
+    with pytest.raises(Exception, match="was written with the tokenizer"):
+        run.pretrain(other, tmp_path / "other")

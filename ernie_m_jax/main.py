@@ -72,7 +72,7 @@ def use(config: configs.Config, workdir: Path) -> None:
     if _MODE.value == "train":
         run.pretrain(config, workdir)
         return
-    run.claim(config, workdir)
+    run.check(config, workdir)
     made = run.make(config, workdir)
     params = run.load_params(made, workdir)
     if _MODE.value == "evaluate":
@@ -113,7 +113,10 @@ def parse(arguments: list[str]) -> list[str]:
     try:
         return flags.FLAGS(arguments)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        print(f"error: {str(error).strip(chr(34))}", file=sys.stderr)
+        # ml_collections wraps what a config file raises in its traceback; the first and last lines say what and why.
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        said = f"{lines[0]} {lines[-1]}" if "Traceback (most recent call last):" in lines else str(error)
+        print(f"error: {said}", file=sys.stderr)
         sys.exit(2)
 
 

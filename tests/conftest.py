@@ -63,8 +63,16 @@ def small_config():
 
 
 @pytest.fixture(scope="session")
-def tokenizer(tmp_path_factory) -> Tokenizer:
-    """A tokenizer of the small config's size, trained on the bundled messages."""
+def tokenizer_path(tmp_path_factory):
+    """The folder of a tokenizer of the small config's size, trained on the bundled messages."""
     from ernie_m_jax.training import run
 
-    return train(run.training_text(configs.resolve(small_tree())), VOCAB_SIZE, tmp_path_factory.mktemp("tokenizer"))
+    path = tmp_path_factory.mktemp("tokenizer")
+    train(run.training_text(configs.resolve(small_tree())), VOCAB_SIZE, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tokenizer_path) -> Tokenizer:
+    """That tokenizer."""
+    return Tokenizer.load(tokenizer_path)

@@ -28,11 +28,6 @@ def tree(tokenizer_path, **keys):
     )
 
 
-@pytest.fixture(scope="module")
-def tokenizer_path(tokenizer, tmp_path_factory):
-    return next(path for path in tmp_path_factory.getbasetemp().glob("tokenizer*") if (path / "vocab.txt").exists())
-
-
 def lines(workdir, stage="one"):
     """The metrics without their timing."""
     read = [json.loads(line) for line in (workdir / stage / "metrics.jsonl").read_text().splitlines()]
@@ -206,5 +201,5 @@ def test_a_work_directory_of_another_tokenizer_is_refused(tokenizer_path, tmp_pa
     words[10], words[11] = words[11], words[10]
     (copy / "vocab.txt").write_text("\n".join(words) + "\n")
     other = configs.resolve(tree(copy, init__params=str(tmp_path / "run")))
-    with pytest.raises(Exception, match="was written with the tokenizer"):
+    with pytest.raises(Exception, match=r"was written with tokenizer .* config\.tokenizer\.path must name"):
         run.pretrain(other, tmp_path / "other")

@@ -12,7 +12,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from ernie_m_jax.config import Config
+from ernie_m_jax.config import Config, ConfigError
 from ernie_m_jax.data import mixture, packing
 from ernie_m_jax.task import Example, Group, Record, Task
 
@@ -57,7 +57,7 @@ class _Streams(grain.DatasetIterator):
     def set_state(self, state: Mapping[str, Any]) -> None:
         missing = [number for number in self._streams if str(number) not in state]
         if missing:
-            raise ValueError(
+            raise ConfigError(
                 f"the checkpoint has no state of virtual stream {missing[0]} but of {sorted(state)}: "
                 "config.data.virtual_streams must stay what it was"
             )
@@ -94,11 +94,11 @@ class Loader:
           entries: the mixture, if the caller has opened it already.
 
         Raises:
-          ValueError: `hosts` does not divide the number of virtual streams.
+          ConfigError: `hosts` does not divide the number of virtual streams.
         """
         streams = cfg.data.virtual_streams
         if streams % hosts:
-            raise ValueError(f"config.data.virtual_streams {streams} is not a multiple of the {hosts} hosts")
+            raise ConfigError(f"config.data.virtual_streams {streams} is not a multiple of the {hosts} hosts")
         self.entries = task.records(cfg) if entries is None else entries
         owned = range(host * streams // hosts, (host + 1) * streams // hosts)
         iterators = {number: iter(stream_rows(name, task, self.entries, tokenizer, cfg, number)) for number in owned}

@@ -11,7 +11,7 @@ from typing import Any
 
 import grain
 
-from ernie_m_jax.config import Config
+from ernie_m_jax.config import Config, ConfigError
 from ernie_m_jax.data import records as sources
 from ernie_m_jax.task import Group, RandomAccess, Record
 
@@ -61,7 +61,7 @@ def open_parallel(cfg: Config) -> dict[str, RandomAccess]:
 
 def _open(cfg: Config, kind: sources.Kind, configured: Mapping[str, Any]) -> dict[str, RandomAccess]:
     if not configured:
-        raise ValueError(
+        raise ConfigError(
             f"config.data.{kind} names no source, but an objective with a weight above 0 reads {kind} text"
         )
     parts: dict[str, list[RandomAccess]] = {}

@@ -22,14 +22,14 @@ index and check them; array_record and tfds are not, so there a blank text is an
 import importlib.resources
 import itertools
 import os
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
 from ernie_m_jax.config import SourceConfig
 from ernie_m_jax.data import objects, readers
 from ernie_m_jax.data.readers import DataError as DataError
-from ernie_m_jax.task import Record
+from ernie_m_jax.task import RandomAccess, Record
 
 Kind = Literal["monolingual", "parallel"]
 FORMATS = ("text", "tsv", "jsonl", "moses", "array_record", "tfds")
@@ -46,14 +46,6 @@ _EXTENSIONS = {
     ".array_record": "array_record",
     ".arrayrecord": "array_record",
 }
-
-
-class RandomAccess(Protocol):
-    """A sequence of records that costs the same wherever it is read."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Record: ...
 
 
 class JoinedLines:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ernie_m_jax.config import Config
+from ernie_m_jax.config import Config, ConfigError
 from ernie_m_jax.data import mixture
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.encoder import Inputs
@@ -45,7 +45,7 @@ def records(cfg: Config) -> dict[str, Group]:
     The target language is one that the parallel data pairs with the source language, drawn with the sampling exponent.
 
     Raises:
-      ValueError: no parallel data has the language of any monolingual text.
+      ConfigError: no parallel data has the language of any monolingual text.
     """
     pair_sizes = {name: len(records) for name, records in mixture.open_parallel(cfg).items()}
     text = mixture.open_monolingual(cfg, cfg.objectives["btmlm"].join_characters)
@@ -63,7 +63,7 @@ def records(cfg: Config) -> dict[str, Group]:
                 mixture.WithLanguages(sequence, (source, target)), source_weights[source] * weight
             )
     if not groups:
-        raise ValueError(
+        raise ConfigError(
             f"btmlm has no language to write: config.data.parallel pairs {sorted(pair_sizes)}, "
             f"config.data.monolingual holds {sorted(text)}"
         )

@@ -286,7 +286,8 @@ class Checkpoints:
             raise CheckpointError(f"{directory / META} has format {record['format']}; this version reads {FORMAT}")
         if record["tokenizer"] != self.fingerprint:
             raise CheckpointError(
-                f"{directory} was written with tokenizer {record['tokenizer']}, but this run's is {self.fingerprint}"
+                f"{directory} was written with tokenizer {record['tokenizer']}, but this run's is "
+                f"{self.fingerprint}; config.tokenizer.path must name the one it was written with"
             )
         return directory, record
 

@@ -170,6 +170,8 @@ def _unit_vectors(encode: Callable[[list[str]], np.ndarray], language: str, text
         raise ValueError(f"encode returned shape {vectors.shape} for {len(texts)} {language!r} texts; expected [N, H]")
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
-        raise ValueError(f"{len(bad)} of {len(texts)} {language!r} vectors are not finite, first at index {bad[0]}")
+        raise records.DataError(
+            f"{len(bad)} of {len(texts)} {language!r} vectors are not finite, first at index {bad[0]}"
+        )
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)

@@ -19,7 +19,6 @@ import rich.text
 
 from ernie_m_jax.training import files
 
-_SMOOTHING = 0.9  # weight of the past in a shown loss
 # Light to dark blue, readable to colour-blind people; with the text colour of each step.
 _SHADES = (("#f7fbff", "black"), ("#d0e1f2", "black"), ("#94c4df", "black"), ("#4a98c9", "black"), ("#1764ab", "white"))
 
@@ -35,7 +34,7 @@ class MixtureRow(NamedTuple):
 
 
 class Progress:
-    """How far a stage is: name, step of total, losses (smoothed), tokens a second, time left.
+    """How far a stage is: name, step of total, losses, tokens a second, time left.
 
     On a terminal a live bar; otherwise (pipes, CI, notebooks) one plain line every `log_every` steps and at the end.
 
@@ -83,14 +82,10 @@ class Progress:
 
         Args:
           step: updates done, at most `total`.
-          losses: the newest loss of the objectives trained since the last call, by objective; others stay.
+          losses: mean loss of the objectives trained since the last call, by objective; others stay.
           tokens_per_second: as measured by the loop; None if not measured since.
         """
-        for name, value in losses.items():
-            past = self._losses.get(name, value)
-            # A NaN must show at once and must not stay once the loss is finite again.
-            smooth = math.isfinite(past) and math.isfinite(value)
-            self._losses[name] = _SMOOTHING * past + (1 - _SMOOTHING) * value if smooth else value
+        self._losses.update(losses)
         left = self._time_left(step)
         parts = [f"{name} {value:.4f}" for name, value in sorted(self._losses.items())]
         self._speed = self._speed if tokens_per_second is None else tokens_per_second
@@ -191,6 +186,31 @@ def retrieval_table(languages: Sequence[str], matrix: Any, title: str = "Retriev
         table.add_row(language, *map(_shaded, row), _shaded(_mean(row)), end_section=language == languages[-1])
     table.add_row("mean", *(_shaded(_mean(column)) for column in percent.T), _shaded(_mean(percent)))
     return table
+
+
+def objectives_table(stages: Mapping[str, Mapping[str, Mapping[str, float]]]) -> rich.table.Table:
+    """A row a stage and objective: how its loss began and ended, and what else was measured over its last steps."""
+    table = rich.table.Table("", title="Objectives")
+    shown = {
+        "steps": "steps",
+        "first_loss": "loss at first",
+        "loss": "loss at last",
+        "accuracy": "accuracy",
+        "scored": "scored a step",
+        "pseudo_novel": "pseudo novel",
+        "pseudo_confidence": "confidence",
+    }
+    for title in shown.values():
+        table.add_column(title, justify="right")
+    for stage, objectives in stages.items():
+        for name, values in objectives.items():
+            cells = [_cell(values[key]) if key in values else "" for key in shown]
+            table.add_row(f"{stage} {name}", *cells)
+    return table
+
+
+def _cell(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.1f}" if value >= 100 else f"{value:.3f}"
 
 
 def summary_table(summary: Mapping[str, Any], title: str = "Summary") -> rich.table.Table:

@@ -22,6 +22,7 @@ from jax.experimental import multihost_utils
 from ernie_m_jax import encode, tokenizer
 from ernie_m_jax.config import Config, ConfigError, RetrievalConfig, differences, resolve, to_dict
 from ernie_m_jax.data import mixture
+from ernie_m_jax.data.records import DataError
 from ernie_m_jax.model.encoder import ErnieM
 from ernie_m_jax.training import checkpoint, evaluate, files, report, sharding, state, summary, train
 
@@ -38,24 +39,29 @@ FREE_KEYS = (
 )
 
 
-def claim(config: Config, workdir: Path) -> None:
-    """Writes `config.json` into a new work directory; in an old one the config must be the same.
+def check(config: Config, workdir: Path) -> None:
+    """A work directory that holds a run must hold one of this config.
 
     Raises:
-      ConfigError: the directory belongs to a run of another config; each differing key is named.
+      ConfigError: it is of another config; each differing key is named.
     """
-    path = workdir / "config.json"
-    resolved = to_dict(config)
-    if path.exists():
-        lines = [line for line in differences(stored_config_tree(workdir), resolved) if not line.startswith(FREE_KEYS)]
-        if lines:
-            raise ConfigError(
-                f"{workdir} holds a run of a different config; choose another --workdir, or make these keys agree:\n  "
-                + "\n  ".join(lines)
-            )
+    if not (workdir / "config.json").exists():
         return
-    if jax.process_index() == 0:
-        files.write_json(path, {"config": resolved, "versions": files.versions()})
+    lines = differences(stored_config_tree(workdir), to_dict(config))
+    lines = [line for line in lines if not line.startswith(FREE_KEYS)]
+    if lines:
+        raise ConfigError(
+            f"{workdir} holds a run of a different config; choose another --workdir, or make these keys agree:\n  "
+            + "\n  ".join(lines)
+        )
+
+
+def claim(config: Config, workdir: Path) -> None:
+    """Checks an old work directory, or writes `config.json` into a new one."""
+    check(config, workdir)
+    path = workdir / "config.json"
+    if not path.exists() and jax.process_index() == 0:
+        files.write_json(path, {"config": to_dict(config), "versions": files.versions()})
 
 
 def stored_config_tree(workdir: Path) -> dict[str, Any]:
@@ -78,20 +84,31 @@ def stored_config(workdir: Path) -> Config:
     return resolve(stored_config_tree(workdir))
 
 
-def open_tokenizer(config: Config, workdir: Path) -> tokenizer.Tokenizer:
-    """The tokenizer of `tokenizer.path`, or the work directory's own, trained on the data if it is not there yet.
+def open_tokenizer(config: Config, workdir: Path, training: bool) -> tokenizer.Tokenizer:
+    """The tokenizer of `tokenizer.path`, or the work directory's own, which training makes if it is not there yet.
 
     Raises:
-      ConfigError: its vocabulary does not match `model.vocab_size`.
+      ConfigError: there is none, it cannot be used, or its vocabulary does not match `model.vocab_size`.
     """
     own = workdir / "tokenizer"
     path = config.tokenizer.path or own
-    if not config.tokenizer.path and not (own / "vocab.txt").exists() and jax.process_index() == 0:
+    missing = not config.tokenizer.path and not (own / "vocab.txt").exists()
+    if missing and not training:
+        raise ConfigError(f"{workdir} holds no tokenizer and config.tokenizer.path names none")
+    if missing and jax.process_index() == 0:
         report.show(f"training a tokenizer of {config.model.vocab_size} entries")
-        tokenizer.train(training_text(config), config.model.vocab_size, own, config.tokenizer.character_coverage)
+        try:
+            tokenizer.train(training_text(config), config.model.vocab_size, own, config.tokenizer.character_coverage)
+        except DataError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f"config.model.vocab_size and config.tokenizer: {error}") from None
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("tokenizer")
-    loaded = tokenizer.Tokenizer.load(path, config.tokenizer.style)
+    try:
+        loaded = tokenizer.Tokenizer.load(path, config.tokenizer.style)
+    except ValueError as error:
+        raise ConfigError(f"config.tokenizer.path: {error}") from None
     if loaded.vocab_size != config.model.vocab_size:
         raise ConfigError(
             f"config.model.vocab_size is {config.model.vocab_size}, but the tokenizer in {path} has "
@@ -119,11 +136,11 @@ def training_text(config: Config) -> Any:
                         yield text
 
 
-def make(config: Config, workdir: Path) -> train.Run:
-    """Tokenizer, model, mesh and evaluation of a run."""
+def make(config: Config, workdir: Path, training: bool = False) -> train.Run:
+    """Tokenizer, model, mesh and evaluation of a run; only for training is a missing tokenizer made."""
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_rows(mesh, config.train.batch_rows, config.train.microbatches)
-    loaded = open_tokenizer(config, workdir)
+    loaded = open_tokenizer(config, workdir, training)
     model = ErnieM(config.model, config.compute)
     sentences = evaluate.aligned_sentences(config.retrieval.source, config.languages) if has_retrieval(config) else {}
     return train.Run(
@@ -178,7 +195,7 @@ def pretrain(config: Config, workdir: Path) -> dict[str, Any]:
     """
     began = time.perf_counter()
     claim(config, workdir)
-    run = make(config, workdir)
+    run = make(config, workdir, training=True)
     numbers: dict[str, Any] = {"retrieval": {}, "objectives": {}, "stages": {}}
     previous: Path | None = None
     for name in sorted(config.stages):
@@ -196,7 +213,8 @@ def pretrain(config: Config, workdir: Path) -> dict[str, Any]:
     numbers["versions"] = files.versions()
     if jax.process_index() == 0:
         files.write_json(workdir / "summary.json", numbers)
-        report.show(report.summary_table(numbers))
+        shown = {name: value for name, value in numbers.items() if name not in ("objectives", "stages", "versions")}
+        report.show(report.objectives_table(numbers["objectives"]), report.summary_table(shown))
     return numbers
 
 

@@ -99,7 +99,7 @@ def state_sharding(mesh: Mesh, boxed: Any, rules: Mapping[str, str | None] = RUL
       The same tree with a `NamedSharding` for every box.
 
     Raises:
-      ValueError: an array without logical axis names, a name without a rule, a dimension that its mesh axis does not
+      ConfigError: an array without logical axis names, a name without a rule, a dimension that its mesh axis does not
         divide, or two dimensions on one mesh axis. The message names the parameter, the dimension and the axis.
     """
     return jax.tree_util.tree_map_with_path(
@@ -122,22 +122,22 @@ def unbox(tree: Any) -> Any:
 
 
 def _spec(path: str, leaf: Any, mesh: Mesh, rules: Mapping[str, str | None]) -> PartitionSpec:
-    """Returns the partition of one leaf, or raises ValueError (see `state_sharding`)."""
+    """Returns the partition of one leaf, or raises ConfigError (see `state_sharding`)."""
     shape = leaf.value.shape if is_box(leaf) else leaf.shape
     names = leaf.names if is_box(leaf) else ()
     if len(names) != len(shape):
-        raise ValueError(
+        raise ConfigError(
             f"parameter {path!r} of shape {shape} has logical axis names {names}: one a dimension is needed"
         )
     axes: list[str | None] = []
     for dimension, (name, size) in enumerate(zip(names, shape, strict=True)):
         where = f"parameter {path!r}, dimension {dimension} ({name!r}, size {size})"
         if name not in rules:
-            raise ValueError(f"{where}: no rule for this logical axis name; known are {', '.join(sorted(rules))}")
+            raise ConfigError(f"{where}: no rule for this logical axis name; known are {', '.join(sorted(rules))}")
         axis = rules[name]
         if axis is not None and axis in axes:
-            raise ValueError(f"{where}: mesh axis {axis!r} already splits dimension {axes.index(axis)} of it")
+            raise ConfigError(f"{where}: mesh axis {axis!r} already splits dimension {axes.index(axis)} of it")
         if axis is not None and size % mesh.shape[axis]:
-            raise ValueError(f"{where} is not divisible by mesh.{axis}={mesh.shape[axis]}")
+            raise ConfigError(f"{where} is not divisible by mesh.{axis}={mesh.shape[axis]}")
         axes.append(axis)
     return PartitionSpec(*axes)

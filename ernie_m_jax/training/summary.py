@@ -35,14 +35,17 @@ def of_stage(path: Path) -> dict[str, Any]:
     }
 
 
+def means(lines: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Mean of each value over the lines that have it."""
+    lines = list(lines)
+    names = sorted({name for line in lines for name in line})
+    return {name: mean(float(line[name]) for line in lines if name in line) for name in names}
+
+
 def _objective(lines: list[dict[str, Any]]) -> dict[str, float]:
     number = max(1, round(WINDOW * len(lines)))
     left_out = {"step", "objective", "timing", "tokens", "fill", "learning_rate"}
-    values = {
-        name: mean(float(line[name]) for line in lines[-number:] if name in line)
-        for name in sorted(lines[-1])
-        if name not in left_out
-    }
+    values = means({name: value for name, value in line.items() if name not in left_out} for line in lines[-number:])
     return {"steps": len(lines), "first_loss": mean(float(line["loss"]) for line in lines[:number])} | values
 
 

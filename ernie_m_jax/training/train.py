@@ -21,7 +21,7 @@ from ernie_m_jax.data import batch as batches
 from ernie_m_jax.data import loader, mixture
 from ernie_m_jax.model.encoder import Inputs
 from ernie_m_jax.model.visibility import FULL
-from ernie_m_jax.training import checkpoint, files, metrics, optimizer, report, sharding, state, step, watch
+from ernie_m_jax.training import checkpoint, files, metrics, optimizer, report, sharding, state, step, summary, watch
 
 
 def init_inputs() -> tuple[Any, ...]:
@@ -133,7 +133,7 @@ class Meter:
     def __init__(self, writer: metrics.MetricsWriter):
         self._writer = writer
         self._since, self._tokens = time.perf_counter(), 0
-        self._latest: dict[str, dict[str, float]] = {}
+        self._window: dict[str, list[dict[str, float]]] = {}
 
     def read(self, index: int, objective: str, sums: tasks.Sums, rows: tuple[int, int]) -> None:
         """Writes step `index`'s numbers; `rows` are its real and its padded number of tokens."""
@@ -142,16 +142,17 @@ class Meter:
         values |= {"scored": float(sums["loss"][1]), "tokens": rows[0], "fill": rows[0] / rows[1]}
         self._writer.write(index, values, objective=objective)
         self._tokens += rows[0]
-        self._latest[objective] = values
+        self._window.setdefault(objective, []).append(values)
 
     def window(self, index: int) -> tuple[dict[str, float], float]:
-        """The newest losses and the real tokens a second since the last call; the rate also goes to the writer."""
+        """Mean losses and real tokens a second since the last call; all means also go to TensorBoard."""
         now = time.perf_counter()
         timing = {"tokens_per_second": self._tokens / max(now - self._since, 1e-9)}
-        latest, self._latest, self._since, self._tokens = self._latest, {}, now, 0
+        means = {name: summary.means(lines) for name, lines in self._window.items()}
+        self._window, self._since, self._tokens = {}, now, 0
         self._writer.write(index, {}, timing=timing)
-        self._writer.draw(index, latest | {"timing": timing})
-        losses = {name: values["loss"] for name, values in latest.items() if "loss" in values}
+        self._writer.draw(index, means | {"timing": timing})
+        losses = {name: values["loss"] for name, values in means.items() if "loss" in values}
         return losses, timing["tokens_per_second"]
 
 

@@ -7,17 +7,14 @@ dataclasses in their modules (`ernie_m_jax/objectives/`).
 """
 
 import dataclasses
-import difflib
 import json
 import typing
 from collections.abc import Mapping
 from typing import Any
 
 from ernie_m_jax import task as tasks
-
-
-class ConfigError(ValueError):
-    """A config that cannot be used; the message names the key and what is allowed."""
+from ernie_m_jax.config_checks import ConfigError as ConfigError
+from ernie_m_jax.config_checks import nearest, validate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,13 +182,13 @@ def resolve(tree: Mapping[str, Any]) -> Config:
         try:
             kind = tasks.load(name).config
         except KeyError as error:
-            raise ConfigError(f"config.objectives.{name}: {error.args[0]}{_nearest(name, tasks.names())}") from None
+            raise ConfigError(f"config.objectives.{name}: {error.args[0]}{nearest(name, tasks.names())}") from None
         built[name] = _build(kind, keys, f"config.objectives.{name}")
     config = _build(Config, {**tree, "objectives": built}, "config")
     if config.model.num_languages < 0:
         model = dataclasses.replace(config.model, num_languages=len(config.languages))
         config = dataclasses.replace(config, model=model)
-    _validate(config)
+    validate(config)
     return config
 
 
@@ -243,78 +240,8 @@ def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
     hints = typing.get_type_hints(kind)
     unknown = [key for key in value if key not in hints]
     if unknown:
-        raise ConfigError(f"{path}.{unknown[0]} is unknown{_nearest(unknown[0], hints)}; keys here: {', '.join(hints)}")
+        raise ConfigError(f"{path}.{unknown[0]} is unknown{nearest(unknown[0], hints)}; keys here: {', '.join(hints)}")
     missing = [key for key in hints if key not in value]
     if missing:
         raise ConfigError(f"{path}.{missing[0]} is missing; start the config from configs.base")
     return kind(**{key: _build(hint, value[key], f"{path}.{key}") for key, hint in hints.items()})
-
-
-def _nearest(key: str, known: Any) -> str:
-    close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.0)
-    return f" (nearest: {close[0]})" if close else ""
-
-
-def _choice(path: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{path} is {value!r}; allowed: {', '.join(allowed)}")
-
-
-def _at_least(path: str, value: float, least: float) -> None:
-    if value < least:
-        raise ConfigError(f"{path} is {value}; it must be at least {least}")
-
-
-def _validate(config: Config) -> None:
-    """Values that are each of the right type but do not fit together."""
-    model, data, train = config.model, config.data, config.train
-    limit = model.max_positions - model.first_position
-    for path, length in (("data.sequence_length", data.sequence_length), ("retrieval.length", config.retrieval.length)):
-        _at_least(f"config.{path}", length, 8)
-        if length > limit:
-            raise ConfigError(
-                f"config.{path} is {length}, but the model has positions for {limit} tokens "
-                f"(config.model.max_positions {model.max_positions} less first_position {model.first_position})"
-            )
-    if model.hidden_size % model.num_heads:
-        raise ConfigError(
-            f"config.model.hidden_size {model.hidden_size} is not a multiple of num_heads {model.num_heads}"
-        )
-    _choice("config.model.language_embedding", model.language_embedding, ("slots", "all", "none"))
-    if model.language_embedding != "none" and model.num_languages < len(config.languages):
-        raise ConfigError(
-            f"config.model.num_languages is {model.num_languages}, but config.languages names {len(config.languages)}"
-        )
-    _choice("config.data.pair_positions", data.pair_positions, ("continued", "restarted"))
-    _choice("config.compute.dtype", config.compute.dtype, ("float32", "bfloat16"))
-    _choice("config.compute.remat", config.compute.remat, ("none", "dots", "full"))
-    _choice("config.compute.attention", config.compute.attention, ("xla", "cudnn"))
-    _choice("config.tokenizer.style", config.tokenizer.style, ("ernie", "huggingface"))
-    _choice("config.retrieval.pooling", config.retrieval.pooling, ("mean", "cls", "max"))
-    if not config.languages or len(set(config.languages)) < len(config.languages):
-        raise ConfigError(f"config.languages must name at least one language, each once; got {config.languages}")
-    for key, value in (
-        ("batch_rows", train.batch_rows),
-        ("microbatches", train.microbatches),
-        ("log_every", train.log_every),
-    ):
-        _at_least(f"config.train.{key}", value, 1)
-    _at_least("config.data.virtual_streams", data.virtual_streams, 1)
-    for key, parts in (("data.virtual_streams", data.virtual_streams), ("train.microbatches", train.microbatches)):
-        if train.batch_rows % parts:
-            raise ConfigError(f"config.train.batch_rows {train.batch_rows} is not a multiple of config.{key} {parts}")
-    if not config.stages:
-        raise ConfigError("config.stages is empty: name at least one stage")
-    for name, stage in config.stages.items():
-        _validate_stage(f"config.stages.{name}", stage, config.objectives)
-
-
-def _validate_stage(path: str, stage: StageConfig, objectives: Mapping[str, Any]) -> None:
-    _at_least(f"{path}.steps", stage.steps, 1)
-    _choice(f"{path}.schedule", stage.schedule, ("linear", "linear_from_zero", "cosine", "constant"))
-    for name, weight in stage.weights.items():
-        if name not in objectives:
-            raise ConfigError(f"{path}.weights.{name} is unknown{_nearest(name, objectives)}")
-        _at_least(f"{path}.weights.{name}", weight, 0)
-    if not sum(stage.weights.values()) > 0:
-        raise ConfigError(f"{path}.weights: at least one objective needs a weight above 0")

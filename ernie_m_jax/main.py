@@ -58,6 +58,8 @@ def main(arguments: list[str]) -> None:
             return
         if not _WORKDIR.value:
             raise configs.ConfigError(f"--workdir=DIR is missing; --mode={_MODE.value} needs it")
+        if "://" in _WORKDIR.value:
+            raise configs.ConfigError(f"--workdir must be a local or mounted directory, got {_WORKDIR.value!r}")
         use(config, Path(_WORKDIR.value))
     except Interrupted as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr)
@@ -72,7 +74,7 @@ def use(config: configs.Config, workdir: Path) -> None:
     if _MODE.value == "train":
         run.pretrain(config, workdir)
         return
-    run.check(config, workdir)
+    run.check(config, workdir, run.USE_KEYS)
     made = run.make(config, workdir)
     params = run.load_params(made, workdir)
     if _MODE.value == "evaluate":
@@ -123,6 +125,9 @@ def parse(arguments: list[str]) -> list[str]:
 def cli() -> None:
     """Entry of the installed command `ernie-m-jax`; like `python -m`, finds configs from the current directory."""
     sys.path.insert(0, os.getcwd())
+    for name in ("config", "workdir", "mode", "input", "output"):
+        # --help lists the key flags of the program that runs, here the script.
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     app.run(main, flags_parser=parse)
 
 

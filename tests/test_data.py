@@ -1,5 +1,6 @@
 """From records to batches: mixture, packing, virtual streams and where they stand."""
 
+import dataclasses
 import itertools
 import json
 
@@ -8,6 +9,7 @@ import pytest
 
 from ernie_m_jax import task as tasks
 from ernie_m_jax.data import batch, loader, mixture, packing
+from ernie_m_jax.data.records import DataError
 from ernie_m_jax.task import IGNORE, Group, Record
 
 OBJECTIVES = ("mmlm", "tlm", "camlm", "btmlm")
@@ -47,14 +49,13 @@ def test_every_epoch_holds_every_record_once_in_another_order():
 
 
 def test_mixture_table_adds_up():
-    rows = mixture.table(
-        entries(a=100, b=25), encode=lambda text: [0] * (4 if text[0] == "a" else 2), drawn_tokens=1000
-    )
-    a, b = rows
+    # A record of a has 4 tokens and takes a quarter of a row, one of b has 2 and takes half.
+    size = {"a": (4, 0.25), "b": (2, 0.5)}
+    a, b = mixture.table(entries(a=100, b=25), lambda record: size[record.languages[0]], rows=1000)
     assert (a["records"], a["tokens"], b["tokens"]) == (100, 400, 50)
     assert a["probability"] + b["probability"] == pytest.approx(1)
-    # Tokens drawn of each entry: epochs times its tokens; together all of them.
-    assert a["epochs"] * a["tokens"] + b["epochs"] * b["tokens"] == pytest.approx(1000)
+    # The rows that are drawn of each entry: epochs times its records' shares; together all of them.
+    assert a["epochs"] * 100 * 0.25 + b["epochs"] * 25 * 0.5 == pytest.approx(1000)
 
 
 def rows_of(name, config, tokenizer, stream=0):
@@ -179,3 +180,24 @@ def test_an_objective_without_its_kind_of_text_is_refused(small_config):
     config = small_config(data__parallel={})
     with pytest.raises(ValueError, match=r"config\.data\.parallel names no source"):
         tasks.load("camlm").records(config)
+
+
+def test_two_sources_of_a_language_are_joined_together(small_config):
+    sources = dict(small_config().data.monolingual)
+    config = small_config(
+        data__monolingual={name: dataclasses.asdict(sources["diagnostics"]) for name in ("one", "two")},
+    )
+    joined = mixture.open_monolingual(config, 400)
+    single = mixture.open_monolingual(config, 0)
+    words = sum(len(single["en"][i].texts[0].split()) for i in range(len(single["en"])))
+    assert len(single["en"]) == 2 * 827
+    assert sum(len(joined["en"][i].texts[0].split()) for i in range(len(joined["en"]))) == words
+    assert len(joined["en"]) < len(single["en"]) / 4
+
+
+def test_text_that_gives_no_example_ends_with_an_error(small_config, tokenizer, monkeypatch):
+    monkeypatch.setattr(loader, "EMPTY_LIMIT", 20)
+    task = dataclasses.replace(tasks.load("mmlm"), example=lambda *_: None)
+    rows = iter(loader.stream_rows("mmlm", task, task.records(small_config()), tokenizer, small_config(), 0))
+    with pytest.raises(DataError, match="20 records in a row gave no example"):
+        next(rows)

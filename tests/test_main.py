@@ -174,9 +174,11 @@ def test_a_spoilt_corpus_is_named(spoil, kind, tmp_path):
 
 
 def test_the_help_names_every_mode():
-    shown = subprocess.run(command("--help"), cwd=ROOT, capture_output=True, text=True, timeout=100, check=False).stdout
-    for name in ("train", "evaluate", "encode", "compile", "print", "--workdir", "--config"):
-        assert name in shown
+    installed = pathlib.Path(sys.executable).with_name("ernie-m-jax")
+    for program in (command("--help"), [str(installed), "--help"]):
+        shown = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False).stdout
+        for name in ("train", "evaluate", "encode", "compile", "print", "--workdir", "--config"):
+            assert name in shown
 
 
 def test_compile_needs_neither_data_nor_tokenizer():

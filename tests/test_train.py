@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ernie_m_jax import config as configs
+from ernie_m_jax.data.records import DataError
 from ernie_m_jax.training import run, train, watch
 from tests.conftest import small_tree
 
@@ -127,6 +128,16 @@ def test_init_params_and_init_resume(tokenizer_path, uninterrupted, tmp_path):
     assert [line["tokens"] for line in found] == [line["tokens"] for line in expected[3:]]
 
 
+def test_a_later_stage_is_checked_before_the_first_one_trains(tokenizer_path, tmp_path):
+    one = tree(tokenizer_path)["stages"]["one"] | {"weights": {"mmlm": 1.0}}
+    stages = {"one": one, "two": one | {"weights": {"camlm": 1.0}}}
+    config = configs.resolve(tree(tokenizer_path, stages=stages, data__parallel={}))
+    with pytest.raises(configs.ConfigError, match=r"config\.data\.parallel names no source"):
+        run.pretrain(config, tmp_path)
+    assert not (tmp_path / "one").exists()
+    assert not (tmp_path / "config.json").exists()
+
+
 def test_objectives_are_drawn_by_weight_and_step(tokenizer_path, tmp_path):
     config = configs.resolve(tree(tokenizer_path, stages__one__weights={"mmlm": 3.0, "tlm": 1.0, "camlm": 0.0}))
     stage = train.make_stage(config, "one", tmp_path)
@@ -170,24 +181,30 @@ def test_the_summary_names_what_was_seen(tokenizer_path, tmp_path):
     [
         ({"model__vocab_size": 1001}, "config.model.vocab_size is 1001, but the tokenizer in .* has 1000 entries"),
         ({"data__monolingual__diagnostics__path": "no/such.{language}.txt"}, "no/such.en.txt"),
-        ({"languages": ("en", "de", "fi")}, "fi"),
+        ({"languages": ("en", "de", "fi")}, "no data in 'fi'"),
+        ({"stages__one__warmup_steps": STEPS + 1}, r"config\.stages\.one\.warmup_steps is 9; it must be from 0 to 8"),
         ({"mesh__data": 3}, "mesh.data=3"),
         ({"init__params": "nowhere"}, "nowhere holds no checkpoints"),
     ],
 )
 def test_a_run_that_cannot_start_says_why(keys, message, tokenizer_path, tmp_path):
-    with pytest.raises((configs.ConfigError, ValueError), match=message):
+    with pytest.raises((configs.ConfigError, DataError), match=message):
         run.pretrain(configs.resolve(tree(tokenizer_path, **keys)), tmp_path)
 
 
 def test_a_work_directory_of_another_config_is_refused(tokenizer_path, tmp_path):
     run.claim(configs.resolve(tree(tokenizer_path)), tmp_path)
+    # Nothing was made there yet: a mended config may take it over.
+    run.claim(configs.resolve(tree(tokenizer_path, seed=2)), tmp_path)
+    run.claim(configs.resolve(tree(tokenizer_path)), tmp_path)
+    (tmp_path / "one" / "checkpoints").mkdir(parents=True)
     kept = (tmp_path / "config.json").read_text()
     with pytest.raises(configs.ConfigError, match=r"(?s)different config.*config\.seed: 0 there, 1 here"):
         run.claim(configs.resolve(tree(tokenizer_path, seed=1)), tmp_path)
-    run.claim(configs.resolve(tree(tokenizer_path, train__log_every=7)), tmp_path)
     assert (tmp_path / "config.json").read_text() == kept
-    assert run.stored_config(tmp_path) == configs.resolve(tree(tokenizer_path))
+    faster = configs.resolve(tree(tokenizer_path, train__log_every=7))
+    run.claim(faster, tmp_path)
+    assert run.stored_config(tmp_path) == faster
 
 
 def test_a_work_directory_of_another_tokenizer_is_refused(tokenizer_path, tmp_path):

@@ -8,9 +8,18 @@ import numpy as np
 from ernie_m_jax.task import IGNORE, Spec
 
 
-def to_global(rows: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding) -> dict[str, jax.Array]:
-    """This host's rows as its part of global arrays; every host calls it with as many rows."""
-    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in rows.items()}
+def to_global(rows: Mapping[str, np.ndarray], total: int, sharding: jax.sharding.Sharding) -> dict[str, jax.Array]:
+    """This host's rows as its part of global arrays.
+
+    Args:
+      rows: arrays `[total / hosts, ...]`; every host calls with as many.
+      total: rows of the global batch.
+      sharding: of the rows over the mesh; each host's devices must own its rows and no others.
+    """
+    return {
+        name: jax.make_array_from_process_local_data(sharding, value, (total, *value.shape[1:]))
+        for name, value in rows.items()
+    }
 
 
 def abstract(spec: Spec, rows: int, sharding: jax.sharding.Sharding | None = None) -> dict[str, jax.ShapeDtypeStruct]:

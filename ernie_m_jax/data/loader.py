@@ -14,9 +14,11 @@ import numpy as np
 
 from ernie_m_jax.config import Config, ConfigError
 from ernie_m_jax.data import mixture, packing
+from ernie_m_jax.data.records import DataError
 from ernie_m_jax.task import Example, Group, Record, Task
 
 Rows = dict[str, np.ndarray]
+EMPTY_LIMIT = 10_000  # records in a row without an example before a stream gives up
 
 
 def purpose(name: str) -> int:
@@ -28,9 +30,18 @@ def stream_rows(
     name: str, task: Task, entries: Mapping[str, Group], tokenizer: Any, cfg: Config, stream: int
 ) -> grain.IterDataset:
     """Packed rows of one virtual stream."""
+    empty = 0
 
     def example(index: int, record: Record) -> Example | None:
-        return task.example(record, tokenizer, cfg, np.random.default_rng((cfg.seed, purpose(name), index)))
+        nonlocal empty
+        made = task.example(record, tokenizer, cfg, np.random.default_rng((cfg.seed, purpose(name), index)))
+        empty = 0 if made else empty + 1
+        if empty == EMPTY_LIMIT:
+            raise DataError(
+                f"{name}: {empty} records in a row gave no example; is the text blank, or "
+                f"config.data.sequence_length {cfg.data.sequence_length} too short for it? The last: {record}"
+            )
+        return made
 
     seed = (cfg.seed * 1_000_003 + purpose(name)) % 2**31
     elements = mixture.mix(entries, seed).map_with_index(example)
@@ -96,6 +107,7 @@ class Loader:
         Raises:
           ConfigError: `hosts` does not divide the number of virtual streams.
         """
+        self._task, self._tokenizer, self._cfg = task, tokenizer, cfg
         streams = cfg.data.virtual_streams
         if streams % hosts:
             raise ConfigError(f"config.data.virtual_streams {streams} is not a multiple of the {hosts} hosts")
@@ -108,6 +120,12 @@ class Loader:
 
     def __next__(self) -> Rows:
         return next(self._batches)
+
+    def size(self, record: Record) -> tuple[int, float]:
+        """Tokens of a record's text, and the share of a row that its example takes."""
+        tokens = sum(len(self._tokenizer.encode_ids(text)) for text in record.texts)
+        example = self._task.example(record, self._tokenizer, self._cfg, np.random.default_rng(0))
+        return tokens, len(example[packing.TOKENS]) / self._cfg.data.sequence_length if example else 0.0
 
     def state(self) -> dict[str, Any]:
         """State of each owned stream before the next batch, JSON-able, by the stream's number."""

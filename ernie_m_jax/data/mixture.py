@@ -6,10 +6,11 @@ arithmetic, so a record is a function of (seed, index) and nothing is kept in me
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grain
+import numpy as np
 
 from ernie_m_jax.config import Config, ConfigError
 from ernie_m_jax.data import records as sources
@@ -32,6 +33,10 @@ class Concatenation:
             index -= len(part)
         raise IndexError(index)
 
+    def lengths(self) -> np.ndarray:
+        """Characters of each record's first text, int64 `[N]`; DataError where a part cannot tell them."""
+        return np.concatenate([sources.lengths(part) for part in self._parts])
+
 
 class WithLanguages:
     """The same texts with other languages: back-translation adds the language to write."""
@@ -49,9 +54,12 @@ class WithLanguages:
 def open_monolingual(cfg: Config, join_characters: int = 0) -> dict[str, RandomAccess]:
     """All monolingual sources, by language; short lines joined where `join_characters` is above 0."""
     opened = _open(cfg, "monolingual", cfg.data.monolingual)
-    if join_characters > 0:
+    if join_characters <= 0:
+        return opened
+    try:
         return {name: sources.JoinedLines(part, join_characters) for name, part in opened.items()}
-    return opened
+    except sources.DataError as error:
+        raise sources.DataError(f"{error}; set the objective's join_characters to 0") from None
 
 
 def open_parallel(cfg: Config) -> dict[str, RandomAccess]:
@@ -94,31 +102,32 @@ def mix(entries: Mapping[str, Group], seed: int) -> grain.MapDataset:
     return grain.MapDataset.mix(datasets, weights=[entries[name].weight for name in names])
 
 
-def table(entries: Mapping[str, Group], encode: Any, drawn_tokens: float, sample: int = 500) -> list[dict[str, Any]]:
-    """A row an entry: records, tokens (estimated from `sample` records), probability, epochs over `drawn_tokens`.
+def table(
+    entries: Mapping[str, Group], size: Callable[[Record], tuple[int, float]], rows: float, sample: int = 300
+) -> list[dict[str, Any]]:
+    """A row an entry: records, tokens (estimated from `sample` records), probability, epochs over `rows` full rows.
 
     Args:
       entries: the mixture.
-      encode: text -> token ids.
-      drawn_tokens: tokens that training will draw from the whole mixture.
-      sample: records an entry to count tokens in; evenly spread.
+      size: record -> tokens of its text, and the share of a packed row that its example takes.
+      rows: packed rows that training will draw from the whole mixture.
+      sample: records an entry to measure; evenly spread.
     """
     total = sum(group.weight for group in entries.values())
-    means = {}
+    tokens, shares = {}, {}
     for name, group in entries.items():
         number = len(group.records)
-        picked = range(0, number, max(1, number // sample))
-        lengths = [sum(len(encode(text)) for text in group.records[i].texts) for i in picked]
-        means[name] = sum(lengths) / len(lengths)
-    # Entries are drawn by record, so an entry's share of the tokens is its probability times its records' mean length.
-    mean = sum(entries[name].weight / total * means[name] for name in entries)
+        sizes = [size(group.records[index]) for index in range(0, number, -(-number // sample))]
+        tokens[name], shares[name] = np.mean(sizes, axis=0)
+    # Entries are drawn by record: a row holds 1 / (mean share) records of the mixture.
+    drawn = rows / max(sum(entries[name].weight / total * shares[name] for name in entries), 1e-9)
     return [
         {
             "name": name,
             "records": len(group.records),
-            "tokens": round(means[name] * len(group.records)),
+            "tokens": round(tokens[name] * len(group.records)),
             "probability": group.weight / total,
-            "epochs": drawn_tokens / mean * group.weight / total / len(group.records),
+            "epochs": drawn * group.weight / total / len(group.records),
         }
         for name, group in entries.items()
     ]

@@ -16,7 +16,7 @@ are local or any URL that etils.epath or fsspec opens. For jsonl, array_record a
 `("text=sentence",)`, `("en=source", "de=target")`, `("translation=translations",)`; dots reach into nested keys.
 
 Blank lines, and pairs with a blank side, are skipped. text, tsv, moses and jsonl are read through once at opening to
-index and check them; array_record and tfds are not, so there a blank text is an error when it is reached.
+index and check them; array_record and tfds are not: a record with a blank text there is passed over when reached.
 """
 
 import importlib.resources
@@ -39,6 +39,7 @@ CORPORA = {
     "diagnostics/heldout": "diagnostics/heldout.tsv.gz",
     "udhr": "udhr/udhr18.tsv.gz",
 }
+FIRST_RECORDS = 1000  # looked at when data that is too large to scan is opened
 _EXTENSIONS = {
     ".txt": "text",
     ".tsv": "tsv",
@@ -46,6 +47,20 @@ _EXTENSIONS = {
     ".array_record": "array_record",
     ".arrayrecord": "array_record",
 }
+
+
+def lengths(records: RandomAccess) -> np.ndarray:
+    """Characters of each record's first text, int64 `[N]`, without reading them.
+
+    Raises:
+      DataError: these records cannot tell.
+    """
+    if not hasattr(records, "lengths"):
+        raise DataError(
+            f"{type(records).__name__} cannot tell its lengths without reading every record, so its lines cannot "
+            "be joined: join them when the file is made, or use text, tsv or jsonl"
+        )
+    return records.lengths()
 
 
 class JoinedLines:
@@ -67,14 +82,8 @@ class JoinedLines:
         """
         if target_characters < 1:
             raise DataError(f"target_characters must be at least 1, got {target_characters}")
-        if not hasattr(records, "lengths"):
-            raise DataError(
-                f"{type(records).__name__} cannot tell its lengths without reading every record, so its lines cannot "
-                "be joined: join them when the file is made, or use text, tsv or jsonl"
-            )
         self.records = records
-        lengths = records.lengths() + 1  # the joining space
-        self.offsets = np.concatenate([[0], np.cumsum(lengths)])
+        self.offsets = np.concatenate([[0], np.cumsum(lengths(records) + 1)])  # 1: the joining space
         groups = self.offsets[:-1] // target_characters
         self.bounds = np.concatenate([[0], np.flatnonzero(np.diff(groups)) + 1, [len(records)]])
 
@@ -216,8 +225,9 @@ def _fill(path: str, group: tuple[str, ...]) -> str:
 def _fill_pair(path: str, pair: tuple[str, ...]) -> str:
     """The pair's name in the path; OPUS sorts the codes, so a file named the other way round is the same pair."""
     given, turned = (path.replace("{pair}", "-".join(order)) for order in (pair, pair[::-1]))
-    sample = turned.replace("{language}", pair[0])
-    return turned if "://" not in sample and os.path.isfile(sample) else given
+    samples = [template.replace("{language}", pair[0]) for template in (given, turned)]
+    found = [os.path.isfile(sample) for sample in samples]
+    return turned if found == [False, True] else given
 
 
 def _text(path: str, language: str) -> RandomAccess:
@@ -266,6 +276,18 @@ def _tsv(
     return opened
 
 
+def _check_first(path: str, group: tuple[str, ...], records: RandomAccess, items: objects.Objects) -> None:
+    """A source with other keys than expected fails here, not in the middle of training.
+
+    Raises:
+      DataError: none of the first records has all texts of the group.
+    """
+    first = [records[index].texts for index in range(min(len(records), FIRST_RECORDS))]
+    if not any(all(texts) for texts in first):
+        missing = next(code for place, code in enumerate(group) if not all(texts[place] for texts in first))
+        raise DataError(f"{path}: no text in {missing!r}; keys: {', '.join(map(str, items[0]))}")
+
+
 def _objects(
     source: SourceConfig, path: str, format_: str, groups: list[tuple[str, ...]], wanted: tuple[str, ...]
 ) -> dict[str, RandomAccess]:
@@ -287,5 +309,5 @@ def _objects(
     for group, records in zip(groups, chosen, strict=True):
         if not len(records):
             raise DataError(f"{path}: no data in {'-'.join(group)!r}; {objects.describe(items, fields)}")
-        records[0]  # a source with other keys than expected fails here, not in the middle of training
+        _check_first(path, group, records, items)
     return {"-".join(group): records for group, records in zip(groups, chosen, strict=True)}

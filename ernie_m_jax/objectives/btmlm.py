@@ -15,6 +15,7 @@ import numpy as np
 
 from ernie_m_jax.config import Config, ConfigError
 from ernie_m_jax.data import mixture
+from ernie_m_jax.data.records import split_pair
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.encoder import Inputs
 from ernie_m_jax.objectives import masking
@@ -54,7 +55,7 @@ def records(cfg: Config) -> dict[str, Group]:
     for source, sequence in text.items():
         sizes: dict[str, int] = {}
         for pair, size in pair_sizes.items():
-            sides = pair.split("-")
+            sides = split_pair(pair, cfg.languages)
             if source in sides:
                 target = sides[1 - sides.index(source)]
                 sizes[target] = sizes.get(target, 0) + size

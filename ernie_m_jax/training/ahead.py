@@ -25,6 +25,7 @@ def compile_steps(config: Config) -> dict[str, dict[str, float]]:
         tokenizer=None,
         model=ErnieM(config.model, config.compute),
         mesh=mesh,
+        entries={},
         evaluate=lambda params, directory, name: None,
     )
     table = rich.table.Table(

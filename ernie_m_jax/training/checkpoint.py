@@ -38,6 +38,19 @@ _TIMEOUT = 3600  # seconds Orbax may take to write one checkpoint
 _STREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
+def complete_steps(directory: Any) -> list[int]:
+    """The steps in a directory that have their manifest, ascending; empty if there is no such directory."""
+    return [step for step, complete in _found(epath.Path(directory)) if complete]
+
+
+def _found(directory: Any) -> list[tuple[int, bool]]:
+    """The directories named by a number, ascending, and whether each has its manifest."""
+    if not directory.exists():
+        return []
+    steps = sorted(int(path.name) for path in directory.iterdir() if re.fullmatch(r"0|[1-9][0-9]*", path.name))
+    return [(step, (directory / str(step) / MANIFEST).exists()) for step in steps]
+
+
 class Checkpoints:
     """The checkpoints of one run, in one directory (local, or a bucket path that `etils.epath` understands).
 
@@ -65,7 +78,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Returns the steps with a complete checkpoint, ascending."""
-        return [step for step, complete in self._found() if complete]
+        return complete_steps(self.directory)
 
     def latest(self) -> int | None:
         """Returns the newest step with a complete checkpoint, or None."""
@@ -238,7 +251,7 @@ class Checkpoints:
 
     def _delete_old(self, step: int) -> None:
         """Deletes checkpoints beyond `keep`, never the one just written, and older steps that were never finished."""
-        found = self._found()
+        found = _found(self.directory)
         complete = [number for number, done in found if done]
         surplus = complete[: -self.keep] if self.keep else []
         for number, done in found:
@@ -249,18 +262,11 @@ class Checkpoints:
                 (old / MANIFEST).unlink()  # first, so that an interrupted deletion leaves nothing that counts
                 old.rmtree()
 
-    def _found(self) -> list[tuple[int, bool]]:
-        """The directories named by a number, ascending, and whether each has its manifest."""
-        if not self.directory.exists():
-            return []
-        steps = sorted(int(path.name) for path in self.directory.iterdir() if re.fullmatch(r"0|[1-9][0-9]*", path.name))
-        return [(step, (self.directory / str(step) / MANIFEST).exists()) for step in steps]
-
     # Reading.
 
     def _existing(self, step: int | None) -> Any:
         """The directory of a complete step, or an error that lists the complete and incomplete ones."""
-        found = self._found()
+        found = _found(self.directory)
         complete = [number for number, done in found if done]
         chosen = max(complete, default=None) if step is None else step
         if chosen is None or chosen not in complete:

@@ -125,6 +125,10 @@ class Progress:
 
 def show(*items: Any, console: rich.console.Console | None = None) -> None:
     """Prints tables at the width they need, even beyond the console's, and strings as they are; nothing is cut."""
+    import jax
+
+    if jax.process_index() != 0:
+        return  # several hosts, one screen
     console = console or rich.console.Console()
     before = console.size
     for item in items:

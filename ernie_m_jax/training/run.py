@@ -20,35 +20,40 @@ import jax
 from jax.experimental import multihost_utils
 
 from ernie_m_jax import encode, tokenizer
+from ernie_m_jax import task as tasks
 from ernie_m_jax.config import Config, ConfigError, RetrievalConfig, differences, resolve, to_dict
 from ernie_m_jax.data import mixture
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.model.encoder import ErnieM
-from ernie_m_jax.training import checkpoint, evaluate, files, report, sharding, state, summary, train
+from ernie_m_jax.task import Group
+from ernie_m_jax.training import checkpoint, evaluate, files, optimizer, report, sharding, state, summary, train
 
-# Keys that change how fast a run goes or what it keeps, not its numbers' meaning; a run may go on with others.
+# Keys that change how fast a run goes or what it keeps, not its numbers; a run may go on with others.
 FREE_KEYS = (
     "config.mesh",
-    "config.compute",
+    "config.compute.attention",
+    "config.compute.remat",
+    "config.compute.vocab_chunk",
     "config.data.prefetch",
     "config.train.evaluate_every",
     "config.train.keep",
     "config.train.log_every",
     "config.train.save_every",
-    "config.retrieval",
 )
+USE_KEYS = (*FREE_KEYS, "config.retrieval")  # of a run that is only used
 
 
-def check(config: Config, workdir: Path) -> None:
-    """A work directory that holds a run must hold one of this config.
+def check(config: Config, workdir: Path, free: tuple[str, ...] = FREE_KEYS) -> None:
+    """A work directory in which something was made must hold a run of this config, but for the `free` keys.
 
     Raises:
       ConfigError: it is of another config; each differing key is named.
     """
-    if not (workdir / "config.json").exists():
+    made = [workdir / "tokenizer", *workdir.glob("*/checkpoints")]
+    if not any(path.exists() for path in made):
         return
     lines = differences(stored_config_tree(workdir), to_dict(config))
-    lines = [line for line in lines if not line.startswith(FREE_KEYS)]
+    lines = [line for line in lines if not line.startswith(free)]
     if lines:
         raise ConfigError(
             f"{workdir} holds a run of a different config; choose another --workdir, or make these keys agree:\n  "
@@ -57,11 +62,10 @@ def check(config: Config, workdir: Path) -> None:
 
 
 def claim(config: Config, workdir: Path) -> None:
-    """Checks an old work directory, or writes `config.json` into a new one."""
+    """Checks the work directory and writes `config.json` into it."""
     check(config, workdir)
-    path = workdir / "config.json"
-    if not path.exists() and jax.process_index() == 0:
-        files.write_json(path, {"config": to_dict(config), "versions": files.versions()})
+    if jax.process_index() == 0:
+        files.write_json(workdir / "config.json", {"config": to_dict(config), "versions": files.versions()})
 
 
 def stored_config_tree(workdir: Path) -> dict[str, Any]:
@@ -136,18 +140,36 @@ def training_text(config: Config) -> Any:
                         yield text
 
 
+def open_entries(config: Config) -> dict[str, Mapping[str, Group]]:
+    """The mixture of each objective that any stage trains; every stage's schedule is checked too.
+
+    So what is wrong with the data or with a later stage is said before the first one trains.
+
+    Raises:
+      ConfigError, DataError: what is wrong and where.
+    """
+    for stage in config.stages.values():
+        optimizer.schedule(stage)
+    active = {name for stage in config.stages.values() for name, weight in stage.weights.items() if weight > 0}
+    return {name: tasks.load(name).records(config) for name in sorted(active)}
+
+
 def make(config: Config, workdir: Path, training: bool = False) -> train.Run:
-    """Tokenizer, model, mesh and evaluation of a run; only for training is a missing tokenizer made."""
+    """Tokenizer, model, mesh, data and evaluation of a run; only training opens the data and makes a tokenizer."""
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_rows(mesh, config.train.batch_rows, config.train.microbatches)
+    sentences = evaluate.aligned_sentences(config.retrieval.source, config.languages) if has_retrieval(config) else {}
+    entries = open_entries(config) if training else {}
+    if training:
+        claim(config, workdir)
     loaded = open_tokenizer(config, workdir, training)
     model = ErnieM(config.model, config.compute)
-    sentences = evaluate.aligned_sentences(config.retrieval.source, config.languages) if has_retrieval(config) else {}
     return train.Run(
         config=config,
         tokenizer=loaded,
         model=model,
         mesh=mesh,
+        entries=entries,
         evaluate=functools.partial(retrieve, model, loaded, config.retrieval, sentences),
     )
 
@@ -194,27 +216,33 @@ def pretrain(config: Config, workdir: Path) -> dict[str, Any]:
       Interrupted: a signal asked to stop; the same command goes on from there.
     """
     began = time.perf_counter()
-    claim(config, workdir)
+    check(config, workdir)
     run = make(config, workdir, training=True)
+    if train.is_complete(run, workdir) and (workdir / "summary.json").exists():
+        report.show(f"{workdir} is complete")
+        return json.loads((workdir / "summary.json").read_text("utf-8"))
     numbers: dict[str, Any] = {"retrieval": {}, "objectives": {}, "stages": {}}
     previous: Path | None = None
     for name in sorted(config.stages):
         stage = train.make_stage(config, name, workdir / name)
         stage_numbers = run_stage(run, stage, previous)
         previous = stage.directory
+        if jax.process_index() != 0:
+            continue  # the first process has the numbers
         if "retrieval_start" in stage_numbers:
             numbers["retrieval"].setdefault("untrained", stage_numbers.pop("retrieval_start"))
         if "retrieval" in stage_numbers:
             numbers["retrieval"][name] = stage_numbers.pop("retrieval")
         numbers["objectives"][name] = stage_numbers.pop("objectives")
         numbers["stages"][name] = stage_numbers
+    if jax.process_index() != 0:
+        return {}
     numbers |= summary.totals(numbers["stages"].values())
     numbers["wall_seconds"] = time.perf_counter() - began
     numbers["versions"] = files.versions()
-    if jax.process_index() == 0:
-        files.write_json(workdir / "summary.json", numbers)
-        shown = {name: value for name, value in numbers.items() if name not in ("objectives", "stages", "versions")}
-        report.show(report.objectives_table(numbers["objectives"]), report.summary_table(shown))
+    files.write_json(workdir / "summary.json", numbers)
+    shown = {name: value for name, value in numbers.items() if name not in ("objectives", "stages", "versions")}
+    report.show(report.objectives_table(numbers["objectives"]), report.summary_table(shown))
     return numbers
 
 
@@ -230,18 +258,19 @@ def run_stage(run: train.Run, stage: train.Stage, previous: Path | None) -> dict
     first = stage.directory / "retrieval-start.json"
     if int(current.step) == 0 and previous is None:
         average = run.evaluate(current.params, stage.directory, "retrieval-start")
-        if average is not None:
+        if average is not None and jax.process_index() == 0:
             files.write_json(first, average)
     if first.exists():
         numbers["retrieval_start"] = json.loads(first.read_text("utf-8"))
     if int(current.step) < stage.config.steps:
         current = train.train_stage(run, stage, current, streams)
-    numbers |= summary.of_stage(stage.directory / "metrics.jsonl")
     average = run.evaluate(current.params, stage.directory, "retrieval")
+    if jax.process_index() != 0:
+        return {}
+    numbers |= summary.of_stage(stage.directory / "metrics.jsonl")
     if average is not None:
         numbers["retrieval"] = average
-    if jax.process_index() == 0:
-        files.write_json(done, numbers)
+    files.write_json(done, numbers)
     return numbers
 
 
@@ -257,6 +286,11 @@ def start(
         return restored, streams
     if previous is None and init.resume:
         restored, streams, _ = train.checkpoints(run, find_stage(Path(init.resume))).restore(None, abstract)
+        if int(restored.step) >= stage.config.steps:
+            raise ConfigError(
+                f"config.init.resume {init.resume} is at step {int(restored.step)} already; "
+                f"config.stages.{stage.name}.steps is {stage.config.steps}"
+            )
         report.show(f"{stage.name}: going on from step {int(restored.step)} of init.resume {init.resume}")
         return restored, streams
     source = previous or (find_stage(Path(init.params)) if init.params else None)
@@ -273,7 +307,7 @@ def find_stage(path: Path) -> Path:
     """
     candidates = [path, *sorted((child for child in path.glob("*") if child.is_dir()), reverse=True)]
     for candidate in candidates:
-        if (candidate / "checkpoints").is_dir():
+        if checkpoint.complete_steps(candidate / "checkpoints"):
             return candidate
     raise ConfigError(f"{path} holds no checkpoints: name a run's --workdir or one of its stages")
 
@@ -284,7 +318,7 @@ def load_params(run: train.Run, workdir: Path) -> Any:
     Raises:
       ConfigError: neither holds a checkpoint.
     """
-    trained = [name for name in sorted(run.config.stages) if (workdir / name / "checkpoints").is_dir()]
+    trained = [name for name in sorted(run.config.stages) if checkpoint.complete_steps(workdir / name / "checkpoints")]
     if trained:
         directory = workdir / trained[-1]
     elif run.config.init.params:

@@ -21,6 +21,7 @@ from ernie_m_jax.data import batch as batches
 from ernie_m_jax.data import loader, mixture
 from ernie_m_jax.model.encoder import Inputs
 from ernie_m_jax.model.visibility import FULL
+from ernie_m_jax.task import Group
 from ernie_m_jax.training import checkpoint, files, metrics, optimizer, report, sharding, state, step, summary, watch
 
 
@@ -32,12 +33,13 @@ def init_inputs() -> tuple[Any, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What every stage of a run shares."""
+    """What every stage of a run shares; `entries` are the mixtures of all objectives with a weight in any stage."""
 
     config: Config
     tokenizer: Any
     model: Any
     mesh: jax.sharding.Mesh
+    entries: Mapping[str, Mapping[str, Group]]
     evaluate: Callable[[Any, Path, str], float | None]
 
 
@@ -72,6 +74,11 @@ def checkpoints(run: Run, directory: Path) -> checkpoint.Checkpoints:
     return checkpoint.Checkpoints(directory / "checkpoints", run.config.train.keep, run.tokenizer.fingerprint)
 
 
+def is_complete(run: Run, workdir: Path) -> bool:
+    """Whether every stage has the checkpoint of its last step."""
+    return all(checkpoints(run, workdir / name).latest() == stage.steps for name, stage in run.config.stages.items())
+
+
 def optimizer_factory(run: Run, stage: Stage) -> state.OptimizerFactory:
     """Parameter tree -> optimizer of the stage."""
     schedule = optimizer.schedule(stage.config)
@@ -96,7 +103,10 @@ def open_loaders(run: Run, stage: Stage) -> dict[str, loader.Loader]:
     """A loader for each active objective; reads this host's streams."""
     config = dataclasses.replace(run.config, seed=stage.seed)
     hosts = (jax.process_index(), jax.process_count())
-    return {name: loader.Loader(name, tasks.load(name), run.tokenizer, config, *hosts) for name in stage.active}
+    return {
+        name: loader.Loader(name, tasks.load(name), run.tokenizer, config, *hosts, run.entries[name])
+        for name in stage.active
+    }
 
 
 def compiled_steps(run: Run, stage: Stage) -> dict[str, jax.stages.Wrapped]:
@@ -106,7 +116,7 @@ def compiled_steps(run: Run, stage: Stage) -> dict[str, jax.stages.Wrapped]:
     schedule = optimizer.schedule(stage.config)
     return {
         name: step.make_train_step(
-            functools.partial(tasks.load(name).loss, run.config, run.model),
+            functools.partial(counted_loss, tasks.load(name).loss, run.config, run.model),
             factory,
             schedule,
             run.config.train.microbatches,
@@ -117,14 +127,25 @@ def compiled_steps(run: Run, stage: Stage) -> dict[str, jax.stages.Wrapped]:
     }
 
 
-def show_mixtures(stage: Stage, config: Config, loaders: Mapping[str, loader.Loader], encode: Any) -> None:
+def counted_loss(loss: Any, config: Config, model: Any, params: Any, batch: tasks.Batch, rng: jax.Array) -> tasks.Sums:
+    """An objective's sums, and `fill`: real tokens of all of the batch's."""
+    segments = batch["segments"]
+    fill = (jnp.sum(segments > 0).astype(jnp.float32), jnp.float32(segments.size))
+    return loss(config, model, params, batch, rng) | {"fill": fill}
+
+
+def show_mixtures(stage: Stage, config: Config, loaders: Mapping[str, loader.Loader]) -> None:
     """Prints each objective's mixture over languages, pairs or directions."""
     total = sum(stage.config.weights.values())
-    row_tokens = config.train.batch_rows * config.data.sequence_length
+    rows = stage.config.steps * config.train.batch_rows
     for name, source in loaders.items():
-        drawn = stage.config.steps * stage.config.weights[name] / total * row_tokens
-        rows = [report.MixtureRow(**row) for row in mixture.table(source.entries, encode, drawn)]
-        report.show(report.mixture_table(rows, title=f"{stage.name}: {name}"))
+        share = stage.config.weights[name] / total
+        report.show(
+            report.mixture_table(
+                [report.MixtureRow(**row) for row in mixture.table(source.entries, source.size, rows * share)],
+                title=f"{stage.name}: {name}",
+            )
+        )
 
 
 class Meter:
@@ -132,16 +153,16 @@ class Meter:
 
     def __init__(self, writer: metrics.MetricsWriter):
         self._writer = writer
-        self._since, self._tokens = time.perf_counter(), 0
+        self._since, self._tokens = time.perf_counter(), 0.0
         self._window: dict[str, list[dict[str, float]]] = {}
 
-    def read(self, index: int, objective: str, sums: tasks.Sums, rows: tuple[int, int]) -> None:
-        """Writes step `index`'s numbers; `rows` are its real and its padded number of tokens."""
+    def read(self, index: int, objective: str, sums: tasks.Sums) -> None:
+        """Writes step `index`'s numbers."""
         sums = jax.device_get(sums)
         values = metrics.finalize(sums)
-        values |= {"scored": float(sums["loss"][1]), "tokens": rows[0], "fill": rows[0] / rows[1]}
+        values |= {"scored": float(sums["loss"][1]), "tokens": float(sums["fill"][0])}
         self._writer.write(index, values, objective=objective)
-        self._tokens += rows[0]
+        self._tokens += values["tokens"]
         self._window.setdefault(objective, []).append(values)
 
     def window(self, index: int) -> tuple[dict[str, float], float]:
@@ -149,17 +170,11 @@ class Meter:
         now = time.perf_counter()
         timing = {"tokens_per_second": self._tokens / max(now - self._since, 1e-9)}
         means = {name: summary.means(lines) for name, lines in self._window.items()}
-        self._window, self._since, self._tokens = {}, now, 0
+        self._window, self._since, self._tokens = {}, now, 0.0
         self._writer.write(index, {}, timing=timing)
         self._writer.draw(index, means | {"timing": timing})
         losses = {name: values["loss"] for name, values in means.items() if "loss" in values}
         return losses, timing["tokens_per_second"]
-
-
-def count_tokens(rows: loader.Rows) -> tuple[int, int]:
-    """Real and padded tokens of all hosts' rows, taking this host's for every host's."""
-    segments = rows["segments"]
-    return int((segments > 0).sum()) * jax.process_count(), segments.size * jax.process_count()
 
 
 def train_stage(run: Run, stage: Stage, start: state.TrainState, streams: Mapping[str, Any]) -> state.TrainState:
@@ -172,7 +187,7 @@ def train_stage(run: Run, stage: Stage, start: state.TrainState, streams: Mappin
     config, saved = run.config, checkpoints(run, stage.directory)
     loaders = open_loaders(run, stage)
     restore_streams(loaders, streams)
-    show_mixtures(stage, config, loaders, run.tokenizer.encode_ids)
+    show_mixtures(stage, config, loaders)
     steps = compiled_steps(run, stage)
     rows_sharding = sharding.batch_sharding(run.mesh)
     key = jax.device_put(jax.random.key(stage.seed), sharding.replicated(run.mesh))
@@ -182,7 +197,7 @@ def train_stage(run: Run, stage: Stage, start: state.TrainState, streams: Mappin
     def save(index: int) -> None:
         saved.save(index, current, stream_states(loaders), meta)
 
-    pending: tuple[int, str, tasks.Sums, tuple[int, int]] | None = None
+    pending: tuple[int, str, tasks.Sums] | None = None
     with (
         metrics.MetricsWriter(stage.directory, first) as writer,
         report.Progress(stage.name, last, first, config.train.log_every) as progress,
@@ -200,12 +215,12 @@ def train_stage(run: Run, stage: Stage, start: state.TrainState, streams: Mappin
                     save(index)
                 objective = stage.objective(index)
                 rows = next(loaders[objective])
-                batch = batches.to_global(rows, rows_sharding)
+                batch = batches.to_global(rows, config.train.batch_rows, rows_sharding)
                 with jax.transfer_guard("disallow"):
                     current, sums = steps[objective](current, batch, key)
                 if pending:
                     meter.read(*pending)
-                pending = index, objective, sums, count_tokens(rows)
+                pending = index, objective, sums
                 if (index + 1) % config.train.log_every == 0:
                     progress.update(index + 1, *meter.window(index))
                 if stop.due(index + 1) and index + 1 < last:
@@ -219,6 +234,8 @@ def train_stage(run: Run, stage: Stage, start: state.TrainState, streams: Mappin
                 progress.update(last, *meter.window(last - 1))
             save(last)
             saved.wait()
+            if stop.due(last):
+                raise watch.Interrupted(f"stopped at the end of {stage.name}, saved")
         finally:
             for source in loaders.values():
                 source.close()

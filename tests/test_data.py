@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ernie_m_jax import task as tasks
-from ernie_m_jax.data import batch, loader, mixture, packing
+from ernie_m_jax.data import batch, loader, mixture
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.task import IGNORE, Group, Record
 
@@ -94,7 +94,8 @@ def test_packed_rows_hold_whole_examples(name, small_config, tokenizer):
 @pytest.mark.parametrize("name", ["tlm", "camlm"])
 def test_pairs_fill_at_length_256(name, small_config, tokenizer):
     config = small_config(data__sequence_length=256, data__packing_bins=64)
-    assert packing.fill(rows_of(name, config, tokenizer), 160) >= 0.95
+    rows = itertools.islice(rows_of(name, config, tokenizer), 160)
+    assert np.mean([(row["segments"] > 0).mean() for row in rows]) >= 0.95
 
 
 def test_joined_lines_fill_rows(small_config, tokenizer):

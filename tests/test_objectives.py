@@ -162,6 +162,11 @@ def test_no_gradient_flows_through_generation(small_config, tokenizer):
     assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(gradients))
 
 
+def generated(config, model, params, batch, key):
+    """Stage 1 as it runs: compiled."""
+    return jax.jit(functools.partial(btmlm.generate, config, model))(params, batch, key)
+
+
 def numpy_generate(config, model, params, example):
     """Stage 1 for one example: alone in its row, no jit, whole logits in numpy, argmax."""
     fields = {**example, "segments": np.ones_like(example["ids"])}
@@ -177,7 +182,7 @@ def test_generated_tokens_equal_a_plain_reference(small_config, tokenizer):
     config = small_config(compute__scan_layers=False, data__sequence_length=112)
     batch = packed_batch("btmlm", config, tokenizer)
     model, params = parameters(config)
-    tokens = jax.jit(functools.partial(btmlm.generate, config, model))(params, batch, jax.random.key(0))
+    tokens = generated(config, model, params, batch, jax.random.key(0))
     checked = 0
     batch = {key: np.asarray(value) for key, value in batch.items()}
     for row in [0]:  # every length compiles its own reference
@@ -204,10 +209,8 @@ def test_refinement_keeps_confident_tokens_and_never_leaves_a_mask(small_config,
     batch = packed_batch("btmlm", config, tokenizer)
     model, params = parameters(config)
     key = jax.random.key(0)
-    once = btmlm.generate(config, model, params, batch, key)
-    twice = btmlm.generate(
-        small_config(objectives__btmlm__passes=2, data__sequence_length=112), model, params, batch, key
-    )
+    once = generated(config, model, params, batch, key)
+    twice = generated(small_config(objectives__btmlm__passes=2, data__sequence_length=112), model, params, batch, key)
     segments = np.asarray(btmlm.segments_at(batch))
     again = np.asarray(btmlm.least_confident(once.log_probs, segments, jnp.float32(0.5)))
     kept = (segments > 0) & ~again
@@ -219,10 +222,10 @@ def test_sampled_tokens_differ_by_key_and_argmax_does_not(small_config, tokenize
     config = small_config(objectives__btmlm__temperature=1.0, data__sequence_length=112)
     batch = packed_batch("btmlm", config, tokenizer)
     model, params = parameters(config, scale=1.0)
-    one, other = (btmlm.generate(config, model, params, batch, jax.random.key(seed)).ids for seed in (0, 1))
+    one, other = (generated(config, model, params, batch, jax.random.key(seed)).ids for seed in (0, 1))
     assert (np.asarray(one) != np.asarray(other)).any()
     argmax = small_config(objectives__btmlm__temperature=0.0, data__sequence_length=112)
-    one, other = (btmlm.generate(argmax, model, params, batch, jax.random.key(seed)).ids for seed in (0, 1))
+    one, other = (generated(argmax, model, params, batch, jax.random.key(seed)).ids for seed in (0, 1))
     np.testing.assert_array_equal(one, other)
 
 

@@ -242,12 +242,6 @@ def test_schedule_without_warmup_and_with_nothing_else(warmup, first, last):
     np.testing.assert_allclose([rate(0), rate(99)], [first, last], rtol=1e-5)
 
 
-def test_stages_follow_one_another():
-    second = dataclasses.replace(STAGE, steps=50, learning_rate=1.0, warmup_steps=0, schedule="constant")
-    rate = optimizer.join_stages([STAGE, second])
-    np.testing.assert_allclose([rate(s) for s in (5, 10, 99, 100, 149)], [1.0, 2.0, 2.0 / 90, 1.0, 1.0], rtol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("key", "value"),
     [("schedule", "polynomial"), ("steps", 0), ("warmup_steps", 101), ("learning_rate", -1.0), ("final_fraction", 2.0)],

@@ -18,7 +18,7 @@ STEPS = 8
 def tree(tokenizer_path, **keys):
     stage = {
         "steps": STEPS,
-        "weights": {"mmlm": 1.0, "tlm": 1.0, "camlm": 1.0, "btmlm": 1.0},
+        "weights": {"camlm": 1.0, "btmlm": 1.0},  # one of each kind of text; more would only compile longer
         "learning_rate": 1e-2,
         "warmup_steps": 2,
         "schedule": "linear",
@@ -59,7 +59,7 @@ def assert_same(config, workdir, uninterrupted):
     assert streams == expected_streams
 
 
-@pytest.mark.parametrize("at", [1, 4, 6, 7])
+@pytest.mark.parametrize("at", [1, 4, 7])
 def test_stopped_and_resumed_is_bit_identical(at, tokenizer_path, uninterrupted, tmp_path, monkeypatch):
     config = configs.resolve(tree(tokenizer_path))
     with monkeypatch.context() as patch:
@@ -204,7 +204,7 @@ def test_a_work_directory_of_another_config_is_refused(tokenizer_path, tmp_path)
     assert (tmp_path / "config.json").read_text() == kept
     faster = configs.resolve(tree(tokenizer_path, train__log_every=7))
     run.claim(faster, tmp_path)
-    assert run.stored_config(tmp_path) == faster
+    assert configs.resolve(run.stored_config_tree(tmp_path)) == faster
 
 
 def test_a_work_directory_of_another_tokenizer_is_refused(tokenizer_path, tmp_path):

@@ -4,8 +4,6 @@ Grain's first-fit packer fills `packing_bins` rows at a time. Here its output be
 numbers, and the indices (`*_at`) moved from the example's tokens to the row's.
 """
 
-from collections.abc import Iterator
-
 import grain
 import numpy as np
 
@@ -49,8 +47,3 @@ def to_row(packed: dict[str, np.ndarray], spec: Spec) -> dict[str, np.ndarray]:
             values = np.where(owner > 0, values, IGNORE)
         row[name] = values.astype(np.int32)
     return row
-
-
-def fill(rows: Iterator[dict[str, np.ndarray]], number: int) -> float:
-    """Share of real tokens in the next `number` rows."""
-    return float(np.mean([np.mean(next(rows)["segments"] > 0) for _ in range(number)]))

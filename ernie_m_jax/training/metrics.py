@@ -1,4 +1,4 @@
-"""Numbers of a run: `Sums` from the device are added and divided here, and go to `metrics.jsonl` and TensorBoard.
+"""Numbers of a run: `Sums` from the device are divided here and go to `metrics.jsonl` and TensorBoard.
 
 In: `Sums`, that is `{name: (total, weight)}`, one a step (contract in `ernie_m_jax.task`). Out: `{name: float}` for the
 screen (`ernie_m_jax.training.report`) and one JSON object a line on disk.
@@ -19,16 +19,6 @@ from ernie_m_jax.training import files
 
 FILE = "metrics.jsonl"
 _RESERVED = ("step", "objective", "timing")
-
-
-def add(left: Sums, right: Sums) -> Sums:
-    """Adds totals and weights by name; a name on one side only counts as (0, 0) on the other. Works inside jit."""
-    result = dict(left)
-    for name, (total, weight) in right.items():
-        if name in result:
-            total, weight = result[name][0] + total, result[name][1] + weight
-        result[name] = (total, weight)
-    return result
 
 
 def finalize(sums: Sums) -> dict[str, float]:

@@ -6,7 +6,7 @@ Which parameter is decayed, and how deep it lies, stands in one table, `RULES`: 
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -87,13 +87,6 @@ def schedule(stage: StageConfig) -> optax.Schedule:
         return peak * jnp.where(step < warmup, step / max(warmup, 1), after)
 
     return learning_rate
-
-
-def join_stages(stages: Iterable[StageConfig]) -> optax.Schedule:
-    """Returns the learning rate of a whole run: each stage's `schedule` in turn, the step counted over the run."""
-    stages = list(stages)
-    boundaries = np.cumsum([stage.steps for stage in stages])[:-1].tolist()
-    return optax.join_schedules([schedule(stage) for stage in stages], boundaries)
 
 
 def make_optimizer(

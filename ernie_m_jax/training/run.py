@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 
 from ernie_m_jax import encode, tokenizer
 from ernie_m_jax import task as tasks
-from ernie_m_jax.config import Config, ConfigError, RetrievalConfig, differences, resolve, to_dict
+from ernie_m_jax.config import Config, ConfigError, RetrievalConfig, differences, to_dict
 from ernie_m_jax.data import mixture
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.model.encoder import ErnieM
@@ -81,11 +81,6 @@ def stored_config_tree(workdir: Path) -> dict[str, Any]:
         raise ConfigError(f"{workdir} holds no run: there is no {path.name} in it") from None
     except (ValueError, KeyError) as error:
         raise ConfigError(f"{path} is damaged ({error}); restore it, or choose another --workdir") from None
-
-
-def stored_config(workdir: Path) -> Config:
-    """The config of the run in `workdir`; reads its `config.json`, never a Python file."""
-    return resolve(stored_config_tree(workdir))
 
 
 def open_tokenizer(config: Config, workdir: Path, training: bool) -> tokenizer.Tokenizer:

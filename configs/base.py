@@ -35,7 +35,12 @@ def model(size: str = "base") -> ml_collections.ConfigDict:
     config.attention_dropout = 0.1  # rate on attention probabilities (released models)
     config.num_languages = -1  # rows of the language table; -1: as many as `languages`
     config.language_embedding = "slots"  # slots | all | none: which tokens get one (ours; "all" is the paper's figure)
+    config.num_token_types = 0  # rows of the token type table; 0: none (released models; BERT has 2)
     config.pooler = False  # dense + tanh on the first token; fine-tuning heads use it, pre-training does not
+    config.mlm_head = "dense"  # dense (dense + GELU + LayerNorm before the tied decoder) | plain (decoder only) | none
+    config.head = "none"  # none | sequence_classification | multiple_choice | token_classification |
+    # question_answering | information_extraction: the linear map on the pooled or the token vectors
+    config.num_labels = 2  # outputs of sequence_classification and token_classification; the others' are fixed
     return config
 
 
@@ -103,7 +108,7 @@ def get_config() -> ml_collections.ConfigDict:
     }
     config.tokenizer = {
         "path": "",  # folder of sentencepiece.bpe.model and vocab.txt; empty: train one on the data into the workdir
-        "style": "ernie",  # ernie | huggingface: how text is cleaned and split (published scores: ernie)
+        "style": "ernie",  # ernie (published scores) | huggingface, and for baselines xlm-roberta | bert | xlm
         "character_coverage": 0.9999,  # share of characters a trained tokenizer covers
     }
     config.data = {
@@ -144,7 +149,9 @@ def get_config() -> ml_collections.ConfigDict:
     }
     config.init = {
         "resume": "",  # folder of a stage to continue: state and data position, into a new workdir
-        "params": "",  # folder of a stage to take the parameters from
+        "params": "",  # a model to take the parameters from: a run or stage, or any format of docs/conversion.md
+        "fresh": (),  # beginnings of names of parameters that may be missing there and then start from scratch
+        "drop": (),  # beginnings of names of parameters there that this model may do without
     }
     return config
 
@@ -155,6 +162,8 @@ def pretraining(size: str) -> ml_collections.ConfigDict:
     config.model.update(model(size))
     config.model.hidden_dropout = 0.0  # (recipe)
     config.model.attention_dropout = 0.0  # (recipe)
+    config.init.fresh = ("embeddings/language",)  # released models have no language embedding
+    config.init.drop = ("pooler",)  # nothing trains it
     config.compute.dtype = "bfloat16"
     config.compute.remat = "dots"
     config.data.sequence_length = 512  # (recipe)

@@ -1,13 +1,18 @@
 """ERNIE-M in JAX: the small public surface.
 
-`Tokenizer` and `encode_texts` are loaded when first used, so that `import ernie_m_jax` stays cheap.
+What it names is loaded when first used, so that `import ernie_m_jax` stays cheap.
 """
 
 import importlib
 from typing import Any
 
-_PUBLIC = {"Tokenizer": "ernie_m_jax.tokenizer", "encode_texts": "ernie_m_jax.encode"}
-__all__ = ["Tokenizer", "encode_texts"]
+_PUBLIC = {
+    "Tokenizer": "ernie_m_jax.tokenizer",
+    "encode_texts": "ernie_m_jax.encode",
+    "load": "ernie_m_jax.convert.model",
+    "save": "ernie_m_jax.convert.model",
+}
+__all__ = ["Tokenizer", "encode_texts", "load", "save"]
 
 
 def __getattr__(name: str) -> Any:

@@ -35,7 +35,11 @@ class ModelConfig:
     attention_dropout: float
     num_languages: int
     language_embedding: str
+    num_token_types: int
     pooler: bool
+    mlm_head: str
+    head: str
+    num_labels: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +150,8 @@ class InitConfig:
 
     resume: str
     params: str
+    fresh: tuple[str, ...]
+    drop: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,8 +189,8 @@ def resolve(tree: Mapping[str, Any]) -> Config:
             kind = tasks.load(name).config
         except KeyError as error:
             raise ConfigError(f"config.objectives.{name}: {error.args[0]}{nearest(name, tasks.names())}") from None
-        built[name] = _build(kind, keys, f"config.objectives.{name}")
-    config = _build(Config, {**tree, "objectives": built}, "config")
+        built[name] = build(kind, keys, f"config.objectives.{name}")
+    config = build(Config, {**tree, "objectives": built}, "config")
     if config.model.num_languages < 0:
         model = dataclasses.replace(config.model, num_languages=len(config.languages))
         config = dataclasses.replace(config, model=model)
@@ -209,7 +215,7 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str
     return lines
 
 
-def _build(kind: Any, value: Any, path: str) -> Any:
+def build(kind: Any, value: Any, path: str) -> Any:
     """`value` as the type `kind`; `path` is the key that messages name."""
     if dataclasses.is_dataclass(kind):
         return _build_dataclass(kind, value, path)
@@ -217,11 +223,11 @@ def _build(kind: Any, value: Any, path: str) -> Any:
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{path} must be a list, got {value!r}")
-        return tuple(_build(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+        return tuple(build(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path} must be a mapping of names, got {value!r}")
-        return {key: _build(arguments[1], item, f"{path}.{key}") for key, item in sorted(value.items())}
+        return {key: build(arguments[1], item, f"{path}.{key}") for key, item in sorted(value.items())}
     if kind is Any:
         return value
     if kind is float and type(value) is int:
@@ -244,4 +250,4 @@ def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
     missing = [key for key in hints if key not in value]
     if missing:
         raise ConfigError(f"{path}.{missing[0]} is missing; start the config from configs.base")
-    return kind(**{key: _build(hint, value[key], f"{path}.{key}") for key, hint in hints.items()})
+    return kind(**{key: build(hint, value[key], f"{path}.{key}") for key, hint in hints.items()})

@@ -15,6 +15,8 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "model.num_heads": (1, math.inf),
     "model.ffn_size": (1, math.inf),
     "model.first_position": (0, math.inf),
+    "model.num_token_types": (0, math.inf),
+    "model.num_labels": (1, math.inf),
     "model.hidden_dropout": (0, 0.99),
     "model.attention_dropout": (0, 0.99),
     "data.sequence_length": (16, math.inf),
@@ -44,6 +46,15 @@ OBJECTIVE_RANGES: Mapping[str, tuple[float, float]] = {
     "passes": (1, 100),
     "join_characters": (0, math.inf),
 }
+# Fine-tuning heads -> their number of outputs; None: `model.num_labels`.
+HEADS: Mapping[str, int | None] = {
+    "sequence_classification": None,
+    "multiple_choice": 1,
+    "token_classification": None,
+    "question_answering": 2,
+    "information_extraction": 2,
+}
+POOLED_HEADS = ("sequence_classification", "multiple_choice")  # on the pooled vector; the others are on each token
 
 
 class ConfigError(ValueError):
@@ -100,6 +111,10 @@ def validate(config: Any) -> None:
         raise ConfigError(
             f"config.model.num_languages is {model.num_languages}, but config.languages names {len(config.languages)}"
         )
+    _choice("config.model.mlm_head", model.mlm_head, ("dense", "plain", "none"))
+    _choice("config.model.head", model.head, ("none", *HEADS))
+    if model.head in POOLED_HEADS and not model.pooler:
+        raise ConfigError(f"config.model.head {model.head!r} stands on the pooled vector: set config.model.pooler=True")
     _choice("config.data.pair_positions", data.pair_positions, ("continued", "restarted"))
     _choice("config.compute.dtype", config.compute.dtype, ("float32", "bfloat16"))
     _choice("config.compute.remat", config.compute.remat, ("none", "dots", "full"))
@@ -109,7 +124,11 @@ def validate(config: Any) -> None:
     for key in ("resume", "params"):
         if "://" in getattr(config.init, key):
             raise ConfigError(f"config.init.{key} must be a local directory, got {getattr(config.init, key)!r}")
-    _choice("config.tokenizer.style", config.tokenizer.style, ("ernie", "huggingface"))
+    _choice("config.tokenizer.style", config.tokenizer.style, ("ernie", "huggingface", "xlm-roberta", "bert", "xlm"))
+    if config.tokenizer.style in ("bert", "xlm") and not config.tokenizer.path:
+        raise ConfigError(
+            f"config.tokenizer.style is {config.tokenizer.style!r}, which no run trains: set config.tokenizer.path"
+        )
     _choice("config.retrieval.pooling", config.retrieval.pooling, ("mean", "cls", "max"))
     if not config.languages or len(set(config.languages)) < len(config.languages):
         raise ConfigError(f"config.languages must name at least one language, each once; got {config.languages}")
@@ -118,6 +137,8 @@ def validate(config: Any) -> None:
             raise ConfigError(f"config.train.batch_rows {train.batch_rows} is not a multiple of config.{key} {parts}")
     if not config.stages:
         raise ConfigError("config.stages is empty: name at least one stage")
+    if model.mlm_head == "none":
+        raise ConfigError("config.model.mlm_head is 'none', but the objectives of config.stages predict words with it")
     for name, stage in config.stages.items():
         _validate_stage(f"config.stages.{name}", stage, config.objectives)
 

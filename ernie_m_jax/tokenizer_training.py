@@ -10,13 +10,13 @@ import os
 import pathlib
 import re
 import sys
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 
 import sentencepiece
 from etils import epath
 
 from ernie_m_jax import tokenizer as tokenizer_lib
+from ernie_m_jax import tokenizer_files, tokenizer_sentencepiece
 
 _SP_SPECIALS = 3  # <unk> <s> </s>, SentencePiece's first ids; vocab.txt has its own special tokens instead
 _SPECIALS = len(tokenizer_lib.LEADING_SPECIALS) + 1
@@ -69,10 +69,11 @@ def train(
     vocabulary = "".join(
         f"{token}\n" for token in (*tokenizer_lib.LEADING_SPECIALS, *pieces, tokenizer_lib.MASK)
     ).encode()
-    trained = tokenizer_lib.Tokenizer(model, vocabulary)
+    files = {tokenizer_lib.MODEL_FILE: model, tokenizer_lib.VOCABULARY_FILE: vocabulary}
+    trained = tokenizer_sentencepiece.ErnieTokenizer(files)
     if trained.vocab_size != vocab_size:
         raise AssertionError(f"SentencePiece returned {len(pieces)} pieces for vocab_size {vocab_size}")
-    _install(output, {tokenizer_lib.MODEL_FILE: model, tokenizer_lib.VOCABULARY_FILE: vocabulary})
+    tokenizer_files.write(output, files)
     return trained
 
 
@@ -126,7 +127,7 @@ class _Lines:
             self.described = ", ".join(os.fspath(item) for item in inputs)
 
     def __iter__(self) -> Iterator[str]:
-        clean = tokenizer_lib.CleaningTable({_RESERVED: " ", "\u2028": " ", "\u2029": " "})
+        clean = tokenizer_sentencepiece.CleaningTable({_RESERVED: " ", "\u2028": " ", "\u2029": " "})
         try:
             for line in self._read():
                 if cleaned := line.translate(clean).strip():
@@ -171,23 +172,6 @@ def _read_file(path: epath.Path) -> Iterator[str]:
                 raise ValueError(f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start})") from None
 
 
-def _install(directory: epath.Path, files: dict[str, bytes]) -> None:
-    """Writes every file beside its place, then moves all there: what can fail comes before anything is replaced."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for name in files:
-        if (directory / name).is_dir():
-            raise IsADirectoryError(f"{directory / name}: is a directory; a file of the tokenizer must go there")
-    staged = {name: directory / f".{name}.{uuid.uuid4().hex}" for name in files}
-    try:
-        for name, contents in files.items():
-            staged[name].write_bytes(contents)
-        for name, path in staged.items():
-            path.replace(directory / name)
-    finally:
-        for path in staged.values():
-            path.unlink(missing_ok=True)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code, 2 with one line on stderr for bad input."""
     parser = argparse.ArgumentParser(
@@ -210,12 +194,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     encoding = commands.add_parser(
         "encode", help="print the ids of each text, [CLS] and [SEP] included, one text a line"
     )
-    encoding.add_argument(
-        "--tokenizer", required=True, metavar="DIR", help="directory with the two files of a tokenizer"
-    )
+    encoding.add_argument("--tokenizer", required=True, metavar="DIR", help="directory with the files of a tokenizer")
     encoding.add_argument(
         "--style", choices=tokenizer_lib.STYLES, default="ernie", help="behaviour to follow (default: %(default)s)"
     )
+    encoding.add_argument("--language", metavar="CODE", help="style xlm: whose rules cut the text (default: en)")
     encoding.add_argument("text", nargs="+", metavar="TEXT")
     arguments = parser.parse_args(argv)
     try:
@@ -224,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             tokenizer = train(files, arguments.vocab_size, arguments.output, arguments.character_coverage)
             print(f"{arguments.output}: {tokenizer.vocab_size} tokens, fingerprint {tokenizer.fingerprint}")
         else:
-            tokenizer = tokenizer_lib.Tokenizer.load(arguments.tokenizer, arguments.style)
+            tokenizer = tokenizer_lib.Tokenizer.load(arguments.tokenizer, arguments.style, arguments.language)
             for text in arguments.text:
                 print(*tokenizer.encode_single(text))
     except (ValueError, OSError) as error:

@@ -55,7 +55,11 @@ def make(pieces):
         attention_dropout=0.1,
         num_languages=3,
         language_embedding="slots",
+        num_token_types=0,
         pooler=False,
+        mlm_head="dense",
+        head="none",
+        num_labels=2,
     )
 
     def build(**compute):

@@ -29,7 +29,11 @@ CONFIG = ModelConfig(
     attention_dropout=0.1,
     num_languages=3,
     language_embedding="slots",
+    num_token_types=0,
     pooler=True,
+    mlm_head="dense",
+    head="none",
+    num_labels=2,
 )
 COMPUTE = ComputeConfig(dtype="float32", scan_layers=True, remat="none", attention="xla", vocab_chunk=16)
 UNROLLED = dataclasses.replace(COMPUTE, scan_layers=False)
@@ -102,7 +106,7 @@ def _numpy_encode(params, inputs, table):
     for row in range(B):
         for segment in np.unique(inputs.segments[row]):
             at = np.flatnonzero(inputs.segments[row] == segment)
-            ids, positions, _, roles, languages = (field[row, at] for field in inputs)
+            ids, positions, _, roles, languages = (field[row, at] for field in inputs[:5])
             x = tables["word"][ids] + tables["position"][positions + 2]
             for i, language in enumerate(languages):
                 if language > 0:
@@ -174,7 +178,7 @@ def test_packing_does_not_change_an_example():
     for row, segment in ((0, 1), (0, 2), (1, 2), (1, 3)):
         at = np.flatnonzero(inputs.segments[row] == segment)
         alone = []
-        for field, padding in zip(inputs, (CONFIG.pad_id, 0, 0, 0, 0), strict=True):
+        for field, padding in zip(inputs[:5], (CONFIG.pad_id, 0, 0, 0, 0), strict=True):
             alone.append(np.full((B, L), padding, np.int32))
             alone[-1][0, : len(at)] = field[row, at]
         out = np.asarray(_encoder()(params, Inputs(*alone)))

@@ -181,8 +181,8 @@ def test_every_rule_is_used():
 
 
 def test_an_uncovered_parameter_is_named():
-    with pytest.raises(ValueError, match=r"'embeddings/token_type' matches no optimizer rule"):
-        optimizer.make_optimizer(CONFIG, lambda step: 0.0, nest({"embeddings/token_type": np.zeros((2, 4))}), LAYERS)
+    with pytest.raises(ValueError, match=r"'embeddings/segment' matches no optimizer rule"):
+        optimizer.make_optimizer(CONFIG, lambda step: 0.0, nest({"embeddings/segment": np.zeros((2, 4))}), LAYERS)
 
 
 def test_two_matching_rules_are_both_named():

@@ -217,7 +217,11 @@ MODEL = ModelConfig(
     attention_dropout=0.0,
     num_languages=3,
     language_embedding="slots",
+    num_token_types=0,
     pooler=True,
+    mlm_head="dense",
+    head="none",
+    num_labels=2,
 )
 COMPUTE = ComputeConfig(dtype="float32", scan_layers=True, remat="none", attention="xla", vocab_chunk=16)
 ADAMW = OptimizerConfig(b1=0.9, b2=0.98, eps=1e-6, weight_decay=0.01, layer_decay=0.8, clip_norm=1.0)
@@ -244,7 +248,7 @@ def tokens(step):
 
 
 def inputs_of(batch):
-    return Inputs(**{name: batch[name] for name in Inputs._fields})
+    return Inputs.of(batch)
 
 
 def masked_loss(model, params, batch, rng):

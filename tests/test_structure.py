@@ -15,6 +15,14 @@ FORBIDDEN = {
     "config": ("data", "model", "objectives", "training", "main"),
     "tokenizer": ("data", "model", "objectives", "training", "main"),
 }
+TOKENIZER_PARTS = (
+    "tokenizer_sentencepiece",
+    "tokenizer_bert",
+    "tokenizer_xlm",
+    "tokenizer_files",
+    "tokenizer_training",
+)
+FORBIDDEN |= dict.fromkeys(TOKENIZER_PARTS, FORBIDDEN["tokenizer"])
 OBJECTIVES = {"mmlm", "tlm", "camlm", "btmlm"}
 
 

@@ -6,6 +6,7 @@ LayerNorm).
 Axes: B batch, L length, H width, N positions to predict.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ernie_m_jax.config import ComputeConfig, ModelConfig
+from ernie_m_jax.config_checks import HEADS
 from ernie_m_jax.model import loss
 from ernie_m_jax.model.attention import attention
 from ernie_m_jax.model.dropout import Dropout
-from ernie_m_jax.model.heads import MlmHead, Pooler
+from ernie_m_jax.model.heads import MlmHead, Pooler, outputs
 from ernie_m_jax.model.layers import LayerNorm, gelu, linear
 from ernie_m_jax.model.visibility import visible
 
@@ -39,6 +41,7 @@ class Inputs(NamedTuple):
       segments: which example of a packed row, from 1; 0 is padding.
       roles: the token's row and column in the objective's visibility table.
       languages: 0 for no language embedding at this token, k for row k - 1 of the language table.
+      token_types: rows of the token type table, where the model has one; None is 0 everywhere.
     """
 
     ids: jax.Array
@@ -46,6 +49,12 @@ class Inputs(NamedTuple):
     segments: jax.Array
     roles: jax.Array
     languages: jax.Array
+    token_types: jax.Array | None = None
+
+    @classmethod
+    def of(cls, batch: Mapping[str, jax.Array]) -> "Inputs":
+        """The inputs among a batch's arrays, by name; `token_types` may be missing."""
+        return cls(**{name: batch[name] for name in cls._fields if name in batch or name not in cls._field_defaults})
 
 
 class Embeddings(nn.Module):
@@ -55,11 +64,13 @@ class Embeddings(nn.Module):
     compute: ComputeConfig
 
     def setup(self) -> None:
-        """Creates word, position, language (if any) and layer_norm."""
+        """Creates word, position, language and token_type (if any) and layer_norm."""
         self.word = self._table("word", "vocab", self.config.vocab_size)
         self.position = self._table("position", "position", self.config.max_positions)
         if self.config.language_embedding != "none":
             self.language = self._table("language", "language", self.config.num_languages)
+        if self.config.num_token_types:
+            self.token_type = self._table("token_type", "token_type", self.config.num_token_types)
         self.layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute.dtype)
 
     def _table(self, name: str, axis: str, rows: int) -> jax.Array:
@@ -71,6 +82,9 @@ class Embeddings(nn.Module):
         """The sum of the embeddings, f32 [B, L, H], before LayerNorm; an index outside a table gives NaN."""
         x = _rows(self.word, inputs.ids)
         x += _rows(self.position, inputs.positions + self.config.first_position)
+        if self.config.num_token_types:
+            types = jnp.zeros_like(inputs.ids) if inputs.token_types is None else inputs.token_types
+            x += _rows(self.token_type, types)
         if self.config.language_embedding == "none":
             return x
         language = _rows(self.language, jnp.maximum(inputs.languages - 1, 0))
@@ -160,7 +174,7 @@ def _add(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 class ErnieM(nn.Module):
-    """The encoder with its masked language model head and, if configured, its pooler.
+    """The encoder with the heads that are configured: masked language model, pooler, a fine-tuning task's.
 
     Parameters are those of `model.init(key, inputs, table)["params"]`, boxed with logical axis names
     (`flax.linen.meta.unbox` opens them). `init` also returns a "perturbations" collection, to be left out.
@@ -173,7 +187,7 @@ class ErnieM(nn.Module):
     compute: ComputeConfig
 
     def setup(self) -> None:
-        """Creates embeddings, layers (one stacked module, or layers_0, layers_1, ...), mlm_head and pooler."""
+        """Creates embeddings, layers (one stacked module, or layers_0, layers_1, ...), mlm_head, pooler and head."""
         config, compute = self.config, self.compute
         self.embeddings = Embeddings(config, compute)
         self.embedding_dropout = Dropout(config.hidden_dropout)
@@ -199,16 +213,22 @@ class ErnieM(nn.Module):
             )(config, compute)
         else:
             self.layers = [layer(config, compute) for _ in range(config.num_layers)]
-        self.mlm_head = MlmHead(config, compute)
+        if config.mlm_head != "none":
+            self.mlm_head = MlmHead(config, compute)
         if config.pooler:
             self.pooler = Pooler(config, compute)
+        if config.head != "none":
+            self.head = linear(config, compute, outputs(config), ("embed", "labels"), bias_axes=("labels",))
 
     def __call__(self, inputs: Inputs, table: np.ndarray) -> jax.Array:
         """Touches every parameter, for `init`; returns what `encode` returns."""
         hidden = self.encode(inputs, table)
-        self.mlm_head(hidden[:, :1])
+        if self.config.mlm_head != "none":
+            self.mlm_head(hidden[:, :1])
         if self.config.pooler:
             self.pooler(hidden)
+        if self.config.head != "none":
+            self.head(hidden)
         return hidden
 
     def encode(
@@ -246,9 +266,7 @@ class ErnieM(nn.Module):
         Returns:
           Scores: negative log-likelihood f32 [N] in nats (0 where not scored) and correct bool [N].
         """
-        return loss.vocabulary_cross_entropy(
-            self.mlm_head(hidden), self.embeddings.word, self.mlm_head.bias, labels, self.compute.vocab_chunk
-        )
+        return loss.vocabulary_cross_entropy(*self._predicted(hidden), labels, self.compute.vocab_chunk)
 
     def generate(self, hidden: jax.Array, rng: jax.Array | None, temperature: float) -> loss.Generated:
         """Writes a token at each position: the most probable one, or a draw.
@@ -264,12 +282,23 @@ class ErnieM(nn.Module):
         Raises:
           ValueError: if `temperature` is negative, or positive without a key.
         """
-        arguments = (self.mlm_head(hidden), self.embeddings.word, self.mlm_head.bias, self.compute.vocab_chunk)
+        arguments = (*self._predicted(hidden), self.compute.vocab_chunk)
         if temperature == 0.0:
             return loss.vocabulary_argmax(*arguments)
         if rng is None:
             raise ValueError(f"temperature {temperature} samples and needs a key, got rng=None")
         return loss.vocabulary_sample(*arguments, rng, temperature)
+
+    def predict(self, hidden: jax.Array) -> jax.Array:
+        """The masked language model's logits, f32 [N, V], of the encoder's output [N, H]; for a few positions only."""
+        x, table, bias = self._predicted(hidden)
+        return jnp.einsum("nh,vh->nv", x, table.astype(x.dtype), preferred_element_type=jnp.float32) + bias
+
+    def _predicted(self, hidden: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """What `loss` takes: hidden states after the head's own layers, the decoder's table [V, H] and bias [V]."""
+        if self.config.mlm_head == "none":
+            raise ValueError("model.mlm_head is 'none'; predicting words needs 'dense' or 'plain'")
+        return self.mlm_head(hidden), self.embeddings.word, self.mlm_head.bias
 
     def pool(self, hidden: jax.Array) -> jax.Array:
         """The sentence vector [B, H] of the encoder's output [B, L, H]: first token, dense, tanh.
@@ -280,3 +309,20 @@ class ErnieM(nn.Module):
         if not self.config.pooler:
             raise ValueError("model.pooler is False; pool needs True")
         return self.pooler(hidden)
+
+    def classify(self, hidden: jax.Array) -> jax.Array:
+        """The fine-tuning head's logits, in `compute.dtype`.
+
+        Args:
+          hidden: what the head stands on: pooled vectors [B, H] (`pool`; dropout, where a task has it,
+            between the two) for sequence_classification and multiple_choice, the encoder's output [B, L, H] otherwise.
+
+        Returns:
+          [..., outputs]: a logit a label; one for multiple_choice; start and end for the two span heads.
+
+        Raises:
+          ValueError: if the model has no head.
+        """
+        if self.config.head == "none":
+            raise ValueError(f"model.head is 'none'; classify needs one of {', '.join(HEADS)}")
+        return self.head(hidden)

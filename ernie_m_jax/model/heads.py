@@ -5,12 +5,19 @@ import jax
 import jax.numpy as jnp
 
 from ernie_m_jax.config import ComputeConfig, ModelConfig
+from ernie_m_jax.config_checks import HEADS
 from ernie_m_jax.model.layers import LayerNorm, gelu, linear
 
 
-class MlmHead(nn.Module):
-    """The masked language model's head (XLM-R's lm_head): dense, exact GELU, LayerNorm; the decoder is the word table.
+def outputs(config: ModelConfig) -> int:
+    """How many logits the head of `config.head` has."""
+    return HEADS[config.head] or config.num_labels
 
+
+class MlmHead(nn.Module):
+    """The masked language model's head; its decoder is the word table.
+
+    "dense": dense, exact GELU, LayerNorm before it (XLM-R's lm_head, BERT's cls.predictions); "plain": nothing (XLM).
     `bias` [V] is the decoder's bias; the product with the table is left to `loss`, which never holds it whole.
     """
 
@@ -20,14 +27,15 @@ class MlmHead(nn.Module):
     def setup(self) -> None:
         """Creates dense, layer_norm and the decoder's bias."""
         width = self.config.hidden_size
-        self.dense = linear(self.config, self.compute, width, ("embed", "embed_out"), bias_axes=("norm",))
-        self.layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute.dtype)
+        if self.config.mlm_head == "dense":
+            self.dense = linear(self.config, self.compute, width, ("embed", "embed_out"), bias_axes=("norm",))
+            self.layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute.dtype)
         zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), ("vocab",))
         self.bias = self.param("bias", zeros, (self.config.vocab_size,), jnp.float32)
 
     def __call__(self, hidden: jax.Array) -> jax.Array:
         """Hidden states [..., H] of positions to predict -> [..., H] to be multiplied with the word table."""
-        return self.layer_norm(gelu(self.dense(hidden)))
+        return self.layer_norm(gelu(self.dense(hidden))) if self.config.mlm_head == "dense" else hidden
 
 
 class Pooler(nn.Module):

@@ -76,7 +76,7 @@ def spec(cfg: Config) -> Spec:
 def loss(cfg: Config, model: Any, params: Any, batch: Batch, rng: jax.Array) -> Sums:
     """Negative log-likelihood of the words at their slots, both sides together."""
     del cfg
-    inputs = Inputs(*(batch[name] for name in Inputs._fields))
+    inputs = Inputs.of(batch)
     hidden = model.apply(
         {"params": params}, inputs, visibility.CAMLM, deterministic=False, method="encode", rngs={"dropout": rng}
     )

@@ -59,13 +59,14 @@ class Checkpoints:
     Args:
       directory: where the step directories lie.
       keep: how many of the newest to keep; 0 keeps all.
-      fingerprint: the tokenizer's; a checkpoint written with another tokenizer is refused.
+      fingerprint: the tokenizer's; a checkpoint written with another tokenizer is refused. None compares nothing, for
+        reading a model together with its own tokenizer; "" is written for a model without one.
 
     Raises:
       ValueError: `keep` is negative.
     """
 
-    def __init__(self, directory: Any, keep: int, fingerprint: str):
+    def __init__(self, directory: Any, keep: int, fingerprint: str | None):
         if keep < 0:
             raise ValueError(f"train.keep={keep}: must be 0 (keep all) or more")
         path = os.fspath(directory)
@@ -290,7 +291,7 @@ class Checkpoints:
         record = load_json(directory / META)
         if record["format"] != FORMAT:
             raise CheckpointError(f"{directory / META} has format {record['format']}; this version reads {FORMAT}")
-        if record["tokenizer"] != self.fingerprint:
+        if record["tokenizer"] and self.fingerprint is not None and record["tokenizer"] != self.fingerprint:
             raise CheckpointError(
                 f"{directory} was written with tokenizer {record['tokenizer']}, but this run's is "
                 f"{self.fingerprint}; config.tokenizer.path must name the one it was written with"

@@ -37,7 +37,7 @@ class Rule:
 
 # No weight decay on biases and LayerNorm; the embedding LayerNorm has the full rate, as in the original code.
 RULES = (
-    Rule(r"embeddings/(word|position|language)", weight_decay=True, depth="embedding"),
+    Rule(r"embeddings/(word|position|language|token_type)", weight_decay=True, depth="embedding"),
     Rule(r"embeddings/layer_norm/(scale|bias)", weight_decay=False, depth="top"),
     Rule(r"layers(_\d+)?/(.+/)?kernel", weight_decay=True, depth="layer"),
     Rule(r"layers(_\d+)?/(.+/)?(scale|bias)", weight_decay=False, depth="layer"),
@@ -99,7 +99,7 @@ def make_optimizer(
     """Returns AdamW with global-norm clipping and layer-wise learning-rate decay.
 
     Decoupled weight decay and Adam's direction are summed, then multiplied by the layer's factor. With n layers and
-    d = `layer_decay`: layer i (from 0) by d^(n-i), word, position and language embeddings by d^(n+1), the rest by 1
+    d = `layer_decay`: layer i (from 0) by d^(n-i), the embedding tables by d^(n+1), the rest by 1
     (the original fine-tuning code: layer decay multiplies the finished update).
 
     Args:

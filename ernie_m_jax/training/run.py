@@ -26,7 +26,18 @@ from ernie_m_jax.data import mixture
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.model.encoder import ErnieM
 from ernie_m_jax.task import Group
-from ernie_m_jax.training import checkpoint, evaluate, files, optimizer, report, sharding, state, summary, train
+from ernie_m_jax.training import (
+    checkpoint,
+    evaluate,
+    files,
+    init_params,
+    optimizer,
+    report,
+    sharding,
+    state,
+    summary,
+    train,
+)
 
 # Keys that change how fast a run goes or what it keeps, not its numbers; a run may go on with others.
 FREE_KEYS = (
@@ -89,6 +100,11 @@ def open_tokenizer(config: Config, workdir: Path, training: bool) -> tokenizer.T
     Raises:
       ConfigError: there is none, it cannot be used, or its vocabulary does not match `model.vocab_size`.
     """
+    if training and config.tokenizer.style in ("bert", "xlm"):
+        # Their special tokens stand elsewhere, and the objectives draw random words from between [UNK] and [MASK].
+        raise ConfigError(
+            f"config.tokenizer.style {config.tokenizer.style!r} is for using a model, not pre-training it"
+        )
     own = workdir / "tokenizer"
     path = config.tokenizer.path or own
     missing = not config.tokenizer.path and not (own / "vocab.txt").exists()
@@ -288,10 +304,25 @@ def start(
             )
         report.show(f"{stage.name}: going on from step {int(restored.step)} of init.resume {init.resume}")
         return restored, streams
-    source = previous or (find_stage(Path(init.params)) if init.params else None)
-    params = train.checkpoints(run, source).restore_params(None, abstract.params) if source else None
+    params = None
+    if previous is not None:
+        params = train.checkpoints(run, previous).restore_params(None, abstract.params)
+    elif init.params:
+        params = params_from(run, stage)
+    source = previous or init.params
     report.show(f"{stage.name}: starting from {f'the parameters of {source}' if source else 'scratch'}")
     return train.initial_state(run, stage, params), {}
+
+
+def params_from(run: train.Run, stage: train.Stage) -> Any:
+    """The parameters of `init.params`, placed for the stage."""
+    abstract = train.abstract_state(run, stage).params
+    scratch = functools.partial(_scratch, run, stage)
+    return init_params.load(run.config.init, run.config.model, run.tokenizer, abstract, scratch)
+
+
+def _scratch(run: train.Run, stage: train.Stage) -> Any:
+    return train.initial_state(run, stage, None).params
 
 
 def find_stage(path: Path) -> Path:
@@ -311,17 +342,18 @@ def load_params(run: train.Run, workdir: Path) -> Any:
     """Parameters to use without training: the work directory's last trained stage, or `init.params`.
 
     Raises:
-      ConfigError: neither holds a checkpoint.
+      ConfigError: neither holds a checkpoint, or that of `init.params` does not fit.
     """
     trained = [name for name in sorted(run.config.stages) if checkpoint.complete_steps(workdir / name / "checkpoints")]
-    if trained:
-        directory = workdir / trained[-1]
-    elif run.config.init.params:
-        directory = find_stage(Path(run.config.init.params))
-    else:
-        raise ConfigError(f"{workdir} holds no checkpoints and config.init.params names none: nothing to use")
     name = sorted(run.config.stages)[0]
-    abstract = train.abstract_state(run, train.make_stage(run.config, name, workdir / name))
+    stage = train.make_stage(run.config, name, workdir / name)
+    if not trained and run.config.init.params:
+        report.show(f"parameters of {run.config.init.params}")
+        return params_from(run, stage)
+    if not trained:
+        raise ConfigError(f"{workdir} holds no checkpoints and config.init.params names none: nothing to use")
+    directory = workdir / trained[-1]
+    abstract = train.abstract_state(run, stage)
     saved = train.checkpoints(run, directory)
     report.show(f"parameters of step {saved.latest()} in {directory}")
     return saved.restore_params(None, abstract.params)

@@ -30,6 +30,7 @@ RULES: Mapping[str, str | None] = {
     "layers": None,
     "norm": None,
     "position": None,
+    "token_type": None,
 }
 
 

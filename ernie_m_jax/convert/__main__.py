@@ -1,0 +1,87 @@
+r"""The converter's command line: any known checkpoint in, a folder for this project or another library out.
+
+python -m ernie_m_jax.convert --source ernie-m-base/ --output base/
+python -m ernie_m_jax.convert --source ernie_m_base.pdparams --output base-hf/ --to huggingface
+python -m ernie_m_jax.convert --source runs/mine/stage2 --output mine-hf/ --to huggingface \
+        --drop embeddings/language mlm_head
+"""
+
+import argparse
+import math
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ernie_m_jax.convert import model, rules, selection, targets
+from ernie_m_jax.convert.tensors import ConversionError
+from ernie_m_jax.training.manifest import CheckpointError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    made = argparse.ArgumentParser(prog="python -m ernie_m_jax.convert", description=__doc__.splitlines()[0])
+    made.add_argument("--source", required=True, help="file, folder or tar archive of a model; a run or stage of ours")
+    made.add_argument("--output", required=True, help="folder to write, new or empty")
+    made.add_argument("--to", default="native", choices=("native", *targets.TARGETS), help="what to write")
+    made.add_argument(
+        "--format", default="", choices=("native", *rules.FORMATS), help="the source's format, if not to be recognised"
+    )
+    made.add_argument("--style", default="", choices=("ernie", "huggingface"), help="an ERNIE-M tokenizer's (ernie)")
+    made.add_argument("--num_heads", type=int, default=0, help="attention heads, where the source does not tell them")
+    made.add_argument(
+        "--drop",
+        nargs="*",
+        default=[],
+        metavar="NAME",
+        help="parameters or tensors to leave out, by the beginning of their names (mlm_head, embeddings/language)",
+    )
+    made.add_argument("--no_tokenizer", action="store_true", help="leave the tokenizer out")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Converts and prints what was recognised and written; returns the exit status."""
+    flags = parser().parse_args(arguments)
+    try:
+        if flags.num_heads < 0:
+            raise ConversionError(f"--num_heads {flags.num_heads} must be positive")
+        convert(flags)
+    except (ConversionError, CheckpointError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def convert(flags: argparse.Namespace) -> None:
+    """One conversion; see `main`."""
+    drop = selection.pattern(flags.drop)
+    options = {"form": flags.format, "style": flags.style, "num_heads": flags.num_heads, "drop": drop}
+    with model.open_source(flags.source, **options) as source:
+        config, kept = selection.without(source.config, source.shapes, flags.drop)
+        tokenizer = None if flags.no_tokenizer else source.tokenizer
+        said = "none found" if source.tokenizer is None else f"{source.tokenizer.style}, {source.tokenizer.vocab_size}"
+        print(f"{flags.source}: format {source.format}{' (as told)' if flags.format else ''}")
+        print(
+            f"  {source.config.num_layers} layers, width {source.config.hidden_size}, {source.config.num_heads} heads, "
+            f"vocabulary {source.config.vocab_size}, head {source.config.head}, mlm_head {source.config.mlm_head}, "
+            f"pooler {source.config.pooler}; tokenizer {said}"
+        )
+        if source.left_out:
+            print(f"  left out: {', '.join(source.left_out)}")
+        if dropped := sorted(set(source.shapes) - set(kept)):
+            print(f"  dropped: {', '.join(dropped)}")
+
+        def params() -> Iterator[tuple[str, np.ndarray]]:
+            yield from ((name, array) for name, array in source.read() if name in kept)
+
+        model.write(pathlib.Path(flags.output), config, params(), tokenizer, flags.to)
+    count = sum(math.prod(shape) for shape in kept.values())
+    print(f"{flags.output}: {flags.to}, {count:,} parameters")
+    if flags.to in ("huggingface", "paddle") and config.head == "none" and not config.pooler:
+        print("  without a pooler: the other library starts one from random numbers")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

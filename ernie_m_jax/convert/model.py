@@ -1,0 +1,262 @@
+"""A model out of any known format, and into any: the two ends of `ernie_m_jax.load`, `save` and the command line.
+
+path --archives, tensors--> tensors --formats--> table --architectures--> ModelConfig --transform--> parameters
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ernie_m_jax.config import ComputeConfig, ModelConfig
+from ernie_m_jax.convert import architectures, archives, checksums, exports, formats, layers, native, targets, transform
+from ernie_m_jax.convert.tensors import ConversionError, find_weights, open_weights
+from ernie_m_jax.model.encoder import ErnieM, Inputs
+from ernie_m_jax.model.visibility import FULL
+from ernie_m_jax.tokenizer import MODEL_FILE, VOCABULARY_FILE, Tokenizer
+from ernie_m_jax.tokenizer_sentencepiece import ErnieTokenizer
+from ernie_m_jax.training import tree
+
+_DEPTH = 4
+_CONFIG_FILES = ("config.json", "model_config.json", "ernie_config.json")
+STYLES = {"xlm-roberta": "xlm-roberta", "fairseq": "xlm-roberta", "bert": "bert", "xlm": "xlm"}
+
+
+class Model(NamedTuple):
+    """A model in memory.
+
+    Attributes:
+      config: the architecture.
+      params: nested dictionaries of float32 NumPy arrays, as `ErnieM.apply` takes them ({"params": params}).
+      tokenizer: None where the folder has no tokenizer's files.
+    """
+
+    config: ModelConfig
+    params: Any
+    tokenizer: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A checkpoint that was opened and compared with the architecture it states, its arrays not yet read.
+
+    Attributes:
+      format: "native", or a name of `rules.FORMATS`.
+      config: the architecture.
+      tokenizer: None where there is none.
+      shapes: of the parameters by path, layers stacked.
+      read: each parameter with its path, one at a time.
+      left_out: tensors that were not taken, by name.
+    """
+
+    format: str
+    config: ModelConfig
+    tokenizer: Tokenizer | None
+    shapes: Mapping[str, tuple[int, ...]]
+    read: Callable[[], Iterator[tuple[str, np.ndarray]]]
+    left_out: tuple[str, ...] = ()
+
+
+@functools.cache
+def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every parameter's shape by path, layers stacked; in the order of the flattened tree."""
+    compute = ComputeConfig(dtype="float32", scan_layers=True, remat="none", attention="xla", vocab_chunk=0)
+    tokens = Inputs(*(jnp.zeros((1, 8), jnp.int32) for _ in Inputs._fields))
+    init = functools.partial(ErnieM(config, compute).init, jax.random.key(0), tokens)
+    abstract = jax.eval_shape(lambda: init(FULL)["params"])
+    return {name.removesuffix("/value"): leaf.shape for name, leaf in tree.named(abstract).items()}
+
+
+@contextlib.contextmanager
+def open_source(path: Any, *, form: str = "", style: str = "", num_heads: int = 0, drop: str = "") -> Iterator[Source]:
+    """Opens a checkpoint; its arrays can be read inside the `with` block.
+
+    Args:
+      path: a model's file, folder or tar archive; a run of this project or one of its stages.
+      form: the format, where it is not to be recognised.
+      style: of an ERNIE-M tokenizer: "ernie" (default) or "huggingface".
+      num_heads: attention heads, where neither the checkpoint nor the width of 64 a head tells it.
+      drop: a regular expression; tensors of these names (without prefix) may be left out.
+
+    Raises:
+      ConversionError, CheckpointError: what is wrong, with the names of tensors and their shapes.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise ConversionError(f"{path}: no such file or directory")
+    place = native.find(path)
+    if form == "native" and place is None:
+        raise ConversionError(f"{path}: not a model or run of this project: no checkpoints in it")
+    if place is not None and form in ("", "native"):
+        yield _open_native(place)
+        return
+    with archives.opened(path) as opened:
+        yield _open_foreign(opened, form, style, num_heads, drop)
+
+
+def _open_native(place: pathlib.Path) -> Source:
+    model, tokenizer = native.read_config(place)
+
+    def read() -> Iterator[tuple[str, np.ndarray]]:
+        params = native.read(place)
+        have = {name: array.shape for name, array in params.items()}
+        if have != shapes(model):
+            wrong = sorted(name for name in {*have, *shapes(model)} if have.get(name) != shapes(model).get(name))
+            lines = [f"{n}: shape {have.get(n)}, config.json's model has {shapes(model).get(n)}" for n in wrong[:20]]
+            raise ConversionError(f"{place}: parameters and config.json do not match:\n  " + "\n  ".join(lines))
+        yield from params.items()
+
+    return Source("native", model, tokenizer, shapes(model), read)
+
+
+def _open_foreign(path: pathlib.Path, name: str, style: str, num_heads: int, drop: str) -> Source:
+    weights_path = _weights_in(path)
+    weights = open_weights(weights_path)
+    folder = weights_path if weights_path.is_dir() else weights_path.parent
+    config = _config(folder, weights.facts)
+    form, tensors = formats.recognise(weights.tensors, config, str(weights_path), name)
+    tensors = checksums.guarded(folder, tensors)
+    model = architectures.model_config(form, config, tensors, str(folder), num_heads)
+    wanted = shapes(model)
+    parts, unknown = transform.plan(form, model.head, wanted)
+    transform.check(form, parts, unknown, tensors, drop)
+    tokenizer = _tokenizer(folder, path if path.is_dir() else folder, STYLES.get(form.name, style or "ernie"))
+    if tokenizer is not None and tokenizer.vocab_size != model.vocab_size:
+        raise ConversionError(
+            f"{form.encoder['embeddings/word']}: shape {wanted['embeddings/word']} in {weights_path}, but the "
+            f"tokenizer beside it has {tokenizer.vocab_size} entries: shape {(tokenizer.vocab_size, model.hidden_size)}"
+        )
+    used = {part.name for found in parts.values() for part in found} | {*form.tied, *form.folded}
+    return Source(
+        form.name,
+        model,
+        tokenizer,
+        wanted,
+        lambda: transform.read(form, parts, wanted, tensors),
+        tuple(tensor.name for bare, tensor in tensors.items() if bare not in used),
+    )
+
+
+def _weights_in(path: pathlib.Path) -> pathlib.Path:
+    """The shallowest folder with weights in it, at most `_DEPTH` below `path`; `path` itself if there is none."""
+    level = [path]
+    for _ in range(_DEPTH):
+        found = [folder for folder in level if folder.is_dir() and find_weights(folder) is not None]
+        if len(found) > 1:
+            raise ConversionError(f"{path}: several models in it, name one: {', '.join(map(str, found))}")
+        if found:
+            return found[0]
+        level = sorted(child for folder in level if folder.is_dir() for child in folder.iterdir() if child.is_dir())
+    return path
+
+
+def _config(folder: pathlib.Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The checkpoint's own statement of its architecture; empty if there is none."""
+    places = [folder, folder.parent] if folder.name == "params" else [folder]
+    for path in (place / name for place in places for name in _CONFIG_FILES):
+        if path.is_file():
+            try:
+                config = json.loads(path.read_text("utf-8"))
+                if not isinstance(config, dict):
+                    raise ValueError("not an object")
+            except ValueError as error:
+                raise ConversionError(f"{path}: not JSON: {error}") from None
+            for inner in config.get("init_args") or ():  # PaddleNLP before 2.5 keeps the encoder's config in here
+                if isinstance(inner, dict):
+                    config = {**config, **{key: value for key, value in inner.items() if key != "init_class"}}
+            return config
+    return dict(facts.get("args") or {})
+
+
+def _tokenizer(folder: pathlib.Path, root: pathlib.Path, style: str) -> Tokenizer | None:
+    """The tokenizer beside the weights or above them, not above `root`; None if its files are not there."""
+    places = [place for place in (folder, *folder.parents) if place.is_relative_to(root)]
+    if root.name == "params":
+        places += [root.parent, root.parent.parent]
+    for place in places:
+        if style in ("ernie", "huggingface"):
+            models = [place / name for name in (MODEL_FILE, "piece.model")]  # the second: 2021
+            model = next((file for file in models if file.is_file()), None)
+            if model is not None and (place / VOCABULARY_FILE).is_file():
+                contents = {MODEL_FILE: model.read_bytes(), VOCABULARY_FILE: (place / VOCABULARY_FILE).read_bytes()}
+                return ErnieTokenizer(contents, style)
+        elif all((place / name).is_file() for name in _TOKENIZER_FILES[style]):
+            return Tokenizer.load(place, style)
+    return None
+
+
+_TOKENIZER_FILES = {
+    "xlm-roberta": ("sentencepiece.bpe.model",),
+    "bert": ("vocab.txt",),
+    "xlm": ("vocab.json", "merges.txt"),
+}
+
+
+def load(path: Any, *, scan_layers: bool = True, **options: Any) -> Model:
+    """Loads a model of any format that `open_source` reads, whole, into memory.
+
+    Args:
+      path: see `open_source`.
+      scan_layers: layers stacked, for `compute.scan_layers=True`; otherwise `layers_0`, `layers_1`, ...
+      **options: `form`, `style`, `num_heads`, `drop`; see `open_source`.
+
+    Returns:
+      Model, to be unpacked as (config, params, tokenizer).
+
+    Raises:
+      ConversionError, CheckpointError: what is wrong, with the names of tensors and their shapes.
+    """
+    with open_source(path, **options) as source:
+        params = dict(source.read())
+    return Model(source.config, tree.nest(params if scan_layers else layers.unrolled(params)), source.tokenizer)
+
+
+def save(
+    path: Any, config: ModelConfig, params: Any, tokenizer: Tokenizer | None = None, *, to: str = "native"
+) -> None:
+    """Writes a model for this project or another library.
+
+    Args:
+      path: a folder that does not exist or is empty.
+      config: the architecture.
+      params: nested dictionaries of arrays; layers stacked or not.
+      tokenizer: goes with it; None leaves it out.
+      to: "native", "huggingface" (ErnieM), "xlm-roberta" (transformers' XLM-R) or "paddle" (PaddleNLP's ErnieM).
+
+    Raises:
+      ConversionError: the parameters do not fit `config`, or the target cannot hold them.
+    """
+    flat = layers.stacked({name: np.asarray(array) for name, array in tree.named(params).items()})
+    have = {name: array.shape for name, array in flat.items()}
+    wanted = shapes(config)
+    problems = [
+        f"{name}: shape {have.get(name, 'missing')}, the config's model has {wanted.get(name, 'no such parameter')}"
+        for name in sorted({*have, *wanted})
+        if have.get(name) != wanted.get(name)
+    ]
+    if problems:
+        raise ConversionError("params and config do not match:\n  " + "\n  ".join(problems[: transform.SHOWN]))
+    write(pathlib.Path(path), config, ((name, flat[name]) for name in wanted), tokenizer, to)
+
+
+def write(
+    folder: pathlib.Path,
+    config: ModelConfig,
+    params: Iterable[tuple[str, np.ndarray]],
+    tokenizer: Tokenizer | None,
+    to: str,
+) -> None:
+    """Writes parameters that fit `config`, given one at a time; see `save`."""
+    if to == "native":
+        native.write(folder, config, params, tokenizer)
+        return
+    if to not in targets.TARGETS:
+        raise ConversionError(f"target {to!r} is unknown; there are native, {', '.join(targets.TARGETS)}")
+    exports.write(folder, config, params, tokenizer, to)

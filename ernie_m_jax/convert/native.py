@@ -1,0 +1,100 @@
+"""Models of this project on disk: a folder with config, tokenizer and parameters, or a training run's.
+
+    DIR/config.json       {"model": ..., "tokenizer": {"style": ...}, "versions": ...}
+    DIR/tokenizer/        the tokenizer's files, if there is one
+    DIR/checkpoints/0/    the parameters, as `training.checkpoint` writes them: every file with its SHA-256
+
+A run's work directory or one of its stages is read the same way; its `config.json` has the whole config.
+Parameters are flat here: path -> array, layers stacked.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from ernie_m_jax import config as configs
+from ernie_m_jax.config import ModelConfig
+from ernie_m_jax.convert import layers
+from ernie_m_jax.convert.tensors import ConversionError
+from ernie_m_jax.tokenizer import Tokenizer
+from ernie_m_jax.training import files, tree
+from ernie_m_jax.training.checkpoint import Checkpoints, complete_steps
+
+
+def find(path: pathlib.Path) -> pathlib.Path | None:
+    """The directory with `checkpoints/` behind a model's folder, a run or a stage; None if it is none of these."""
+    if not path.is_dir():
+        return None
+    children = sorted((child for child in path.iterdir() if child.is_dir()), reverse=True)
+    return next((place for place in (path, *children) if complete_steps(place / "checkpoints")), None)
+
+
+def read_config(place: pathlib.Path) -> tuple[ModelConfig, Tokenizer | None]:
+    """The architecture and the tokenizer of the model in `place` (see `find`).
+
+    Raises:
+      ConversionError: no `config.json` there or above, or one that cannot be used.
+    """
+    path = next((p / "config.json" for p in (place, place.parent) if (p / "config.json").is_file()), None)
+    if path is None:
+        raise ConversionError(f"{place}: no config.json there or in {place.parent}")
+    try:
+        written = json.loads(path.read_text("utf-8"))
+        stated = written.get("config", written)
+        model = configs.build(ModelConfig, stated["model"], "config.model")
+        style, named = stated["tokenizer"]["style"], stated["tokenizer"].get("path")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConversionError(f"{path}: not a model of this project ({type(error).__name__}: {error})") from None
+    own = path.parent / "tokenizer"
+    folder = own if own.is_dir() else pathlib.Path(named) if named else None
+    return model, Tokenizer.load(folder, style) if folder and style else None
+
+
+def read(place: pathlib.Path, step: int | None = None) -> dict[str, np.ndarray]:
+    """The parameters of the newest (or the given) step, checked against their manifest.
+
+    Raises:
+      CheckpointError: damaged or not there.
+    """
+    saved = Checkpoints(place / "checkpoints", 0, None)
+    device = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
+    abstract = {
+        name.removeprefix("params/"): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+        for name, leaf in saved.contents(step).items()
+        if name.startswith("params/")
+    }
+    arrays = tree.named(saved.restore_params(step, tree.nest(abstract), partial=True))
+    return layers.stacked({name: np.asarray(array) for name, array in arrays.items()})
+
+
+def write(
+    folder: pathlib.Path, model: ModelConfig, params: Iterable[tuple[str, np.ndarray]], tokenizer: Tokenizer | None
+) -> None:
+    """Writes a model's folder; `config.json` comes last.
+
+    Raises:
+      ConversionError: the folder holds something already.
+      CheckpointError: the disk is full, or the like.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConversionError(f"{folder}: is there already and not empty; choose another output or remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    device = jax.devices("cpu")[0]
+    # Array after array becomes a JAX array before the next is read: never two copies of the whole model.
+    arrays = {name: jax.device_put(array, device) for name, array in params}
+    saved = Checkpoints(folder / "checkpoints", 0, tokenizer.fingerprint if tokenizer else "")
+    saved.save(0, {"params": tree.nest(arrays)}, {}, {})
+    saved.wait()
+    if tokenizer is not None:
+        tokenizer.save(folder / "tokenizer")
+    stated: dict[str, Any] = {
+        "model": dataclasses.asdict(model),
+        "tokenizer": {"style": tokenizer.style if tokenizer else ""},
+        "versions": files.versions(),
+    }
+    files.write_json(folder / "config.json", stated)

@@ -1,0 +1,112 @@
+"""Parameters to start from: a checkpoint of any format in, the run's parameters on its devices out.
+
+What the checkpoint lacks starts from scratch only if `init.fresh` names it, what it has too much is dropped only if
+`init.drop` names it; everything else must agree in name, shape, architecture and tokenizer.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from ernie_m_jax.config import ConfigError, InitConfig, ModelConfig
+from ernie_m_jax.convert import layers, model
+from ernie_m_jax.convert.tensors import ConversionError
+from ernie_m_jax.tokenizer import Tokenizer
+from ernie_m_jax.training import report, tree
+
+# What must agree beyond shapes, for the same parameters to compute the same.
+_SAME = ("num_heads", "first_position", "pad_id", "layer_norm_eps")
+_SHOWN = 20
+
+
+def load(init: InitConfig, config: ModelConfig, tokenizer: Tokenizer, abstract: Any, scratch: Callable[[], Any]) -> Any:
+    """The parameters of `init.params`, placed as `abstract` says.
+
+    Args:
+      init: `params`, `fresh` and `drop`.
+      config: the run's architecture.
+      tokenizer: the run's; must be the checkpoint's where that has one.
+      abstract: shapes, dtypes and shardings of the run's parameters, layers stacked or not.
+      scratch: gives parameters like `abstract`, initialised; called only if something starts from scratch.
+
+    Raises:
+      ConfigError: the checkpoint is another architecture's or tokenizer's, or lacks or has too much; names and shapes.
+      ConversionError, CheckpointError: it cannot be read.
+    """
+    style = tokenizer.style if tokenizer.style in ("ernie", "huggingface") else ""
+    try:
+        with model.open_source(init.params, style=style, num_heads=config.num_heads) as source:
+            _check_architecture(init.params, source.config, config)
+            _check_tokenizer(init.params, source.tokenizer, tokenizer)
+            fresh, dropped = _plan(init, source.shapes, model.shapes(config))
+            found = {name: array for name, array in source.read() if name not in dropped}
+    except ConversionError as error:
+        raise ConfigError(f"config.init.params: {error}") from None
+    for word, names in (("from scratch", fresh), ("dropped", dropped)):
+        if names:
+            report.show(f"init.params: {word}: {', '.join(names)}")
+    return _placed(found, fresh, abstract, scratch)
+
+
+def _check_architecture(path: str, have: ModelConfig, want: ModelConfig) -> None:
+    wrong = [key for key in _SAME if getattr(have, key) != getattr(want, key)]
+    if wrong:
+        lines = [f"config.model.{key} is {getattr(want, key)}, there {getattr(have, key)}" for key in wrong]
+        raise ConfigError(f"config.init.params {path} is another architecture's:\n  " + "\n  ".join(lines))
+
+
+def _check_tokenizer(path: str, have: Tokenizer | None, want: Tokenizer) -> None:
+    if have is None:
+        report.show(f"init.params: no tokenizer in {path}; config.tokenizer.path must name the one it was trained with")
+    elif have.fingerprint != want.fingerprint:
+        raise ConfigError(
+            f"config.init.params {path} was written with tokenizer {have.fingerprint}, but this run's is "
+            f"{want.fingerprint}; config.tokenizer.path must name the one it was written with"
+        )
+
+
+def _named(name: str, beginnings: Sequence[str]) -> bool:
+    return any(name == beginning or name.startswith(f"{beginning.rstrip('/')}/") for beginning in beginnings)
+
+
+def _plan(
+    init: InitConfig, have: Mapping[str, tuple[int, ...]], want: Mapping[str, tuple[int, ...]]
+) -> tuple[list[str], list[str]]:
+    """The parameters that start from scratch and those that are dropped."""
+    fresh = [name for name in want if name not in have]
+    dropped = [name for name in have if name not in want]
+    problems = [
+        f"{name}: shape {want[name]} in this model, not in the checkpoint; config.init.fresh can name it"
+        for name in fresh
+        if not _named(name, init.fresh)
+    ]
+    problems += [
+        f"{name}: shape {have[name]} in the checkpoint, not in this model; config.init.drop can name it"
+        for name in dropped
+        if not _named(name, init.drop)
+    ]
+    problems += [
+        f"{name}: shape {have[name]} in the checkpoint, {want[name]} in this model"
+        for name in want
+        if name in have and have[name] != want[name]
+    ]
+    if problems:
+        more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise ConfigError(
+            f"config.init.params {init.params} does not fit config.model:\n  " + "\n  ".join(problems[:_SHOWN]) + more
+        )
+    return fresh, dropped
+
+
+def _placed(found: Mapping[str, np.ndarray], fresh: Sequence[str], abstract: Any, scratch: Callable[[], Any]) -> Any:
+    """The arrays in the tree of `abstract` and on its devices, with what is fresh from `scratch`."""
+    wanted = tree.named(abstract)
+    if layers.is_unrolled(wanted):
+        found = layers.unrolled(found)
+    initial = tree.named(scratch()) if fresh else {}
+    placed = [
+        jax.device_put(found[name], leaf.sharding) if name in found else initial[name] for name, leaf in wanted.items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(abstract), placed)

@@ -9,8 +9,10 @@ import pathlib
 import pickle
 
 import numpy as np
-from golden import weights
 from safetensors.numpy import save_file
+
+from ernie_m_jax.training import tree
+from tests.golden import weights
 
 MODELS = pathlib.Path(__file__).parent / "golden" / "models"
 NAMES = sorted(path.stem for path in MODELS.glob("*.npz"))
@@ -68,3 +70,17 @@ def case(name: str) -> Case:
     with np.load(MODELS / f"{name}.npz") as file:
         arrays = dict(file)
     return Case(name, json.loads(str(arrays.pop("case"))), arrays)
+
+
+def flat(params) -> dict[str, np.ndarray]:
+    """Arrays by path."""
+    return {name: np.asarray(array) for name, array in tree.named(params).items()}
+
+
+def assert_same(found, expected) -> None:
+    """Two trees of parameters with the same names, dtypes and bits."""
+    found, expected = flat(found), flat(expected)
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array, err_msg=name)

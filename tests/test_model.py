@@ -246,6 +246,25 @@ def test_parameter_names_and_logical_axes():
         elif "language" not in name and "pooler" not in name:
             expected[name] = axes
     assert _flat_axes(plain, UNROLLED) == expected
+    other = dataclasses.replace(CONFIG, num_token_types=2, mlm_head="plain", head="token_classification", num_labels=5)
+    found = _flat_axes(other, COMPUTE)
+    assert {name: axes for name, axes in found.items() if name not in AXES} == {
+        "embeddings/token_type": ("token_type", "embed"),
+        "head/kernel": ("embed", "labels"),
+        "head/bias": ("labels",),
+    }
+    assert {name for name in AXES if name not in found} == {name for name in AXES if name.startswith("mlm_head/")} - {
+        "mlm_head/bias"
+    }
+
+
+def test_a_part_that_the_model_does_not_have_is_named():
+    config = dataclasses.replace(CONFIG, mlm_head="none", pooler=False)
+    params, hidden = {"params": _params()[1]}, np.zeros((2, 3, CONFIG.hidden_size), np.float32)
+    model = ErnieM(config, COMPUTE)
+    for method, arguments in (("pool", (hidden,)), ("classify", (hidden,)), ("predict", (hidden[0],))):
+        with pytest.raises(ValueError, match=r"model\.(pooler|head|mlm_head) is .*need"):
+            model.apply(params, *arguments, method=method)
 
 
 def test_initial_values():

@@ -84,7 +84,11 @@ def model_config(
     if form is rules.PADDLE or form is rules.ERNIE_2021 or form is rules.XLM:
         values["ffn_size"] = 4 * values.get("hidden_size", seen["hidden_size"])  # these never read another width
     values = {**seen, **values}
-    if num_heads or "num_heads" not in values:
+    if num_heads and values.get("num_heads", num_heads) != num_heads:
+        raise ConversionError(
+            f"{where}: has {values['num_heads']} attention heads by its config, not {num_heads} as told"
+        )
+    if "num_heads" not in values:
         values["num_heads"] = num_heads or values["hidden_size"] // _HEAD_WIDTH
     width, heads = values["hidden_size"], values["num_heads"]
     if not heads or width % heads or not (num_heads or stated["num_heads"] or width == heads * _HEAD_WIDTH):

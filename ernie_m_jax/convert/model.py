@@ -24,7 +24,8 @@ from ernie_m_jax.tokenizer import MODEL_FILE, VOCABULARY_FILE, Tokenizer
 from ernie_m_jax.tokenizer_sentencepiece import ErnieTokenizer
 from ernie_m_jax.training import tree
 
-_DEPTH = 4
+_COMPUTE = ComputeConfig(dtype="float32", scan_layers=True, remat="none", attention="xla", vocab_chunk=16_384)
+_DEPTH = 4  # folders below the one given in which weights are looked for
 _CONFIG_FILES = ("config.json", "model_config.json", "ernie_config.json")
 STYLES = {"xlm-roberta": "xlm-roberta", "fairseq": "xlm-roberta", "bert": "bert", "xlm": "xlm"}
 
@@ -41,6 +42,10 @@ class Model(NamedTuple):
     config: ModelConfig
     params: Any
     tokenizer: Any
+
+    def encoder(self, dtype: str = "float32") -> ErnieM:
+        """The module that takes these parameters; `dtype` ("float32", "bfloat16") is that of its activations."""
+        return ErnieM(self.config, dataclasses.replace(_COMPUTE, dtype=dtype, scan_layers="layers" in self.params))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +72,8 @@ class Source:
 @functools.cache
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Every parameter's shape by path, layers stacked; in the order of the flattened tree."""
-    compute = ComputeConfig(dtype="float32", scan_layers=True, remat="none", attention="xla", vocab_chunk=0)
     tokens = Inputs(*(jnp.zeros((1, 8), jnp.int32) for _ in Inputs._fields))
-    init = functools.partial(ErnieM(config, compute).init, jax.random.key(0), tokens)
+    init = functools.partial(ErnieM(config, _COMPUTE).init, jax.random.key(0), tokens)
     abstract = jax.eval_shape(lambda: init(FULL)["params"])
     return {name.removesuffix("/value"): leaf.shape for name, leaf in tree.named(abstract).items()}
 

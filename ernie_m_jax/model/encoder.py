@@ -1,13 +1,12 @@
 """The ERNIE-M encoder: token-level integers in, hidden states out, with the heads that every objective shares.
 
-A post-LN Transformer encoder, the architecture of XLM-R (Ouyang et al. 2021, arXiv 2012.15674): word + position
-(+ language) -> LayerNorm -> dropout -> layers of (self-attention, dropout, add, LayerNorm, FFN, dropout, add,
-LayerNorm).
+A post-LN Transformer encoder, the architecture of XLM-R (Ouyang et al. 2021, arXiv 2012.15674): embeddings ->
+LayerNorm -> dropout -> layers of (self-attention, dropout, add, LayerNorm, FFN, dropout, add, LayerNorm). BERT and XLM
+are the same encoder with other values of `ModelConfig`: first position, token types, languages, word head, epsilon.
 Axes: B batch, L length, H width, N positions to predict.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,6 +18,7 @@ from ernie_m_jax.config_checks import HEADS
 from ernie_m_jax.model import loss
 from ernie_m_jax.model.attention import attention
 from ernie_m_jax.model.dropout import Dropout
+from ernie_m_jax.model.embeddings import Embeddings, Inputs
 from ernie_m_jax.model.heads import MlmHead, Pooler, outputs
 from ernie_m_jax.model.layers import LayerNorm, gelu, linear
 from ernie_m_jax.model.visibility import visible
@@ -30,70 +30,6 @@ _REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 REMAT = ("none", *_REMAT_POLICIES)
-
-
-class Inputs(NamedTuple):
-    """The encoder's inputs, each int32 [B, L].
-
-    Attributes:
-      ids: rows of the word table.
-      positions: 0-based within the example; the encoder adds `model.first_position`.
-      segments: which example of a packed row, from 1; 0 is padding.
-      roles: the token's row and column in the objective's visibility table.
-      languages: 0 for no language embedding at this token, k for row k - 1 of the language table.
-      token_types: rows of the token type table, where the model has one; None is 0 everywhere.
-    """
-
-    ids: jax.Array
-    positions: jax.Array
-    segments: jax.Array
-    roles: jax.Array
-    languages: jax.Array
-    token_types: jax.Array | None = None
-
-    @classmethod
-    def of(cls, batch: Mapping[str, jax.Array]) -> "Inputs":
-        """The inputs among a batch's arrays, by name; `token_types` may be missing."""
-        return cls(**{name: batch[name] for name in cls._fields if name in batch or name not in cls._field_defaults})
-
-
-class Embeddings(nn.Module):
-    """The tables and the embedding LayerNorm."""
-
-    config: ModelConfig
-    compute: ComputeConfig
-
-    def setup(self) -> None:
-        """Creates word, position, language and token_type (if any) and layer_norm."""
-        self.word = self._table("word", "vocab", self.config.vocab_size)
-        self.position = self._table("position", "position", self.config.max_positions)
-        if self.config.language_embedding != "none":
-            self.language = self._table("language", "language", self.config.num_languages)
-        if self.config.num_token_types:
-            self.token_type = self._table("token_type", "token_type", self.config.num_token_types)
-        self.layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute.dtype)
-
-    def _table(self, name: str, axis: str, rows: int) -> jax.Array:
-        initializer = nn.initializers.truncated_normal(self.config.initializer_range)
-        shape = (rows, self.config.hidden_size)
-        return self.param(name, nn.with_logical_partitioning(initializer, (axis, "embed")), shape, jnp.float32)
-
-    def __call__(self, inputs: Inputs) -> jax.Array:
-        """The sum of the embeddings, f32 [B, L, H], before LayerNorm; an index outside a table gives NaN."""
-        x = _rows(self.word, inputs.ids)
-        x += _rows(self.position, inputs.positions + self.config.first_position)
-        if self.config.num_token_types:
-            types = jnp.zeros_like(inputs.ids) if inputs.token_types is None else inputs.token_types
-            x += _rows(self.token_type, types)
-        if self.config.language_embedding == "none":
-            return x
-        language = _rows(self.language, jnp.maximum(inputs.languages - 1, 0))
-        return x + jnp.where(inputs.languages[..., None] > 0, language, 0.0)
-
-
-def _rows(table: jax.Array, index: jax.Array) -> jax.Array:
-    """Rows of a table; NaN for an index outside it, where clamping would hide a wrong id or a too long example."""
-    return jnp.take(table, index, axis=0, mode="fill", fill_value=np.nan)
 
 
 class SelfAttention(nn.Module):
@@ -297,7 +233,7 @@ class ErnieM(nn.Module):
     def _predicted(self, hidden: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """What `loss` takes: hidden states after the head's own layers, the decoder's table [V, H] and bias [V]."""
         if self.config.mlm_head == "none":
-            raise ValueError("model.mlm_head is 'none'; predicting words needs 'dense' or 'plain'")
+            raise ValueError("model.mlm_head is 'none'; score, generate and predict need 'dense' or 'plain'")
         return self.mlm_head(hidden), self.embeddings.word, self.mlm_head.bias
 
     def pool(self, hidden: jax.Array) -> jax.Array:
@@ -318,7 +254,8 @@ class ErnieM(nn.Module):
             between the two) for sequence_classification and multiple_choice, the encoder's output [B, L, H] otherwise.
 
         Returns:
-          [..., outputs]: a logit a label; one for multiple_choice; start and end for the two span heads.
+          [..., outputs]: a logit a label; one for multiple_choice; start and end for the two span heads (for
+          information_extraction their sigmoids are the probabilities).
 
         Raises:
           ValueError: if the model has no head.

@@ -221,12 +221,41 @@ def gradient_case(library, case: str, config: dict, setting: dict, whole: bool) 
     save(case, common(library, name, config, names, setting), arrays)
 
 
+def fairseq_file(library) -> None:
+    """A checkpoint as fairseq's trainer saves VECO and XLM-R: arguments, model, optimizer; names as in its RoBERTa."""
+    import argparse
+
+    torch, width, ffn = library.torch, 8, 16
+    start = "decoder.sentence_encoder."
+    shapes = {f"{start}embed_tokens.weight": (30, width), f"{start}embed_positions.weight": (20, width)}
+    shapes |= {f"{start}emb_layer_norm.{kind}": (width,) for kind in ("weight", "bias")}
+    for layer in range(2):
+        linear = {f"self_attn.{name}_proj": (width, width) for name in ("k", "v", "q", "out")}
+        linear |= {"fc1": (ffn, width), "fc2": (width, ffn)}
+        norms = {"self_attn_layer_norm": (width,), "final_layer_norm": (width,)}
+        for name, shape in {**linear, **norms}.items():
+            shapes[f"{start}layers.{layer}.{name}.weight"] = shape
+            shapes[f"{start}layers.{layer}.{name}.bias"] = shape[:1]
+    shapes |= {"decoder.lm_head.bias": (30,), "decoder.lm_head.dense.weight": (width, width)}
+    shapes |= {"decoder.lm_head.dense.bias": (width,)}
+    shapes |= {f"decoder.lm_head.layer_norm.{kind}": (width,) for kind in ("weight", "bias")}
+    state = {name: torch.from_numpy(weights.tensor(name, shape)) for name, shape in shapes.items()}
+    state["decoder.lm_head.weight"] = state[f"{start}embed_tokens.weight"]
+    args = argparse.Namespace(arch="roberta_base", encoder_layers=2, encoder_embed_dim=width, max_positions=18)
+    args.encoder_ffn_embed_dim, args.encoder_attention_heads, args.dropout, args.attention_dropout = ffn, 4, 0.1, 0.2
+    args.activation_fn = "gelu"
+    content = {"args": args, "model": state, "optimizer_history": [{"num_updates": 3}], "extra_state": {"epoch": 1}}
+    torch.save(content, HERE / "files" / "veco.pt", _use_new_zipfile_serialization=False)
+
+
 def pad(config: dict) -> int:
     return config.get("pad_token_id", config.get("pad_index", 0))
 
 
 def record_torch() -> None:
     library = Torch()
+    if wanted("fairseq"):
+        fairseq_file(library)
     for size, setting, every in (("tiny", TINY, 1), ("base", FULL, 6), ("large", FULL, 12)):
         ernie = sized(size, **ERNIE, num_labels=3)
         encoder_case(library, f"ernie_m-{size}", "ErnieMModel", ernie, setting, every)

@@ -1,0 +1,79 @@
+"""The encoder's inputs and their embeddings: token-level integers in, the sum of the tables' rows out.
+
+Axes: B batch, L length, H width.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ernie_m_jax.config import ComputeConfig, ModelConfig
+from ernie_m_jax.model.layers import LayerNorm
+
+
+class Inputs(NamedTuple):
+    """The encoder's inputs, each int32 [B, L].
+
+    Attributes:
+      ids: rows of the word table.
+      positions: 0-based within the example; the encoder adds `model.first_position`.
+      segments: which example of a packed row, from 1; 0 is padding.
+      roles: the token's row and column in the objective's visibility table.
+      languages: 0 for no language embedding at this token, k for row k - 1 of the language table.
+      token_types: rows of the token type table, where the model has one; None is 0 everywhere.
+    """
+
+    ids: jax.Array
+    positions: jax.Array
+    segments: jax.Array
+    roles: jax.Array
+    languages: jax.Array
+    token_types: jax.Array | None = None
+
+    @classmethod
+    def of(cls, batch: Mapping[str, jax.Array]) -> "Inputs":
+        """The inputs among a batch's arrays, by name; `token_types` may be missing."""
+        return cls(**{name: batch[name] for name in cls._fields if name in batch or name not in cls._field_defaults})
+
+
+class Embeddings(nn.Module):
+    """The tables and the embedding LayerNorm."""
+
+    config: ModelConfig
+    compute: ComputeConfig
+
+    def setup(self) -> None:
+        """Creates word, position, language and token_type (if any) and layer_norm."""
+        self.word = self._table("word", "vocab", self.config.vocab_size)
+        self.position = self._table("position", "position", self.config.max_positions)
+        if self.config.language_embedding != "none":
+            self.language = self._table("language", "language", self.config.num_languages)
+        if self.config.num_token_types:
+            self.token_type = self._table("token_type", "token_type", self.config.num_token_types)
+        self.layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute.dtype)
+
+    def _table(self, name: str, axis: str, rows: int) -> jax.Array:
+        initializer = nn.initializers.truncated_normal(self.config.initializer_range)
+        shape = (rows, self.config.hidden_size)
+        return self.param(name, nn.with_logical_partitioning(initializer, (axis, "embed")), shape, jnp.float32)
+
+    def __call__(self, inputs: Inputs) -> jax.Array:
+        """The sum of the embeddings, f32 [B, L, H], before LayerNorm; an index outside a table gives NaN."""
+        x = _rows(self.word, inputs.ids)
+        x += _rows(self.position, inputs.positions + self.config.first_position)
+        if self.config.num_token_types:
+            types = jnp.zeros_like(inputs.ids) if inputs.token_types is None else inputs.token_types
+            x += _rows(self.token_type, types)
+        if self.config.language_embedding == "none":
+            return x
+        language = _rows(self.language, jnp.maximum(inputs.languages - 1, 0))
+        return x + jnp.where(inputs.languages[..., None] > 0, language, 0.0)
+
+
+def _rows(table: jax.Array, index: jax.Array) -> jax.Array:
+    """Rows of a table; NaN for an index outside it, where clamping would hide a wrong id or a too long example."""
+    return jnp.take(table, index, axis=0, mode="fill", fill_value=np.nan)

@@ -32,7 +32,8 @@ class Case:
 
     def tensors(self) -> dict[str, np.ndarray]:
         """The checkpoint's tensors; the first is compared with the digest of the recording."""
-        made = {name: weights.tensor(weights.bare(name), tuple(shape)) for name, shape in self.facts["tensors"]}
+        scale = self.facts.get("scale", weights.SCALE)
+        made = {name: weights.tensor(weights.bare(name), tuple(shape), scale) for name, shape in self.facts["tensors"]}
         for name, digest in self.facts["digest"].items():
             assert weights.digest(made[name]) == digest, "this NumPy draws other numbers than the recording's did"
         return made

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import pickle
 import shutil
 import struct
 import tarfile
@@ -212,3 +213,45 @@ def test_a_paddle_file_without_any_config(tmp_path):
     assert_same(loaded.params, expected.params)
     with pytest.raises(ConversionError, match=r"hidden_size 32 is not a multiple of 64.*--num_heads"):
         ernie_m_jax.load(tmp_path / "ernie_m_base.pdparams")
+
+
+def test_paddlenlps_older_config_keeps_the_encoders_inside(tmp_path):
+    case = reference.case("paddle-tiny-ForSequenceClassification")
+    folder = case.write(tmp_path / "source")
+    expected = ernie_m_jax.load(folder)
+    inner = dict(case.facts["config"])
+    labels = inner.pop("num_labels")
+    older = {"init_args": [{**inner, "init_class": "ErnieMModel"}], "init_class": case.facts["class"]}
+    (folder / "config.json").unlink()
+    (folder / "model_config.json").write_text(json.dumps({**older, "num_classes": labels}))
+    loaded = ernie_m_jax.load(folder)
+    assert loaded.config == expected.config
+    assert_same(loaded.params, expected.params)
+
+
+def test_a_loaded_model_encodes_text(tokenizer, tokenizer_path, tmp_path):
+    """From a folder with the names of PaddleNLP's downloads to vectors, by the public functions alone."""
+    case = reference.case("paddle-tiny")
+    tensors = case.tensors()
+    name = "embeddings.word_embeddings.weight"
+    tensors[name] = weights.tensor(name, (tokenizer.vocab_size, 32))
+    with (tmp_path / "ernie_m_base.pdparams").open("wb") as file:
+        pickle.dump(tensors, file, protocol=2)
+    for file in ("sentencepiece.bpe.model", "vocab.txt"):
+        shutil.copy(tokenizer_path / file, tmp_path / f"ernie_m.{file}")
+    texts, options = ["Unexpected token.", "", "Erwartet"], {"layer": 2, "max_length": 32, "batch_rows": 2}
+    vectors = []
+    for scan_layers in (True, False):
+        loaded = ernie_m_jax.load(tmp_path, num_heads=4, scan_layers=scan_layers)
+        assert loaded.tokenizer.fingerprint == tokenizer.fingerprint
+        vectors.append(
+            ernie_m_jax.encode_texts(
+                loaded.encoder(), loaded.params, loaded.tokenizer, texts, pooling="mean", **options
+            )
+        )
+    assert vectors[0].shape == (3, 32)
+    np.testing.assert_allclose(*vectors, rtol=1e-5, atol=1e-6)
+    (tmp_path / "ernie_m.vocab.txt").write_bytes(b"[CLS]\n")
+    with pytest.raises(ConversionError, match=r"\[PAD\] must be on line 2.*--no_tokenizer does without it"):
+        ernie_m_jax.load(tmp_path, num_heads=4)
+    assert ernie_m_jax.load(tmp_path, num_heads=4, with_tokenizer=False).tokenizer is None

@@ -4,7 +4,8 @@ Command: python -m ernie_m_jax.main --config=configs/pretrain/stage1.py:size=bas
   --config.tokenizer.path=TOKENIZER --config.languages="('en','de','fr')"
   --config.data.monolingual.text.path='text/{language}.txt' --config.data.parallel.pairs.path='pairs/{pair}.{language}'
 Arguments: size=base or size=large.
-Hardware, time and result: not yet run. The paper starts from XLM-R; so does a run with `--config.init.params`.
+Hardware, time and result: not yet run. The paper starts from XLM-R; so does a run with
+`--config.init.params=xlm-roberta-base --config.tokenizer.path=xlm-roberta-base --config.tokenizer.style=xlm-roberta`.
 """
 
 from configs import base

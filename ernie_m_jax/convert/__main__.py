@@ -58,10 +58,12 @@ def convert(flags: argparse.Namespace) -> None:
     """One conversion; see `main`."""
     drop = selection.pattern(flags.drop)
     options = {"form": flags.format, "style": flags.style, "num_heads": flags.num_heads, "drop": drop}
+    options["with_tokenizer"] = not flags.no_tokenizer
     with model.open_source(flags.source, **options) as source:
         config, kept = selection.without(source.config, source.shapes, flags.drop)
-        tokenizer = None if flags.no_tokenizer else source.tokenizer
-        said = "none found" if source.tokenizer is None else f"{source.tokenizer.style}, {source.tokenizer.vocab_size}"
+        said = (
+            "none" if source.tokenizer is None else f"{source.tokenizer.style}, {source.tokenizer.vocab_size} entries"
+        )
         print(f"{flags.source}: format {source.format}{' (as told)' if flags.format else ''}")
         print(
             f"  {source.config.num_layers} layers, width {source.config.hidden_size}, {source.config.num_heads} heads, "
@@ -76,7 +78,7 @@ def convert(flags: argparse.Namespace) -> None:
         def params() -> Iterator[tuple[str, np.ndarray]]:
             yield from ((name, array) for name, array in source.read() if name in kept)
 
-        model.write(pathlib.Path(flags.output), config, params(), tokenizer, flags.to)
+        model.write(pathlib.Path(flags.output), config, params(), source.tokenizer, flags.to)
     count = sum(math.prod(shape) for shape in kept.values())
     print(f"{flags.output}: {flags.to}, {count:,} parameters")
     if flags.to in ("huggingface", "paddle") and config.head == "none" and not config.pooler:

@@ -6,7 +6,6 @@ path --archives, tensors--> tensors --formats--> table --architectures--> ModelC
 import contextlib
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -16,18 +15,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from ernie_m_jax.config import ComputeConfig, ModelConfig
-from ernie_m_jax.convert import architectures, archives, checksums, exports, formats, layers, native, targets, transform
+from ernie_m_jax.convert import (
+    architectures,
+    archives,
+    beside,
+    checksums,
+    exports,
+    formats,
+    layers,
+    native,
+    targets,
+    transform,
+)
 from ernie_m_jax.convert.tensors import ConversionError, find_weights, open_weights
 from ernie_m_jax.model.encoder import ErnieM, Inputs
 from ernie_m_jax.model.visibility import FULL
-from ernie_m_jax.tokenizer import MODEL_FILE, VOCABULARY_FILE, Tokenizer
-from ernie_m_jax.tokenizer_sentencepiece import ErnieTokenizer
+from ernie_m_jax.tokenizer import Tokenizer
 from ernie_m_jax.training import tree
 
 _COMPUTE = ComputeConfig(dtype="float32", scan_layers=True, remat="none", attention="xla", vocab_chunk=16_384)
 _DEPTH = 4  # folders below the one given in which weights are looked for
-_CONFIG_FILES = ("config.json", "model_config.json", "ernie_config.json")
-STYLES = {"xlm-roberta": "xlm-roberta", "fairseq": "xlm-roberta", "bert": "bert", "xlm": "xlm"}
 
 
 class Model(NamedTuple):
@@ -79,7 +86,9 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 @contextlib.contextmanager
-def open_source(path: Any, *, form: str = "", style: str = "", num_heads: int = 0, drop: str = "") -> Iterator[Source]:
+def open_source(
+    path: Any, *, form: str = "", style: str = "", num_heads: int = 0, drop: str = "", with_tokenizer: bool = True
+) -> Iterator[Source]:
     """Opens a checkpoint; its arrays can be read inside the `with` block.
 
     Args:
@@ -88,6 +97,7 @@ def open_source(path: Any, *, form: str = "", style: str = "", num_heads: int = 
       style: of an ERNIE-M tokenizer: "ernie" (default) or "huggingface".
       num_heads: attention heads, where neither the checkpoint nor the width of 64 a head tells it.
       drop: a regular expression; tensors of these names (without prefix) may be left out.
+      with_tokenizer: look for a tokenizer beside the weights.
 
     Raises:
       ConversionError, CheckpointError: what is wrong, with the names of tensors and their shapes.
@@ -99,14 +109,14 @@ def open_source(path: Any, *, form: str = "", style: str = "", num_heads: int = 
     if form == "native" and place is None:
         raise ConversionError(f"{path}: not a model or run of this project: no checkpoints in it")
     if place is not None and form in ("", "native"):
-        yield _open_native(place)
+        yield _open_native(place, with_tokenizer)
         return
     with archives.opened(path) as opened:
-        yield _open_foreign(opened, form, style, num_heads, drop)
+        yield _open_foreign(opened, form, num_heads, drop, style if with_tokenizer else None)
 
 
-def _open_native(place: pathlib.Path) -> Source:
-    model, tokenizer = native.read_config(place)
+def _open_native(place: pathlib.Path, with_tokenizer: bool) -> Source:
+    model, tokenizer = native.read_config(place, with_tokenizer)
 
     def read() -> Iterator[tuple[str, np.ndarray]]:
         params = native.read(place)
@@ -120,18 +130,20 @@ def _open_native(place: pathlib.Path) -> Source:
     return Source("native", model, tokenizer, shapes(model), read)
 
 
-def _open_foreign(path: pathlib.Path, name: str, style: str, num_heads: int, drop: str) -> Source:
+def _open_foreign(path: pathlib.Path, name: str, num_heads: int, drop: str, style: str | None) -> Source:
+    """See `open_source`; `style` None: without a tokenizer."""
     weights_path = _weights_in(path)
     weights = open_weights(weights_path)
     folder = weights_path if weights_path.is_dir() else weights_path.parent
-    config = _config(folder, weights.facts)
+    config = beside.config(folder, weights.facts)
     form, tensors = formats.recognise(weights.tensors, config, str(weights_path), name)
     tensors = checksums.guarded(folder, tensors)
     model = architectures.model_config(form, config, tensors, str(folder), num_heads)
     wanted = shapes(model)
     parts, unknown = transform.plan(form, model.head, wanted)
     transform.check(form, parts, unknown, tensors, drop)
-    tokenizer = _tokenizer(folder, path if path.is_dir() else folder, STYLES.get(form.name, style or "ernie"))
+    root = path if path.is_dir() else folder
+    tokenizer = None if style is None else beside.tokenizer(folder, root, form, style)
     if tokenizer is not None and tokenizer.vocab_size != model.vocab_size:
         raise ConversionError(
             f"{form.encoder['embeddings/word']}: shape {wanted['embeddings/word']} in {weights_path}, but the "
@@ -161,55 +173,13 @@ def _weights_in(path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def _config(folder: pathlib.Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The checkpoint's own statement of its architecture; empty if there is none."""
-    places = [folder, folder.parent] if folder.name == "params" else [folder]
-    for path in (place / name for place in places for name in _CONFIG_FILES):
-        if path.is_file():
-            try:
-                config = json.loads(path.read_text("utf-8"))
-                if not isinstance(config, dict):
-                    raise ValueError("not an object")
-            except ValueError as error:
-                raise ConversionError(f"{path}: not JSON: {error}") from None
-            for inner in config.get("init_args") or ():  # PaddleNLP before 2.5 keeps the encoder's config in here
-                if isinstance(inner, dict):
-                    config = {**config, **{key: value for key, value in inner.items() if key != "init_class"}}
-            return config
-    return dict(facts.get("args") or {})
-
-
-def _tokenizer(folder: pathlib.Path, root: pathlib.Path, style: str) -> Tokenizer | None:
-    """The tokenizer beside the weights or above them, not above `root`; None if its files are not there."""
-    places = [place for place in (folder, *folder.parents) if place.is_relative_to(root)]
-    if root.name == "params":
-        places += [root.parent, root.parent.parent]
-    for place in places:
-        if style in ("ernie", "huggingface"):
-            models = [place / name for name in (MODEL_FILE, "piece.model")]  # the second: 2021
-            model = next((file for file in models if file.is_file()), None)
-            if model is not None and (place / VOCABULARY_FILE).is_file():
-                contents = {MODEL_FILE: model.read_bytes(), VOCABULARY_FILE: (place / VOCABULARY_FILE).read_bytes()}
-                return ErnieTokenizer(contents, style)
-        elif all((place / name).is_file() for name in _TOKENIZER_FILES[style]):
-            return Tokenizer.load(place, style)
-    return None
-
-
-_TOKENIZER_FILES = {
-    "xlm-roberta": ("sentencepiece.bpe.model",),
-    "bert": ("vocab.txt",),
-    "xlm": ("vocab.json", "merges.txt"),
-}
-
-
 def load(path: Any, *, scan_layers: bool = True, **options: Any) -> Model:
     """Loads a model of any format that `open_source` reads, whole, into memory.
 
     Args:
       path: see `open_source`.
       scan_layers: layers stacked, for `compute.scan_layers=True`; otherwise `layers_0`, `layers_1`, ...
-      **options: `form`, `style`, `num_heads`, `drop`; see `open_source`.
+      **options: `form`, `style`, `num_heads`, `drop`, `with_tokenizer`; see `open_source`.
 
     Returns:
       Model, to be unpacked as (config, params, tokenizer).

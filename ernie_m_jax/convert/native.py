@@ -34,8 +34,8 @@ def find(path: pathlib.Path) -> pathlib.Path | None:
     return next((place for place in (path, *children) if complete_steps(place / "checkpoints")), None)
 
 
-def read_config(place: pathlib.Path) -> tuple[ModelConfig, Tokenizer | None]:
-    """The architecture and the tokenizer of the model in `place` (see `find`).
+def read_config(place: pathlib.Path, with_tokenizer: bool = True) -> tuple[ModelConfig, Tokenizer | None]:
+    """The architecture and, if wanted, the tokenizer of the model in `place` (see `find`).
 
     Raises:
       ConversionError: no `config.json` there or above, or one that cannot be used.
@@ -52,7 +52,12 @@ def read_config(place: pathlib.Path) -> tuple[ModelConfig, Tokenizer | None]:
         raise ConversionError(f"{path}: not a model of this project ({type(error).__name__}: {error})") from None
     own = path.parent / "tokenizer"
     folder = own if own.is_dir() else pathlib.Path(named) if named else None
-    return model, Tokenizer.load(folder, style) if folder and style else None
+    if not with_tokenizer or folder is None or not style:
+        return model, None
+    try:
+        return model, Tokenizer.load(folder, style)
+    except (ValueError, FileNotFoundError) as error:
+        raise ConversionError(f"{path.parent}: {error}; --no_tokenizer does without it") from error
 
 
 def read(place: pathlib.Path, step: int | None = None) -> dict[str, np.ndarray]:

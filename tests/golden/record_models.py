@@ -24,8 +24,8 @@ OUTPUT = HERE / "models"
 VOCABULARY_SAMPLE = 500  # columns of a full vocabulary's logits that are kept
 GRADIENT_SAMPLE = 64  # numbers of a tensor's gradient that are kept in the large case
 
-TINY = {"lengths": [1, 2, 9, 64, 512], "most": 24}
-FULL = {"lengths": [1, 2, 17, 130, 512], "most": 5}
+TINY = {"lengths": [1, 2, 9, 64, 512], "most": 24, "scale": weights.SCALE}
+FULL = {"lengths": [1, 2, 17, 130, 512], "most": 5, "scale": weights.FULL_SCALE}
 ERNIE = {"pad_token_id": 1, "max_position_embeddings": 514, "layer_norm_eps": 1e-5}
 SIZES = {
     "tiny": {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4},
@@ -70,7 +70,7 @@ class Torch:
         self.torch, self.library, self.ernie_m = torch, transformers, modeling_ernie_m
         self.versions = {"torch": torch.__version__, "transformers": transformers.__version__, "numpy": np.__version__}
 
-    def model(self, name: str, config: dict):
+    def model(self, name: str, config: dict, scale: float):
         """The class with its weights set; and the names and shapes of its tensors, tied ones once."""
         torch = self.torch
         kind = getattr(self.ernie_m, name, None) or getattr(self.library, name)
@@ -80,7 +80,9 @@ class Torch:
         tied = {"lm_head.decoder.weight", "lm_head.decoder.bias", "cls.predictions.decoder.weight"}
         tied |= {"cls.predictions.decoder.bias", "pred_layer.proj.weight"}
         names = {name: shape for name, shape in shapes.items() if name not in tied}
-        state = {name: torch.from_numpy(weights.tensor(weights.bare(name), shape)) for name, shape in names.items()}
+        state = {
+            name: torch.from_numpy(weights.tensor(weights.bare(name), shape, scale)) for name, shape in names.items()
+        }
         missing, unexpected = model.load_state_dict(state, strict=False)
         assert not unexpected, unexpected
         assert set(missing) <= tied, missing
@@ -120,13 +122,13 @@ class Paddle:
         versions = {"paddle": paddle.__version__, "paddlenlp": paddlenlp.__version__, "numpy": np.__version__}
         self.versions = versions
 
-    def model(self, name: str, config: dict):
+    def model(self, name: str, config: dict, scale: float):
         model = getattr(self.ernie_m, name)(self.ernie_m.ErnieMConfig(**config))
         model.eval()
         names = {}
         for key, parameter in model.state_dict().items():
             names[key] = tuple(parameter.shape)
-            parameter.set_value(weights.tensor(weights.bare(key), names[key]))
+            parameter.set_value(weights.tensor(weights.bare(key), names[key], scale))
         return model, names
 
     def run(self, model, **inputs) -> dict:
@@ -148,7 +150,7 @@ def common(library, name: str, config: dict, names: dict, setting: dict, **more)
         "class": name,
         "config": config,
         "tensors": [[key, list(shape)] for key, shape in names.items()],
-        "digest": {first: weights.digest(weights.tensor(weights.bare(first), names[first]))},
+        "digest": {first: weights.digest(weights.tensor(weights.bare(first), names[first], setting["scale"]))},
         "versions": library.versions,
         **setting,
         **more,
@@ -159,7 +161,7 @@ def encoder_case(library, case: str, name: str, config: dict, setting: dict, eve
     """Hidden states and whatever else the class computes."""
     if not wanted(case):
         return
-    model, names = library.model(name, config)
+    model, names = library.model(name, config, setting["scale"])
     ids, mask = weights.batch(setting["lengths"], config.get("vocab_size") or config["n_words"], pad(config))
     at = weights.sample(setting["lengths"], setting["most"])
     found = library.run(model, input_ids=ids, attention_mask=mask, **inputs)
@@ -184,7 +186,7 @@ def head_case(library, case: str, name: str, config: dict, setting: dict) -> Non
     """A fine-tuning head's logits."""
     if not wanted(case):
         return
-    model, names = library.model(name, config)
+    model, names = library.model(name, config, setting["scale"])
     ids, mask = weights.batch(setting["lengths"], config["vocab_size"], pad(config))
     arrays = {"at": weights.sample(setting["lengths"], setting["most"])}
     if "MultipleChoice" in name:
@@ -205,7 +207,7 @@ def gradient_case(library, case: str, config: dict, setting: dict, whole: bool) 
     if not wanted(case):
         return
     name = "ErnieMForSequenceClassification"
-    model, names = library.model(name, config)
+    model, names = library.model(name, config, setting["scale"])
     ids, mask = weights.batch(setting["lengths"], config["vocab_size"], 1)
     labels = np.arange(len(ids), dtype=np.int64) % config["num_labels"]
     found = library.gradients(model, labels, input_ids=ids, attention_mask=mask)
@@ -263,7 +265,7 @@ def record_torch() -> None:
             keys = ernie | ({"num_labels": 2} if head == "ForQuestionAnswering" else {})
             head_case(library, f"ernie_m-{size}-{head}", f"ErnieM{head}", keys, setting)
         if size != "large":
-            gradient_setting = {"lengths": [1, 2, 9, 64] if size == "tiny" else [3, 17, 40], "most": 1}
+            gradient_setting = {**setting, "lengths": [1, 2, 9, 64] if size == "tiny" else [3, 17, 40], "most": 1}
             gradient_case(library, f"ernie_m-{size}-gradients", ernie, gradient_setting, size == "tiny")
         xlm_r = sized(size, **ERNIE, type_vocab_size=1)
         encoder_case(library, f"xlm_roberta-{size}-lm", "XLMRobertaForMaskedLM", xlm_r, setting, every)

@@ -9,14 +9,17 @@ import zlib
 
 import numpy as np
 
-SCALE = 0.05  # of the weights: 2.5 times the released models' initial one, so that attention is far from uniform
+SCALE = 0.05  # of a small model's weights: attention is far from uniform
+# Of a model of the released sizes, the released models' initial one: with more, a few random layers make all tokens
+# alike, so that little is compared any more and the gradients of queries and keys are rounding errors.
+FULL_SCALE = 0.02
 
 
-def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A tensor by its name: LayerNorm scales around 1, everything else around 0; float32."""
+def tensor(name: str, shape: tuple[int, ...], scale: float = SCALE) -> np.ndarray:
+    """A tensor by its name: LayerNorm scales around 1, everything else around 0, with this deviation; float32."""
     key = zlib.crc32(f"{name} {list(shape)}".encode())
     values = np.random.Generator(np.random.Philox(key=key)).standard_normal(shape, np.float32)
-    values *= np.float32(SCALE)
+    values *= np.float32(scale)
     if len(shape) == 1 and name.endswith(("weight", "gamma", "scale")):
         values += np.float32(1)
     return values

@@ -151,7 +151,7 @@ def get_config() -> ml_collections.ConfigDict:
         "resume": "",  # folder of a stage to continue: state and data position, into a new workdir
         "params": "",  # a model to take the parameters from: a run or stage, or any format of docs/conversion.md
         "fresh": (),  # beginnings of names of parameters that may be missing there and then start from scratch
-        "drop": (),  # beginnings of names of parameters there that this model may do without
+        "drop": (),  # beginnings of names of parameters and tensors there that this model may do without
     }
     return config
 

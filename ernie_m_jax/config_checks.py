@@ -78,9 +78,34 @@ def _between(path: str, value: float, low: float, high: float) -> None:
         raise ConfigError(f"{path} is {value}; it must be {limit}")
 
 
+def validate_model(model: Any) -> None:
+    """Checks a `ModelConfig` of the right types by itself.
+
+    Raises:
+      ConfigError: the first key that is wrong.
+    """
+    for path, (low, high) in RANGES.items():
+        if path.startswith("model."):
+            _between(f"config.{path}", getattr(model, path.removeprefix("model.")), low, high)
+    if model.hidden_size % model.num_heads:
+        raise ConfigError(
+            f"config.model.hidden_size {model.hidden_size} is not a multiple of num_heads {model.num_heads}"
+        )
+    if model.max_positions <= model.first_position:
+        raise ConfigError(
+            f"config.model.max_positions {model.max_positions} has no room behind first_position {model.first_position}"
+        )
+    _choice("config.model.language_embedding", model.language_embedding, ("slots", "all", "none"))
+    _choice("config.model.mlm_head", model.mlm_head, ("dense", "plain", "none"))
+    _choice("config.model.head", model.head, ("none", *HEADS))
+    if model.head in POOLED_HEADS and not model.pooler:
+        raise ConfigError(f"config.model.head {model.head!r} stands on the pooled vector: set config.model.pooler=True")
+
+
 def _validate_ranges(config: Any) -> None:
     for path, (low, high) in RANGES.items():
-        _between(f"config.{path}", functools.reduce(getattr, path.split("."), config), low, high)
+        if not path.startswith("model."):
+            _between(f"config.{path}", functools.reduce(getattr, path.split("."), config), low, high)
     for name, keys in config.objectives.items():
         for key, (low, high) in OBJECTIVE_RANGES.items():
             if hasattr(keys, key):
@@ -93,8 +118,9 @@ def validate(config: Any) -> None:
     Raises:
       ConfigError: the first key that is wrong.
     """
-    _validate_ranges(config)
     model, data, train = config.model, config.data, config.train
+    validate_model(model)
+    _validate_ranges(config)
     limit = model.max_positions - model.first_position
     for path, length in (("data.sequence_length", data.sequence_length), ("retrieval.length", config.retrieval.length)):
         if length > limit:
@@ -102,19 +128,10 @@ def validate(config: Any) -> None:
                 f"config.{path} is {length}, but the model has positions for {limit} tokens "
                 f"(config.model.max_positions {model.max_positions} less first_position {model.first_position})"
             )
-    if model.hidden_size % model.num_heads:
-        raise ConfigError(
-            f"config.model.hidden_size {model.hidden_size} is not a multiple of num_heads {model.num_heads}"
-        )
-    _choice("config.model.language_embedding", model.language_embedding, ("slots", "all", "none"))
     if model.language_embedding != "none" and model.num_languages < len(config.languages):
         raise ConfigError(
             f"config.model.num_languages is {model.num_languages}, but config.languages names {len(config.languages)}"
         )
-    _choice("config.model.mlm_head", model.mlm_head, ("dense", "plain", "none"))
-    _choice("config.model.head", model.head, ("none", *HEADS))
-    if model.head in POOLED_HEADS and not model.pooler:
-        raise ConfigError(f"config.model.head {model.head!r} stands on the pooled vector: set config.model.pooler=True")
     _choice("config.data.pair_positions", data.pair_positions, ("continued", "restarted"))
     _choice("config.compute.dtype", config.compute.dtype, ("float32", "bfloat16"))
     _choice("config.compute.remat", config.compute.remat, ("none", "dots", "full"))

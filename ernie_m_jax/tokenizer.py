@@ -176,6 +176,11 @@ class Tokenizer(abc.ABC):
                 tokens.append(self._tokens[index])
         return self._join(tokens)
 
+    def entries(self) -> list[str]:
+        """The vocabulary by id, without the special tokens."""
+        special = set(self.special_tokens.values())
+        return [token for index, token in enumerate(self._tokens) if index not in special]
+
     @property
     def special_tokens(self) -> dict[str, int]:
         """The special tokens' names with their ids, in the order of the ids."""

@@ -150,13 +150,16 @@ def test_the_command_line(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--source", "nowhere", "--output", "out"], "nowhere: no such file"),
+        (["--source", "nowhere", "--output", "out"], "'nowhere': no such file"),
         (
             ["--source", "{source}", "--output", "out", "--format", "paddle"],
             "not a paddle checkpoint: it has no tensor",
         ),
         (["--source", "{source}", "--output", "{source}"], "is there already and not empty"),
-        (["--source", "{source}", "--output", "out", "--drop", "embeddings/word"], "there is no model"),
+        (
+            ["--source", "{source}", "--output", "out", "--drop", "embeddings/word"],
+            "not a part that this model can do without; those are: pooler",
+        ),
         (["--source", "{source}", "--output", "out", "--num_heads", "-1"], "must be positive"),
         (["--source", "{source}", "--output", "out", "--num_heads", "5"], "has 4 attention heads by its config, not 5"),
     ],

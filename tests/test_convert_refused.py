@@ -58,9 +58,20 @@ def flipped_exponent(tensors, config):
         (lambda t, c: c.update(max_position_embeddings=512), r"shape \(514, 32\).*needs \(512, 32\)"),
         (lambda t, c: c.update(num_attention_heads=5), "hidden_size 32 is not a multiple of its 5 heads"),
         (lambda t, c: c.update(hidden_act="relu"), "hidden_act is 'relu'; the encoder of this project has 'gelu'"),
-        (lambda t, c: c.update(hidden_size="32"), "hidden_size .*is '32'; it must be a number"),
-        (lambda t, c: c.update(architectures=["ErnieMForSpeech"]), "'ErnieMForSpeech' is unknown; known are"),
+        (lambda t, c: c.update(hidden_size="32"), "hidden_size is '32'; it must be a whole number"),
+        (lambda t, c: c.update(architectures=["ErnieMForSpeech"]), "'ErnieMForSpeech' is unknown in a"),
         (lambda t, c: c.update(id2label={"0": "a"}), r"classifier.weight: shape \(3, 32\) in .*needs \(1, 32\)"),
+        (lambda t, c: c.update(architectures=5), "architectures is '5'; it must be a list"),
+        (lambda t, c: c.update(id2label=5), "id2label is '5'; it must be an object"),
+        (lambda t, c: c.update(num_hidden_layers=10**7), r"encoder.layers.3.*missing; .* states 10000000 layers"),
+        (lambda t, c: c.update(num_hidden_layers=3.0), "num_hidden_layers is '3.0'; it must be a whole number"),
+        (lambda t, c: c.update(layer_norm_eps=float("nan")), "layer_norm_eps is 'nan'; it must be a number"),
+        (lambda t, c: c.update(pad_token_id=90), "the padding's id 90 is not in 90 entries"),
+        (lambda t, c: c.update(model_type="roberta"), "model_type is 'roberta', but the tensors are huggingface's"),
+        (lambda t, c: c.update(model_type=[1]), "model_type is .*1.*, but the tensors are huggingface's"),
+        (lambda t, c: t.update({WORD: t[WORD].reshape(-1)}), r"word_embeddings.weight has shape \(2880,\); it must be"),
+        (lambda t, c: t.update({LINEAR[:-6] + "bias": np.ones((), np.float32)}), r"linear1.bias: shape \(\) "),
+        (lambda t, c: t.update({"a\x1b[2J": np.ones(1, np.float32)}), r"a tensor has the name 'a\\x1b\[2J'"),
         (with_nan, r"q_proj.weight in .*, shape \(32, 32\): has values that are not finite"),
         (flipped_exponent, r"q_proj.weight in .*, shape \(32, 32\): has values that are not finite or above"),
     ],
@@ -105,7 +116,7 @@ def test_damaged_native_models(tmp_path):
     stated = json.loads((tmp_path / "out" / "config.json").read_text())
     wrong = {**stated, "model": {**stated["model"], "vocab_size": 91}}
     (tmp_path / "out" / "config.json").write_text(json.dumps(wrong))
-    with pytest.raises(ConversionError, match=r"embeddings/word: shape \(90, 32\), config.json's model has \(91, 32\)"):
+    with pytest.raises(ConversionError, match=r"embeddings/word: shape \(90, 32\), the config's model has \(91, 32\)"):
         ernie_m_jax.load(tmp_path / "out")
     (tmp_path / "out" / "config.json").write_text(json.dumps(stated))
     largest = max((p for p in (tmp_path / "out").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)

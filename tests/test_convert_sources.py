@@ -255,3 +255,38 @@ def test_a_loaded_model_encodes_text(tokenizer, tokenizer_path, tmp_path):
     with pytest.raises(ConversionError, match=r"\[PAD\] must be on line 2.*--no_tokenizer does without it"):
         ernie_m_jax.load(tmp_path, num_heads=4)
     assert ernie_m_jax.load(tmp_path, num_heads=4, with_tokenizer=False).tokenizer is None
+
+
+def test_an_archive_of_a_model_of_ours_and_what_is_wrong_in_one(tmp_path):
+    config, params, _ = ernie_m_jax.load(reference.case("ernie_m-tiny").write(tmp_path / "source"))
+    ernie_m_jax.save(tmp_path / "model", config, params)
+    with tarfile.open(tmp_path / "model.tgz", "w:gz") as archive:
+        archive.add(tmp_path / "model", "model")
+    assert_same(ernie_m_jax.load(tmp_path / "model.tgz").params, params)
+    (tmp_path / "source" / "config.json").write_text("{")
+    with tarfile.open(tmp_path / "source.tar", "w") as archive:
+        archive.add(tmp_path / "source", "source")
+    with pytest.raises(ConversionError, match=r"source.tar/config.json: not JSON"):
+        ernie_m_jax.load(tmp_path / "source.tar")
+
+
+def test_a_bias_under_either_of_its_two_names(tmp_path):
+    case = reference.case("xlm_roberta-tiny-lm")
+    expected = ernie_m_jax.load(case.write(tmp_path / "source"))
+    tensors = case.tensors()
+    tensors["lm_head.decoder.bias"] = tensors.pop("lm_head.bias")
+    save_file(tensors, tmp_path / "source" / "model.safetensors")
+    assert_same(ernie_m_jax.load(tmp_path / "source").params, expected.params)
+
+
+def test_an_encoder_without_a_pooler(tmp_path):
+    """As transformers saves ErnieMModel(add_pooling_layer=False)."""
+    case = reference.case("ernie_m-tiny")
+    folder = case.write(tmp_path / "source")
+    tensors = {name: array for name, array in case.tensors().items() if "pooler" not in name}
+    save_file(tensors, folder / "model.safetensors")
+    assert not ernie_m_jax.load(folder).config.pooler
+    tensors["pooler.dense.bias"] = np.ones(32, np.float32)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ConversionError, match=r"pooler.dense.weight: missing; .* with shape \(32, 32\)"):
+        ernie_m_jax.load(folder)

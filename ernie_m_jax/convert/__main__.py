@@ -35,7 +35,14 @@ def parser() -> argparse.ArgumentParser:
         nargs="*",
         default=[],
         metavar="NAME",
-        help="parameters or tensors to leave out, by the beginning of their names (mlm_head, embeddings/language)",
+        help=f"parts of the model to leave out: {', '.join(selection.PARTS)}",
+    )
+    made.add_argument(
+        "--ignore",
+        nargs="*",
+        default=[],
+        metavar="TENSOR",
+        help="beginnings of names of tensors that are no parameters",
     )
     made.add_argument("--no_tokenizer", action="store_true", help="leave the tokenizer out")
     return made
@@ -48,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if flags.num_heads < 0:
             raise ConversionError(f"--num_heads {flags.num_heads} must be positive")
         convert(flags)
-    except (ConversionError, CheckpointError, OSError, ValueError) as error:
+    except (ConversionError, CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -56,11 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def convert(flags: argparse.Namespace) -> None:
     """One conversion; see `main`."""
-    drop = selection.pattern(flags.drop)
-    options = {"form": flags.format, "style": flags.style, "num_heads": flags.num_heads, "drop": drop}
+    options = {"form": flags.format, "style": flags.style, "num_heads": flags.num_heads, "ignore": flags.ignore}
     options["with_tokenizer"] = not flags.no_tokenizer
     with model.open_source(flags.source, **options) as source:
-        config, kept = selection.without(source.config, source.shapes, flags.drop)
+        selection.check_used(flags.ignore, source.left_out, "--ignore")
+        config = selection.without(source.config, flags.drop)
+        kept = model.shapes(config)
         said = (
             "none" if source.tokenizer is None else f"{source.tokenizer.style}, {source.tokenizer.vocab_size} entries"
         )
@@ -81,7 +89,7 @@ def convert(flags: argparse.Namespace) -> None:
         model.write(pathlib.Path(flags.output), config, params(), source.tokenizer, flags.to)
     count = sum(math.prod(shape) for shape in kept.values())
     print(f"{flags.output}: {flags.to}, {count:,} parameters")
-    if flags.to in ("huggingface", "paddle") and config.head == "none" and not config.pooler:
+    if flags.to != "native" and targets.has_pooler(flags.to, config) and not config.pooler:
         print("  without a pooler: the other library starts one from random numbers")
 
 

@@ -32,15 +32,19 @@ def guarded(folder: pathlib.Path, tensors: Mapping[str, Tensor]) -> dict[str, Te
         known = json.loads(path.read_text("utf-8"))
         if not isinstance(known, dict):
             raise ValueError("not an object")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConversionError(f"{path}: damaged ({error})") from None
-    return {key: _guard(tensor, known.get(tensor.name), path) for key, tensor in tensors.items()}
+    names = {tensor.name for tensor in tensors.values()}
+    if odd := sorted(names ^ set(known)):
+        have, lack = (path.name, "the weights") if odd[0] in known else ("the weights", path.name)
+        raise ConversionError(f"{folder}: {odd[0]} is in {have}, not in {lack}; if the change is meant, remove {path}")
+    return {key: _guard(tensor, known[tensor.name], path) for key, tensor in tensors.items()}
 
 
-def _guard(tensor: Tensor, expected: str | None, path: pathlib.Path) -> Tensor:
+def _guard(tensor: Tensor, expected: str, path: pathlib.Path) -> Tensor:
     def read() -> np.ndarray:
         array = tensor.read()
-        if expected is not None and digest(array) != expected:
+        if digest(array) != expected:
             raise ConversionError(
                 f"{tensor.name} in {tensor.file}, shape {tensor.shape}: not what was written, its SHA-256 differs; "
                 f"if the change is meant, remove {path}"

@@ -25,25 +25,25 @@ def write(
     tokenizer: Tokenizer | None,
     to: str,
 ) -> None:
-    """Writes a model's folder for another library; `config.json` comes last.
+    """Writes a model's folder for another library.
 
     Args:
-      folder: new or empty.
+      folder: empty.
       config: the architecture.
       params: path and array of every parameter, layers stacked.
       tokenizer: its files go with it.
       to: a name of `targets.TARGETS`.
 
     Raises:
-      ConversionError: the library has no such model or tokenizer, or the folder is not empty.
+      ConversionError: the library has no such model or tokenizer.
     """
     form = targets.TARGETS[to]
     stated = targets.config_json(to, config)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConversionError(f"{folder}: is there already and not empty; choose another output or remove it")
     tokenizer_config = _tokenizer_config(to, tokenizer)
     arrays = dict(params)
     parts, unknown = transform.plan(form, config.head, {name: array.shape for name, array in arrays.items()})
+    if not targets.has_pooler(to, config):
+        unknown += [name for name in arrays if name.startswith("pooler/")]
     if unknown:
         raise ConversionError(
             f"{targets.class_name(to, config)} has no place for these parameters:\n  "
@@ -58,7 +58,6 @@ def write(
     tensors = {name if name in alone else prefix + name: array for name, array in transform.write(form, parts, arrays)}
     for name in form.folded:
         tensors[prefix + name] = np.zeros((1, config.hidden_size), np.float32)
-    folder.mkdir(parents=True, exist_ok=True)
     if to == "paddle":
         paddle_files.write_pdparams(folder / _WEIGHTS[to], tensors)
     else:

@@ -11,8 +11,6 @@ from ernie_m_jax.convert import rules
 from ernie_m_jax.convert.rules import Format
 from ernie_m_jax.convert.tensors import ConversionError, Tensor
 
-_MODEL_TYPES = {"xlm-roberta": rules.XLM_ROBERTA, "roberta": rules.XLM_ROBERTA, "bert": rules.BERT}
-
 
 def recognise(
     tensors: Mapping[str, Tensor], config: Mapping[str, Any], where: str, name: str = ""
@@ -33,29 +31,32 @@ def recognise(
     fits = {}
     for form in rules.FORMATS.values():
         bare = _canonical(form, tensors)
-        query = _first_query(form)
-        if query in bare:
+        if _first_query(form) in bare:
             fits[form.name] = bare
-    if name:
-        if name not in fits:
-            query = _first_query(rules.FORMATS[name])
-            raise ConversionError(f"{where}: not a {name} checkpoint: it has no tensor {query}; {_there(tensors)}")
-        return rules.FORMATS[name], fits[name]
-    if len(fits) > 1:
-        stated = _MODEL_TYPES.get(config.get("model_type", ""))
-        if stated is None or stated.name not in fits:
-            raise ConversionError(
-                f"{where}: could be {' or '.join(fits)}; config.json should name a model_type among "
-                f"{', '.join(_MODEL_TYPES)}, or say --format"
-            )
-        return stated, fits[stated.name]
+    if name and name not in fits:
+        query = _first_query(rules.FORMATS[name])
+        raise ConversionError(f"{where}: not a {name} checkpoint: it has no tensor {query}; {_there(tensors)}")
     if not fits:
         known = ", ".join(f"{form.name} ({_first_query(form)})" for form in rules.FORMATS.values())
+        raise ConversionError(f"{where}: no known format; {_there(tensors)}. Known are, by a tensor of theirs, {known}")
+    stated = config.get("model_type")
+    left = [key for key in fits if name in ("", key) and _allows(rules.FORMATS[key], stated)]
+    if not left:
+        allowed = [kind for key in fits for kind in rules.FORMATS[key].model_types]
         raise ConversionError(
-            f"{where}: no known format; {_there(tensors)}. Known formats by a tensor of theirs: {known}"
+            f"{where}: model_type is {stated!r}, but the tensors are {name or ' or '.join(fits)}'s; "
+            f"allowed are {', '.join(allowed)}"
         )
-    (found,) = fits
-    return rules.FORMATS[found], fits[found]
+    if len(left) > 1:
+        kinds = ", ".join(kind for key in left for kind in rules.FORMATS[key].model_types)
+        raise ConversionError(
+            f"{where}: could be {' or '.join(left)}; config.json should name a model_type ({kinds}), or say --format"
+        )
+    return rules.FORMATS[left[0]], fits[left[0]]
+
+
+def _allows(form: Format, stated: Any) -> bool:
+    return stated is None or not form.model_types or stated in form.model_types
 
 
 def _first_query(form: Format) -> str:
@@ -80,10 +81,14 @@ def _canonical(form: Format, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
             short = short.removeprefix(prefix)
         if short in bare:
             raise ConversionError(f"{tensor.file}: {name} and {bare[short].name} are the same parameter, {short}")
-        if form is rules.FAIRSEQ and ".self_attn.in_proj_" in short:
+        if form is rules.FAIRSEQ and ".self_attn.in_proj_" in short and tensor.shape:
             bare |= _split(short, tensor)
         else:
             bare[short] = tensor
+    for theirs, ours in form.tied.items():  # of two names of one bias a file may have either
+        other = form.mlm.get(ours)
+        if isinstance(other, str) and other not in bare and theirs in bare:
+            bare[other] = bare.pop(theirs)
     return bare
 
 

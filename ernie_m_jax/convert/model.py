@@ -7,14 +7,17 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ernie_m_jax.config import ComputeConfig, ModelConfig
+from ernie_m_jax.config import ComputeConfig, ConfigError, ModelConfig
+from ernie_m_jax.config_checks import validate_model
 from ernie_m_jax.convert import (
     architectures,
     archives,
@@ -24,6 +27,8 @@ from ernie_m_jax.convert import (
     formats,
     layers,
     native,
+    rules,
+    selection,
     targets,
     transform,
 )
@@ -65,7 +70,7 @@ class Source:
       tokenizer: None where there is none.
       shapes: of the parameters by path, layers stacked.
       read: each parameter with its path, one at a time.
-      left_out: tensors that were not taken, by name.
+      left_out: names, without prefix, of tensors that were not taken.
     """
 
     format: str
@@ -87,50 +92,75 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 @contextlib.contextmanager
 def open_source(
-    path: Any, *, form: str = "", style: str = "", num_heads: int = 0, drop: str = "", with_tokenizer: bool = True
+    path: Any,
+    *,
+    form: str = "",
+    style: str = "",
+    num_heads: int = 0,
+    ignore: Sequence[str] = (),
+    with_tokenizer: bool = True,
 ) -> Iterator[Source]:
     """Opens a checkpoint; its arrays can be read inside the `with` block.
 
     Args:
       path: a model's file, folder or tar archive; a run of this project or one of its stages.
       form: the format, where it is not to be recognised.
-      style: of an ERNIE-M tokenizer: "ernie" (default) or "huggingface".
+      style: of an ERNIE-M tokenizer: "ernie" (default) or "huggingface"; a model of this project keeps its own.
       num_heads: attention heads, where neither the checkpoint nor the width of 64 a head tells it.
-      drop: a regular expression; tensors of these names (without prefix) may be left out.
+      ignore: beginnings of names (without prefix) of tensors that may be there and are no parameters.
       with_tokenizer: look for a tokenizer beside the weights.
 
     Raises:
       ConversionError, CheckpointError: what is wrong, with the names of tensors and their shapes.
     """
-    path = pathlib.Path(path)
-    if not path.exists():
-        raise ConversionError(f"{path}: no such file or directory")
-    place = native.find(path)
-    if form == "native" and place is None:
-        raise ConversionError(f"{path}: not a model or run of this project: no checkpoints in it")
-    if place is not None and form in ("", "native"):
-        yield _open_native(place, with_tokenizer)
-        return
+    if style not in ("", "ernie", "huggingface"):
+        raise ConversionError(f"style {style!r} is unknown; an ERNIE-M tokenizer's is ernie or huggingface")
+    if form not in ("", "native", *rules.FORMATS):
+        raise ConversionError(f"format {form!r} is unknown; there are native, {', '.join(rules.FORMATS)}")
+    if not str(path) or not pathlib.Path(path).exists():
+        raise ConversionError(f"{str(path)!r}: no such file or directory")
+    path, wanted_style = pathlib.Path(path), style if with_tokenizer else None
     with archives.opened(path) as opened:
-        yield _open_foreign(opened, form, num_heads, drop, style if with_tokenizer else None)
+        try:
+            place = native.find(opened)
+            if form == "native" and place is None:
+                raise ConversionError(f"{path}: not a model or run of this project: no checkpoints in it")
+            if place is not None and form in ("", "native"):
+                source = _open_native(place, num_heads, wanted_style)
+            else:
+                source = _open_foreign(opened, form, num_heads, selection.pattern(ignore), wanted_style)
+            yield source
+        except ConversionError as error:  # an archive was unpacked to a place that is gone when this is read
+            raise ConversionError(str(error).replace(str(opened), str(path))) from error
 
 
-def _open_native(place: pathlib.Path, with_tokenizer: bool) -> Source:
-    model, tokenizer = native.read_config(place, with_tokenizer)
+def _open_native(place: pathlib.Path, num_heads: int, style: str | None) -> Source:
+    """See `open_source`; `style` None: without a tokenizer."""
+    model, tokenizer = native.read_config(place, style)
+    if num_heads not in (0, model.num_heads):
+        raise ConversionError(f"{place}: has {model.num_heads} attention heads, not {num_heads} as told")
 
     def read() -> Iterator[tuple[str, np.ndarray]]:
         params = native.read(place)
-        have = {name: array.shape for name, array in params.items()}
-        if have != shapes(model):
-            wrong = sorted(name for name in {*have, *shapes(model)} if have.get(name) != shapes(model).get(name))
-            lines = [f"{n}: shape {have.get(n)}, config.json's model has {shapes(model).get(n)}" for n in wrong[:20]]
-            raise ConversionError(f"{place}: parameters and config.json do not match:\n  " + "\n  ".join(lines))
-        yield from params.items()
+        _compare(params, model, f"{place}: parameters and config.json do not match")
+        yield from ((name, transform.float32(name, array)) for name, array in params.items())
 
     return Source("native", model, tokenizer, shapes(model), read)
 
 
-def _open_foreign(path: pathlib.Path, name: str, num_heads: int, drop: str, style: str | None) -> Source:
+def _compare(params: Mapping[str, np.ndarray], config: ModelConfig, title: str) -> None:
+    """Raises ConversionError unless the names and shapes are those of the config's model."""
+    have, wanted = {name: array.shape for name, array in params.items()}, shapes(config)
+    problems = [
+        f"{name}: shape {have.get(name, 'missing')}, the config's model has {wanted.get(name, 'no such parameter')}"
+        for name in sorted({*have, *wanted})
+        if have.get(name) != wanted.get(name)
+    ]
+    if problems:
+        raise ConversionError(f"{title}:\n  {transform.listed(problems)}")
+
+
+def _open_foreign(path: pathlib.Path, name: str, num_heads: int, ignore: str, style: str | None) -> Source:
     """See `open_source`; `style` None: without a tokenizer."""
     weights_path = _weights_in(path)
     weights = open_weights(weights_path)
@@ -141,7 +171,7 @@ def _open_foreign(path: pathlib.Path, name: str, num_heads: int, drop: str, styl
     model = architectures.model_config(form, config, tensors, str(folder), num_heads)
     wanted = shapes(model)
     parts, unknown = transform.plan(form, model.head, wanted)
-    transform.check(form, parts, unknown, tensors, drop)
+    transform.check(form, parts, unknown, tensors, ignore)
     root = path if path.is_dir() else folder
     tokenizer = None if style is None else beside.tokenizer(folder, root, form, style)
     if tokenizer is not None and tokenizer.vocab_size != model.vocab_size:
@@ -156,7 +186,7 @@ def _open_foreign(path: pathlib.Path, name: str, num_heads: int, drop: str, styl
         tokenizer,
         wanted,
         lambda: transform.read(form, parts, wanted, tensors),
-        tuple(tensor.name for bare, tensor in tensors.items() if bare not in used),
+        tuple(name for name in tensors if name not in used),
     )
 
 
@@ -179,7 +209,7 @@ def load(path: Any, *, scan_layers: bool = True, **options: Any) -> Model:
     Args:
       path: see `open_source`.
       scan_layers: layers stacked, for `compute.scan_layers=True`; otherwise `layers_0`, `layers_1`, ...
-      **options: `form`, `style`, `num_heads`, `drop`, `with_tokenizer`; see `open_source`.
+      **options: `form`, `style`, `num_heads`, `ignore`, `with_tokenizer`; see `open_source`.
 
     Returns:
       Model, to be unpacked as (config, params, tokenizer).
@@ -207,17 +237,13 @@ def save(
     Raises:
       ConversionError: the parameters do not fit `config`, or the target cannot hold them.
     """
+    try:
+        validate_model(config)
+    except ConfigError as error:
+        raise ConversionError(str(error)) from None
     flat = layers.stacked({name: np.asarray(array) for name, array in tree.named(params).items()})
-    have = {name: array.shape for name, array in flat.items()}
-    wanted = shapes(config)
-    problems = [
-        f"{name}: shape {have.get(name, 'missing')}, the config's model has {wanted.get(name, 'no such parameter')}"
-        for name in sorted({*have, *wanted})
-        if have.get(name) != wanted.get(name)
-    ]
-    if problems:
-        raise ConversionError("params and config do not match:\n  " + "\n  ".join(problems[: transform.SHOWN]))
-    write(pathlib.Path(path), config, ((name, flat[name]) for name in wanted), tokenizer, to)
+    _compare(flat, config, "params and config do not match")
+    write(pathlib.Path(path), config, ((name, transform.float32(name, flat[name])) for name in flat), tokenizer, to)
 
 
 def write(
@@ -227,10 +253,25 @@ def write(
     tokenizer: Tokenizer | None,
     to: str,
 ) -> None:
-    """Writes parameters that fit `config`, given one at a time; see `save`."""
-    if to == "native":
-        native.write(folder, config, params, tokenizer)
-        return
-    if to not in targets.TARGETS:
+    """Writes parameters that fit `config`, given one at a time, whole or not at all; see `save`."""
+    if to not in ("native", *targets.TARGETS):
         raise ConversionError(f"target {to!r} is unknown; there are native, {', '.join(targets.TARGETS)}")
-    exports.write(folder, config, params, tokenizer, to)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConversionError(f"{folder}: is there already and not empty; choose another output or remove it")
+    folder = folder.absolute()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise ConversionError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    try:
+        partial.chmod(0o755)
+        if to == "native":
+            native.write(partial, config, params, tokenizer)
+        else:
+            exports.write(partial, config, params, tokenizer, to)
+        partial.replace(folder)  # an empty folder gives way
+    except OSError as error:
+        raise ConversionError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

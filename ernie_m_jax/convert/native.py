@@ -19,6 +19,7 @@ import numpy as np
 
 from ernie_m_jax import config as configs
 from ernie_m_jax.config import ModelConfig
+from ernie_m_jax.config_checks import validate_model
 from ernie_m_jax.convert import layers
 from ernie_m_jax.convert.tensors import ConversionError
 from ernie_m_jax.tokenizer import Tokenizer
@@ -27,15 +28,26 @@ from ernie_m_jax.training.checkpoint import Checkpoints, complete_steps
 
 
 def find(path: pathlib.Path) -> pathlib.Path | None:
-    """The directory with `checkpoints/` behind a model's folder, a run or a stage; None if it is none of these."""
-    if not path.is_dir():
-        return None
-    children = sorted((child for child in path.iterdir() if child.is_dir()), reverse=True)
-    return next((place for place in (path, *children) if complete_steps(place / "checkpoints")), None)
+    """The directory with `checkpoints/` behind a model's folder, a stage, or a run (its last trained stage).
+
+    None if `path` is none of these.
+    """
+    if complete_steps(path / "checkpoints"):
+        return path
+    try:
+        stages = json.loads((path / "config.json").read_text("utf-8"))["config"]["stages"]
+        places = [path / name for name in sorted(stages, reverse=True)]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None  # no run: perhaps another library's folder, which has a config.json of its own
+    return next((place for place in places if complete_steps(place / "checkpoints")), None)
 
 
-def read_config(place: pathlib.Path, with_tokenizer: bool = True) -> tuple[ModelConfig, Tokenizer | None]:
-    """The architecture and, if wanted, the tokenizer of the model in `place` (see `find`).
+def read_config(place: pathlib.Path, style: str | None = "") -> tuple[ModelConfig, Tokenizer | None]:
+    """The architecture and the tokenizer of the model in `place` (see `find`).
+
+    Args:
+      place: the directory with `checkpoints/`.
+      style: None leaves the tokenizer out; "" takes it as it was saved; anything else must be the style it has.
 
     Raises:
       ConversionError: no `config.json` there or above, or one that cannot be used.
@@ -47,15 +59,18 @@ def read_config(place: pathlib.Path, with_tokenizer: bool = True) -> tuple[Model
         written = json.loads(path.read_text("utf-8"))
         stated = written.get("config", written)
         model = configs.build(ModelConfig, stated["model"], "config.model")
-        style, named = stated["tokenizer"]["style"], stated["tokenizer"].get("path")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        validate_model(model)
+        saved, named = stated["tokenizer"]["style"], stated["tokenizer"].get("path")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConversionError(f"{path}: not a model of this project ({type(error).__name__}: {error})") from None
     own = path.parent / "tokenizer"
     folder = own if own.is_dir() else pathlib.Path(named) if named else None
-    if not with_tokenizer or folder is None or not style:
+    if style is None or folder is None or not saved:
         return model, None
+    if style not in ("", saved):
+        raise ConversionError(f"{path.parent}: the model's tokenizer is of style {saved!r}, not {style!r}")
     try:
-        return model, Tokenizer.load(folder, style)
+        return model, Tokenizer.load(folder, saved)
     except (ValueError, FileNotFoundError) as error:
         raise ConversionError(f"{path.parent}: {error}; --no_tokenizer does without it") from error
 
@@ -80,15 +95,11 @@ def read(place: pathlib.Path, step: int | None = None) -> dict[str, np.ndarray]:
 def write(
     folder: pathlib.Path, model: ModelConfig, params: Iterable[tuple[str, np.ndarray]], tokenizer: Tokenizer | None
 ) -> None:
-    """Writes a model's folder; `config.json` comes last.
+    """Writes a model's folder, which must be empty.
 
     Raises:
-      ConversionError: the folder holds something already.
       CheckpointError: the disk is full, or the like.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConversionError(f"{folder}: is there already and not empty; choose another output or remove it")
-    folder.mkdir(parents=True, exist_ok=True)
     device = jax.devices("cpu")[0]
     # Array after array becomes a JAX array before the next is read: never two copies of the whole model.
     arrays = {name: jax.device_put(array, device) for name, array in params}

@@ -42,7 +42,7 @@ def open_pdparams(path: pathlib.Path) -> Weights:
         key: value[1] if isinstance(value, tuple) and len(value) == 2 else value for key, value in content.items()
     }
     arrays = {key: value for key, value in values.items() if isinstance(key, str) and isinstance(value, Array)}
-    other = [str(key) for key in values if key not in arrays]
+    other = [key if isinstance(key, str) else type(key).__name__ for key in values if key not in arrays]
     for name, array in arrays.items():
         if array.raw is None:
             raise ConversionError(f"{path}: the tensor {name!r} is an array without content")

@@ -38,6 +38,7 @@ class Format:
       mlm: modules of the masked language model's head, without prefix; "mlm_head/bias" is an array itself.
       prefixes: what may stand before the encoder's names, besides nothing.
       suffixes: of the arrays.
+      model_types: what `model_type` in a config may say; nothing is compared where this is empty.
       transposed: kernels lie as [out, in] (PyTorch), not [in, out] (Paddle, Flax).
       folded: their array -> our table to which its only row is added.
       tied: their array -> our parameter that it must equal, because the two are one in the model.
@@ -50,6 +51,7 @@ class Format:
     heads: Mapping[str, Modules]
     mlm: Modules = dataclasses.field(default_factory=dict)
     prefixes: tuple[str, ...] = ()
+    model_types: tuple[str, ...] = ()
     suffixes: Suffixes = DOTTED
     transposed: bool = True
     folded: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -99,12 +101,14 @@ HUGGINGFACE = Format(
     encoder=_ernie_m("self_attn.self_attn."),
     heads={**_CLASSIFIER, "question_answering": {"head": "qa_outputs"}, **_SPANS},
     prefixes=("ernie_m.",),
+    model_types=("ernie_m",),
 )
 PADDLE = Format(
     name="paddle",
     encoder=_ernie_m("self_attn."),
     heads={**_CLASSIFIER, "question_answering": {"head": "classifier"}, **_SPANS},
     prefixes=("ernie_m.",),
+    model_types=("ernie_m",),
     transposed=False,
 )
 ERNIE_2021 = Format(
@@ -175,6 +179,7 @@ XLM_ROBERTA = Format(
     },
     mlm=_LM_HEAD,
     prefixes=("roberta.",),
+    model_types=("xlm-roberta", "roberta"),
     folded={"embeddings.token_type_embeddings.weight": "embeddings/position"},
     tied={"lm_head.decoder.weight": "embeddings/word", "lm_head.decoder.bias": "mlm_head/bias"},
 )
@@ -188,6 +193,7 @@ BERT = Format(
         "mlm_head/bias": "cls.predictions.bias",
     },
     prefixes=("bert.",),
+    model_types=("bert",),
     tied={"cls.predictions.decoder.weight": "embeddings/word", "cls.predictions.decoder.bias": "mlm_head/bias"},
     left_out=r"cls\.seq_relationship\..*",  # next sentence prediction
 )
@@ -210,6 +216,7 @@ XLM = Format(
     heads={"token_classification": {"head": "classifier"}, "question_answering": {"head": "qa_outputs"}},
     mlm={"mlm_head/bias": "pred_layer.proj.bias"},
     prefixes=("transformer.",),
+    model_types=("xlm",),
     tied={"pred_layer.proj.weight": "embeddings/word"},
     ignored=r"(.*\.)?position_ids",
 )

@@ -33,6 +33,14 @@ def class_name(target: str, model: ModelConfig) -> str:
     return _NAMES[target] + _HEADS[model.head]
 
 
+def has_pooler(target: str, model: ModelConfig) -> bool:
+    """Whether the other library's class has a pooler."""
+    if target == "paddle":
+        return True
+    name = class_name(target, model)
+    return not name.endswith(("ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM"))
+
+
 def prefix(target: str, model: ModelConfig) -> str:
     """What stands before the encoder's names: nothing in the bare encoder's own class."""
     return "" if class_name(target, model).endswith("Model") else _PREFIX[target]
@@ -64,7 +72,7 @@ def config_json(target: str, model: ModelConfig) -> dict[str, Any]:
     if target == "xlm-roberta":
         config |= {"type_vocab_size": 1, "bos_token_id": 0, "eos_token_id": 2}
     else:
-        config |= {"act_dropout": 0.0, "add_pooling_layer": model.pooler}  # the second is read here only
+        config["act_dropout"] = 0.0
     if model.head in ("sequence_classification", "token_classification"):
         config["id2label"] = {str(i): f"LABEL_{i}" for i in range(model.num_labels)}
         config["label2id"] = {f"LABEL_{i}": i for i in range(model.num_labels)}

@@ -92,10 +92,15 @@ def open_weights(path: str | os.PathLike[str]) -> Weights:
                 raise _nothing(path)
             path = found
         if path.is_dir():
-            return paddle_variables.open_folder(path)
-        return _open_sharded(path) if path.name.endswith(".index.json") else _open_file(path)
+            weights = paddle_variables.open_folder(path)
+        else:
+            weights = _open_sharded(path) if path.name.endswith(".index.json") else _open_file(path)
     except OSError as error:
         raise ConversionError(f"{path}: cannot be read: {error.strerror or error}") from error
+    for name in weights.tensors:
+        if not name.isprintable():  # it would go to the terminal in messages
+            raise ConversionError(f"{path}: a tensor has the name {name[:80]!a}")
+    return weights
 
 
 def recognise(path: pathlib.Path) -> str:

@@ -78,7 +78,11 @@ def _source_shape(form: Format, path: str, shape: tuple[int, ...]) -> tuple[int,
 
 
 def check(
-    form: Format, parts: Mapping[str, list[Part]], unknown: Iterable[str], tensors: Mapping[str, Tensor], drop: str
+    form: Format,
+    parts: Mapping[str, list[Part]],
+    unknown: Iterable[str],
+    tensors: Mapping[str, Tensor],
+    ignore: str,
 ) -> None:
     """Compares a file's tensors with what the model needs.
 
@@ -87,32 +91,45 @@ def check(
       parts: see `plan`.
       unknown: parameters that the format has no place for.
       tensors: the file's, by name without prefix.
-      drop: a regular expression: tensors that may be left out.
+      ignore: a regular expression: tensors that are no parameters and may be there all the same.
 
     Raises:
       ConversionError: all that is missing, too much, or of another shape or dtype.
     """
     wanted = {part.name: (path, part.shape) for path, found in parts.items() for part in found}
     problems = [f"{path}: {form.name} checkpoints have no such parameter" for path in unknown]
+    problems += [
+        f"{name}: missing; the model has {path} with shape {shape}"
+        for name, (path, shape) in wanted.items()
+        if name not in tensors
+    ]
+    for name, target in form.folded.items():
+        wanted[name] = (target, (1, parts[target][0].shape[-1]))
+        if name not in tensors:
+            problems.append(f"{name}: missing; its only row belongs to every token")
+    wanted |= {name: (path, parts[path][0].shape) for name, path in form.tied.items() if path in parts}
     for name, (path, shape) in wanted.items():
         if name not in tensors:
-            problems.append(f"{name}: missing; the model has {path} with shape {shape}")
             continue
         tensor = tensors[name]
         if tensor.shape != shape:
             problems.append(f"{tensor.name}: shape {tensor.shape} in {tensor.file}, the model's {path} needs {shape}")
         elif str(tensor.dtype) not in _FLOATS:
             problems.append(f"{tensor.name}: dtype {tensor.dtype} in {tensor.file}; allowed are {', '.join(_FLOATS)}")
-    spare = {*wanted, *form.tied, *form.folded}
     for name, tensor in tensors.items():
-        if name not in spare and not re.fullmatch(f"{form.ignored}|{form.left_out}|{drop or '(?!)'}", name):
+        if name not in wanted and not re.fullmatch(f"{form.ignored}|{form.left_out}|{ignore or '(?!)'}", name):
             problems.append(
                 f"{tensor.name}: in {tensor.file} with shape {tensor.shape}, but no parameter of the model; "
-                "--drop leaves it out"
+                f"--ignore {name} (in a config: init.drop) leaves it out"
             )
     if problems:
-        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise ConversionError("tensors and model do not match:\n  " + "\n  ".join(problems[:SHOWN]) + more)
+        raise ConversionError("tensors and model do not match:\n  " + listed(problems))
+
+
+def listed(problems: list[str]) -> str:
+    """Lines for a message, the first of them if there are many."""
+    more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return "\n  ".join(problems[:SHOWN]) + more
 
 
 def read(
@@ -135,7 +152,7 @@ def read(
                 share[...] = _arranged(form, path, share.shape, tensors[part.name])
         for name, target in form.folded.items():
             if target == path:
-                array = array + _row(tensors, name, shape[-1])
+                array = array + _plausible(tensors[name]).astype(np.float32)
         for name, target in form.tied.items():
             if target == path and name in tensors:
                 _same(tensors[name], tensors[found[0].name])
@@ -144,27 +161,40 @@ def read(
 
 def _arranged(form: Format, path: str, shape: tuple[int, ...], tensor: Tensor) -> np.ndarray:
     """A tensor's values in a parameter's shape, a view where possible."""
-    array = tensor.read()
-    if array.size and not max(float(array.max()), -float(array.min())) <= LARGEST:  # not: so that NaN is caught too
-        raise ConversionError(
-            f"{tensor.name} in {tensor.file}, shape {tensor.shape}: has values that are not finite or above "
-            f"{LARGEST:g}; the file is damaged, or holds no weights"
-        )
+    array = _plausible(tensor)
     if path.endswith("/kernel") and form.transposed:
         array = array.T
     return array.reshape(shape)
 
 
-def _row(tensors: Mapping[str, Tensor], name: str, width: int) -> np.ndarray:
-    """The only row of a table that is folded into another."""
-    if name not in tensors:
-        raise ConversionError(f"{name}: missing; its row of shape {(1, width)} belongs to every token")
-    if tensors[name].shape != (1, width):
+def _plausible(tensor: Tensor) -> np.ndarray:
+    """A tensor's values, which must be those of weights."""
+    array = tensor.read()
+    if not is_plausible(array):
         raise ConversionError(
-            f"{tensors[name].name}: shape {tensors[name].shape} in {tensors[name].file}, only {(1, width)} can be "
-            "folded into another table"
+            f"{tensor.name} in {tensor.file}, shape {tensor.shape}: has values that are not finite or above "
+            f"{LARGEST:g}; the file is damaged, or holds no weights"
         )
-    return tensors[name].read().astype(np.float32)
+    return array
+
+
+def is_plausible(array: np.ndarray) -> bool:
+    """Whether all values are finite and none is larger than a weight can be."""
+    # With NaN no comparison holds.
+    return not array.size or bool(max(float(array.max()), -float(array.min())) <= LARGEST)
+
+
+def float32(name: str, array: np.ndarray) -> np.ndarray:
+    """A parameter as float32; halves are widened.
+
+    Raises:
+      ConversionError: another dtype, or values that are not those of weights.
+    """
+    if str(array.dtype) not in _FLOATS:
+        raise ConversionError(f"{name}: dtype {array.dtype}, shape {array.shape}; allowed are {', '.join(_FLOATS)}")
+    if not is_plausible(array):
+        raise ConversionError(f"{name}: shape {array.shape}, has values that are not finite or above {LARGEST:g}")
+    return np.asarray(array, np.float32)
 
 
 def _same(tensor: Tensor, other: Tensor) -> None:

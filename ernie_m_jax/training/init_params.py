@@ -35,9 +35,8 @@ def load(init: InitConfig, config: ModelConfig, tokenizer: Tokenizer, abstract: 
       ConfigError: the checkpoint is another architecture's or tokenizer's, or lacks or has too much; names and shapes.
       ConversionError, CheckpointError: it cannot be read.
     """
-    style = tokenizer.style if tokenizer.style in ("ernie", "huggingface") else ""
     try:
-        with model.open_source(init.params, style=style, num_heads=config.num_heads) as source:
+        with model.open_source(init.params, num_heads=config.num_heads, ignore=init.drop) as source:
             _check_architecture(init.params, source.config, config)
             _check_tokenizer(init.params, source.tokenizer, tokenizer)
             fresh, dropped = _plan(init, source.shapes, model.shapes(config))
@@ -51,7 +50,9 @@ def load(init: InitConfig, config: ModelConfig, tokenizer: Tokenizer, abstract: 
 
 
 def _check_architecture(path: str, have: ModelConfig, want: ModelConfig) -> None:
-    wrong = [key for key in _SAME if getattr(have, key) != getattr(want, key)]
+    both = "none" not in (have.language_embedding, want.language_embedding)
+    same = (*_SAME, "language_embedding") if both else _SAME
+    wrong = [key for key in same if getattr(have, key) != getattr(want, key)]
     if wrong:
         lines = [f"config.model.{key} is {getattr(want, key)}, there {getattr(have, key)}" for key in wrong]
         raise ConfigError(f"config.init.params {path} is another architecture's:\n  " + "\n  ".join(lines))
@@ -60,6 +61,10 @@ def _check_architecture(path: str, have: ModelConfig, want: ModelConfig) -> None
 def _check_tokenizer(path: str, have: Tokenizer | None, want: Tokenizer) -> None:
     if have is None:
         report.show(f"init.params: no tokenizer in {path}; config.tokenizer.path must name the one it was trained with")
+    elif have.style != want.style and have.entries() == want.entries():
+        report.show(
+            f"init.params: {path} was written with a tokenizer of style {have.style}, this run's is {want.style}"
+        )
     elif have.fingerprint != want.fingerprint:
         raise ConfigError(
             f"config.init.params {path} was written with tokenizer {have.fingerprint}, but this run's is "

@@ -18,7 +18,7 @@ from ml_collections import config_flags
 from ernie_m_jax import config as configs
 from ernie_m_jax import encode
 from ernie_m_jax.data.records import DataError
-from ernie_m_jax.training import ahead, run
+from ernie_m_jax.training import ahead, run, start
 from ernie_m_jax.training.checkpoint import CheckpointError
 from ernie_m_jax.training.watch import Interrupted
 
@@ -76,7 +76,7 @@ def use(config: configs.Config, workdir: Path) -> None:
         return
     run.check(config, workdir, run.USE_KEYS)
     made = run.make(config, workdir)
-    params = run.load_params(made, workdir)
+    params = start.load_params(made, workdir)
     if _MODE.value == "evaluate":
         if not run.has_retrieval(config):
             raise configs.ConfigError("config.retrieval.source.path is empty: nothing to evaluate on")

@@ -61,7 +61,7 @@ def read_all(path):
         tensor.read()
 
 
-def failure(path, *words):
+def check_failure(path, *words):
     """Opens and reads everything, which must fail with one line that names the file, and gives that line."""
     with pytest.raises(ConversionError) as error:
         read_all(path)
@@ -106,14 +106,14 @@ def test_the_first_kind_in_a_folder_counts(tmp_path):
     assert open_weights(tmp_path).kind == "safetensors"
     other = tmp_path / "other"
     other.mkdir()
-    failure(other, "pytorch_model.bin", "there is nothing")
+    check_failure(other, "pytorch_model.bin", "there is nothing")
     (other / "notes.md").write_text("x")
-    failure(other, "there is notes.md")
+    check_failure(other, "there is notes.md")
     shutil.copy(made.GOLDEN / "pairs.pdparams", other / "a.pdparams")
     assert open_weights(other).kind == "pdparams"
     shutil.copy(made.GOLDEN / "pairs.pdparams", other / "b.pdparams")
-    failure(other, "a.pdparams, b.pdparams")
-    failure(tmp_path / "none.bin", "No such file")
+    check_failure(other, "a.pdparams, b.pdparams")
+    check_failure(tmp_path / "none.bin", "No such file")
 
 
 def test_writers_are_read_by_us_and_by_others(tmp_path):
@@ -221,7 +221,7 @@ def test_cut_files(name, tmp_path):
     path = tmp_path / "weights.bin"
     for size in (1, 2, 7, 9, 100, len(content) // 3, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:size])
-        failure(path)
+        check_failure(path)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -241,16 +241,16 @@ def test_a_flipped_bit_in_a_zip_names_the_tensor(tmp_path):
     bias = made.recorded("torch")["output.bias"][0].tobytes()
     content[content.index(bias) + 9] ^= 4
     (tmp_path / "x.pt").write_bytes(content)
-    failure(tmp_path / "x.pt", "'output.bias'", "CRC-32")
+    check_failure(tmp_path / "x.pt", "'output.bias'", "CRC-32")
 
 
 def test_cut_safetensors_name_the_first_tensor_beyond_the_end(tmp_path):
     write_safetensors(tmp_path / "x.safetensors", {"a": np.zeros(4, "f4"), "b": np.zeros((2, 3), "f4")})
     content = (tmp_path / "x.safetensors").read_bytes()
     (tmp_path / "x.safetensors").write_bytes(content[:-3])
-    failure(tmp_path / "x.safetensors", "'b' of shape (2, 3)", "cut short")
+    check_failure(tmp_path / "x.safetensors", "'b' of shape (2, 3)", "cut short")
     (tmp_path / "x.safetensors").write_bytes(content + b"x")
-    failure(tmp_path / "x.safetensors", "1 bytes after")
+    check_failure(tmp_path / "x.safetensors", "1 bytes after")
 
 
 @pytest.mark.parametrize(
@@ -269,9 +269,9 @@ def test_cut_safetensors_name_the_first_tensor_beyond_the_end(tmp_path):
 )  # fmt: skip
 def test_wrong_safetensors_headers(header, word, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
-    failure(tmp_path / "x.safetensors", word)
+    check_failure(tmp_path / "x.safetensors", word)
     (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", 1 << 38) + header)
-    failure(tmp_path / "x.safetensors", "header of 274877906944 bytes")
+    check_failure(tmp_path / "x.safetensors", "header of 274877906944 bytes")
 
 
 @pytest.mark.parametrize("name", ["bert_safetensors_sharded", "bert_bin_sharded"])
@@ -286,18 +286,18 @@ def test_shards_must_be_those_of_the_index(name, tmp_path):
         index.write_text(json.dumps({**content, "weight_map": {**content["weight_map"], **places}}))
 
     changed(**{tensor: other})
-    failure(tmp_path, repr(tensor), "index.json")
+    check_failure(tmp_path, repr(tensor), "index.json")
     changed(unknown=shard)
-    failure(tmp_path, "lacks 'unknown'", shard)
+    check_failure(tmp_path, "lacks 'unknown'", shard)
     for escape in ("../x", "/etc/passwd", "a/b", "..", "", "..\\x"):
         changed(**{tensor: escape})
-        failure(index, repr(escape))
+        check_failure(index, repr(escape))
     changed()
     (tmp_path / shard).rename(tmp_path / "moved")
-    failure(tmp_path, shard, "missing")
+    check_failure(tmp_path, shard, "missing")
     for text in ("[]", "{}", '{"weight_map": {}}', '{"weight_map": {"a": 1}}', "{", "[" * 100_000):
         index.write_text(text)
-        failure(index)
+        check_failure(index)
 
 
 @pytest.mark.parametrize(
@@ -317,8 +317,8 @@ def test_shards_must_be_those_of_the_index(name, tmp_path):
 def test_what_is_not_weights_is_called_by_its_name(content, word, tmp_path):
     path = tmp_path / "pytorch_model.bin"
     path.write_bytes(content)
-    failure(path, word)
-    failure(tmp_path, word, path.name)
+    check_failure(path, word)
+    check_failure(tmp_path, word, path.name)
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_what_is_not_weights_is_called_by_its_name(content, word, tmp_path):
     [("refused_module.pt", "Linear"), ("refused_script.pt", "TorchScript"), ("refused_combined", "folder")],
 )
 def test_what_is_not_read(name, word):
-    failure(made.GOLDEN / name, word)
+    check_failure(made.GOLDEN / name, word)
 
 
 def test_paddle_variables_with_damage(tmp_path):
@@ -375,7 +375,7 @@ def test_paddle_parts(tmp_path):
             pickle.dumps({**halves, "UnpackBigParamInfor@@": {"w": {"OriginShape": shape, "slices": slices}}}, 2)
         )
         if word:
-            failure(path, "'w'", word)
+            check_failure(path, "'w'", word)
         else:
             made.check(open_weights(path), {"w": (np.array([[0, 0, 0], [1, 1, 1]], "f4"), "float32")})
 

@@ -75,7 +75,7 @@ HOSTILE = {
 WRITERS = {"x.bin": made.write_zip, "x.pt": made.write_legacy, "x.pdparams": made.write_pickle}
 
 
-def refused(path, *words):
+def check_refused(path, *words):
     with pytest.raises(ConversionError) as error:
         open_weights(path)
     assert "\n" not in str(error.value)
@@ -97,7 +97,7 @@ def test_hostile_pickles(kind, file, tmp_path, monkeypatch):
     path = WRITERS[file](tmp_path / file, body, {"0": bytes(16)})
     tracemalloc.start()
     started = time.monotonic()
-    refused(path, word)
+    check_refused(path, word)
     assert time.monotonic() - started < 5
     assert tracemalloc.get_traced_memory()[1] < 8 << 20
     tracemalloc.stop()
@@ -110,7 +110,7 @@ def test_hostile_pickles_that_are_only_useless(file, tmp_path):
     records = {} if file == "x.pt" else {"0": bytes(16)}
     for body in (b"}r\xff\xff\xff\x7f", b"}" + text("a") + b"]" * 20_000 + b"a" * 19_999 + b"s", b"]q\x00h\x00a"):
         tracemalloc.start()
-        refused(WRITERS[file](tmp_path / file, body, records))
+        check_refused(WRITERS[file](tmp_path / file, body, records))
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
         tracemalloc.stop()
 
@@ -138,7 +138,7 @@ def test_hostile_pickles_that_are_only_useless(file, tmp_path):
     ],
 )
 def test_hostile_tensors(body, word, file, tmp_path):
-    refused(WRITERS[file](tmp_path / file, mapping(a=body), {"0": bytes(16)}), word)
+    check_refused(WRITERS[file](tmp_path / file, mapping(a=body), {"0": bytes(16)}), word)
 
 
 def test_storages_that_are_not_there(tmp_path):
@@ -146,13 +146,13 @@ def test_storages_that_are_not_there(tmp_path):
     assert (
         open_weights(made.write_zip(tmp_path / "x.bin", good, {"0": bytes(16)})).tensors["a"].read().tolist() == [0] * 4
     )
-    refused(made.write_zip(tmp_path / "x.bin", good, {"1": bytes(16)}), "'a'", "missing")
-    refused(made.write_zip(tmp_path / "x.bin", good, {"0": bytes(12)}), "'a'", "12 bytes")
-    refused(made.write_legacy(tmp_path / "x.bin", good, {"1": bytes(16)}), "no tensor names it")
-    refused(made.write_legacy(tmp_path / "x.bin", good, {"0": bytes(12)}), "cut short")
-    refused(made.write_legacy(tmp_path / "x.bin", good, {}), "'a'", "missing")
-    refused(made.write_pickle(tmp_path / "x.bin", tensor()), "'torch._utils._rebuild_tensor_v2'")
-    refused(made.write_pickle(tmp_path / "x.bin", many(text("storage")) + b"Q"), "persistent id")
+    check_refused(made.write_zip(tmp_path / "x.bin", good, {"1": bytes(16)}), "'a'", "missing")
+    check_refused(made.write_zip(tmp_path / "x.bin", good, {"0": bytes(12)}), "'a'", "12 bytes")
+    check_refused(made.write_legacy(tmp_path / "x.bin", good, {"1": bytes(16)}), "no tensor names it")
+    check_refused(made.write_legacy(tmp_path / "x.bin", good, {"0": bytes(12)}), "cut short")
+    check_refused(made.write_legacy(tmp_path / "x.bin", good, {}), "'a'", "missing")
+    check_refused(made.write_pickle(tmp_path / "x.bin", tensor()), "'torch._utils._rebuild_tensor_v2'")
+    check_refused(made.write_pickle(tmp_path / "x.bin", many(text("storage")) + b"Q"), "persistent id")
 
 
 def test_nested_facts_stay_small(tmp_path):

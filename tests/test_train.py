@@ -184,7 +184,7 @@ def test_the_summary_names_what_was_seen(tokenizer_path, tmp_path):
         ({"languages": ("en", "de", "fi")}, "no data in 'fi'"),
         ({"stages__one__warmup_steps": STEPS + 1}, r"config\.stages\.one\.warmup_steps is 9; it must be from 0 to 8"),
         ({"mesh__data": 3}, "mesh.data=3"),
-        ({"init__params": "nowhere"}, "config.init.params: nowhere: no such file or directory"),
+        ({"init__params": "nowhere"}, "config.init.params: .nowhere.: no such file or directory"),
     ],
 )
 def test_a_run_that_cannot_start_says_why(keys, message, tokenizer_path, tmp_path):

@@ -5,6 +5,9 @@ import struct
 import zipfile
 
 import numpy as np
+import pytest
+
+from ernie_m_jax.convert.tensors import ConversionError, open_weights
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "files"
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19." + b"\x80\x02M\xe9\x03." + b"\x80\x02}."
@@ -96,3 +99,21 @@ def write_legacy(path, pickle, records, itemsize=4):
 def write_pickle(path, pickle, _records=None):
     path.write_bytes(b"\x80\x02" + pickle + b".")
     return path
+
+
+def read_all(path):
+    """Opens and reads everything; what is read must be what was declared."""
+    for tensor in open_weights(path).tensors.values():
+        array = tensor.read()
+        assert (array.shape, array.dtype) == (tensor.shape, tensor.dtype)
+
+
+def check_failure(path, *words):
+    """Opens and reads everything, which must fail with one line that names the file, and gives that line."""
+    with pytest.raises(ConversionError) as error:
+        read_all(path)
+    message = str(error.value)
+    assert "\n" not in message
+    for word in (path.name, *words):
+        assert word in message, message
+    return message

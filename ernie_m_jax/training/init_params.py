@@ -11,14 +11,13 @@ import jax
 import numpy as np
 
 from ernie_m_jax.config import ConfigError, InitConfig, ModelConfig
-from ernie_m_jax.convert import layers, model
+from ernie_m_jax.convert import layers, model, transform
 from ernie_m_jax.convert.tensors import ConversionError
 from ernie_m_jax.tokenizer import Tokenizer
 from ernie_m_jax.training import report, tree
 
 # What must agree beyond shapes, for the same parameters to compute the same.
 _SAME = ("num_heads", "first_position", "pad_id", "layer_norm_eps")
-_SHOWN = 20
 
 
 def load(init: InitConfig, config: ModelConfig, tokenizer: Tokenizer, abstract: Any, scratch: Callable[[], Any]) -> Any:
@@ -98,9 +97,8 @@ def _plan(
         if name in have and have[name] != want[name]
     ]
     if problems:
-        more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise ConfigError(
-            f"config.init.params {init.params} does not fit config.model:\n  " + "\n  ".join(problems[:_SHOWN]) + more
+            f"config.init.params {init.params} does not fit config.model:\n  {transform.listed(problems)}"
         )
     return fresh, dropped
 

@@ -1,20 +1,20 @@
 """Configuration: ml_collections files in, frozen dataclasses out.
 
 A config file (`configs/*.py`) starts from `configs.base`, where every key stands once with its meaning. Here the
-resolved `ConfigDict` becomes a tree of frozen dataclasses: an unknown, missing or mistyped key raises `ConfigError` and
-names the nearest key. Everything else in the package reads the dataclasses only. The objectives' own keys are
-dataclasses in their modules (`ernie_m_jax/objectives/`).
+resolved `ConfigDict` becomes a tree of frozen dataclasses. Every unknown, missing or mistyped key, and every value that
+does not fit, is a line of one `ConfigError`. Everything else in the package reads the dataclasses only. The objectives'
+own keys are dataclasses in their modules (`ernie_m_jax/objectives/`).
 """
 
 import dataclasses
 import json
-import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ernie_m_jax import task as tasks
+from ernie_m_jax.config_build import build as build
+from ernie_m_jax.config_build import collect
 from ernie_m_jax.config_checks import ConfigError as ConfigError
-from ernie_m_jax.config_checks import nearest, validate
+from ernie_m_jax.config_checks import config_problems, raise_problems
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,29 +173,36 @@ class Config:
     init: InitConfig
 
 
-def resolve(tree: Mapping[str, Any]) -> Config:
+def resolve(tree: Mapping[str, Any], *, training: bool = True, problems: Sequence[str] = ()) -> Config:
     """The frozen config behind a `ConfigDict` (or the dictionary out of a `config.json`).
 
+    A source of `data` whose path is empty is left out.
+
+    Args:
+      tree: the keys.
+      training: whether the stages will be trained; a model that is only used needs none.
+      problems: what is known to be wrong with the tree already; raised together with the rest.
+
     Raises:
-      ConfigError: a key is unknown, missing or of the wrong type, or values do not fit together.
+      ConfigError: keys are unknown, missing or of the wrong type, or values do not fit together; a line per problem.
     """
     tree = tree.to_dict() if hasattr(tree, "to_dict") else dict(tree)
-    objectives = tree.pop("objectives", None)
-    if not isinstance(objectives, Mapping):
-        raise ConfigError("config.objectives must map an objective's name to its keys")
-    built = {}
-    for name, keys in objectives.items():
-        try:
-            kind = tasks.load(name).config
-        except KeyError as error:
-            raise ConfigError(f"config.objectives.{name}: {error.args[0]}{nearest(name, tasks.names())}") from None
-        built[name] = build(kind, keys, f"config.objectives.{name}")
-    config = build(Config, {**tree, "objectives": built}, "config")
-    if config.model.num_languages < 0:
+    found = list(problems)
+    config: Config = collect(Config, tree, "config", found)
+    if config.data is not None:
+        kinds = {kind: _with_paths(getattr(config.data, kind)) for kind in ("monolingual", "parallel")}
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, **kinds))
+    if config.model is not None and config.languages is not None and (config.model.num_languages or 0) < 0:
         model = dataclasses.replace(config.model, num_languages=len(config.languages))
         config = dataclasses.replace(config, model=model)
-    validate(config)
+    found += config_problems(config, training, complete=not found)
+    raise_problems(list(dict.fromkeys(found)))
     return config
+
+
+def _with_paths(sources: Mapping[str, SourceConfig] | None) -> Any:
+    """The sources without those of an empty path; what could not be built stays for the checks."""
+    return sources and {name: source for name, source in sources.items() if source is None or source.path != ""}
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -213,41 +220,3 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str
         elif one != other:
             lines.append(f"{prefix}.{key}: {one!r} there, {other!r} here")
     return lines
-
-
-def build(kind: Any, value: Any, path: str) -> Any:
-    """`value` as the type `kind`; `path` is the key that messages name."""
-    if dataclasses.is_dataclass(kind):
-        return _build_dataclass(kind, value, path)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{path} must be a list, got {value!r}")
-        return tuple(build(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
-    if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{path} must be a mapping of names, got {value!r}")
-        return {key: build(arguments[1], item, f"{path}.{key}") for key, item in sorted(value.items())}
-    if kind is Any:
-        return value
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise ConfigError(f"{path} must be of type {kind.__name__}, got {value!r} ({type(value).__name__})")
-    return value
-
-
-def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
-    """A dataclass out of a mapping with exactly its fields."""
-    if isinstance(value, kind):
-        return value
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{path} must hold keys, got {value!r}")
-    hints = typing.get_type_hints(kind)
-    unknown = [key for key in value if key not in hints]
-    if unknown:
-        raise ConfigError(f"{path}.{unknown[0]} is unknown{nearest(unknown[0], hints)}; keys here: {', '.join(hints)}")
-    missing = [key for key in hints if key not in value]
-    if missing:
-        raise ConfigError(f"{path}.{missing[0]} is missing; start the config from configs.base")
-    return kind(**{key: build(hint, value[key], f"{path}.{key}") for key, hint in hints.items()})

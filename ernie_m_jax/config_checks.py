@@ -3,22 +3,24 @@
 import difflib
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 # Key -> least and greatest value. A dropout rate of 1 would leave nothing.
+MODEL_RANGES: Mapping[str, tuple[float, float]] = {
+    "vocab_size": (8, math.inf),
+    "hidden_size": (1, math.inf),
+    "num_layers": (1, math.inf),
+    "num_heads": (1, math.inf),
+    "ffn_size": (1, math.inf),
+    "first_position": (0, math.inf),
+    "num_token_types": (0, math.inf),
+    "num_labels": (1, math.inf),
+    "hidden_dropout": (0, 0.99),
+    "attention_dropout": (0, 0.99),
+}
 RANGES: Mapping[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
-    "model.vocab_size": (8, math.inf),
-    "model.hidden_size": (1, math.inf),
-    "model.num_layers": (1, math.inf),
-    "model.num_heads": (1, math.inf),
-    "model.ffn_size": (1, math.inf),
-    "model.first_position": (0, math.inf),
-    "model.num_token_types": (0, math.inf),
-    "model.num_labels": (1, math.inf),
-    "model.hidden_dropout": (0, 0.99),
-    "model.attention_dropout": (0, 0.99),
     "data.sequence_length": (16, math.inf),
     "data.alpha": (0, 10),
     "data.virtual_streams": (1, math.inf),
@@ -46,6 +48,21 @@ OBJECTIVE_RANGES: Mapping[str, tuple[float, float]] = {
     "passes": (1, 100),
     "join_characters": (0, math.inf),
 }
+# The same for the keys of a stage.
+STAGE_RANGES: Mapping[str, tuple[float, float]] = {
+    "steps": (1, math.inf),
+    "learning_rate": (0, math.inf),
+    "final_fraction": (0, 1),
+}
+SCHEDULES = ("linear", "linear_from_zero", "cosine", "constant")
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "data.pair_positions": ("continued", "restarted"),
+    "compute.dtype": ("float32", "bfloat16"),
+    "compute.remat": ("none", "dots", "full"),
+    "compute.attention": ("xla", "cudnn"),
+    "tokenizer.style": ("ernie", "huggingface", "xlm-roberta", "bert", "xlm"),
+    "retrieval.pooling": ("mean", "cls", "max"),
+}
 # Fine-tuning heads -> their number of outputs; None: `model.num_labels`.
 HEADS: Mapping[str, int | None] = {
     "sequence_classification": None,
@@ -61,114 +78,199 @@ class ConfigError(ValueError):
     """A config that cannot be used; the message names the key and what is allowed."""
 
 
-def nearest(key: str, known: Any) -> str:
+def raise_problems(problems: Sequence[str]) -> None:
+    """Raises one `ConfigError` that says everything; nothing if there is no problem."""
+    if len(problems) == 1:
+        raise ConfigError(problems[0])
+    if problems:
+        raise ConfigError(f"{len(problems)} things are wrong with the config:\n  " + "\n  ".join(problems))
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
     """` (nearest: name)` for a message about an unknown key."""
     close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.0)
     return f" (nearest: {close[0]})" if close else ""
-
-
-def _choice(path: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{path} is {value!r}; allowed: {', '.join(allowed)}")
-
-
-def _between(path: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        limit = f"at least {low}" if high == math.inf else f"from {low} to {high}"
-        raise ConfigError(f"{path} is {value}; it must be {limit}")
 
 
 def validate_model(model: Any) -> None:
     """Checks a `ModelConfig` of the right types by itself.
 
     Raises:
-      ConfigError: the first key that is wrong.
+      ConfigError: a line per problem.
     """
-    for path, (low, high) in RANGES.items():
-        if path.startswith("model."):
-            _between(f"config.{path}", getattr(model, path.removeprefix("model.")), low, high)
-    if model.hidden_size % model.num_heads:
-        raise ConfigError(
-            f"config.model.hidden_size {model.hidden_size} is not a multiple of num_heads {model.num_heads}"
-        )
-    if model.max_positions <= model.first_position:
-        raise ConfigError(
-            f"config.model.max_positions {model.max_positions} has no room behind first_position {model.first_position}"
-        )
-    _choice("config.model.language_embedding", model.language_embedding, ("slots", "all", "none"))
-    _choice("config.model.mlm_head", model.mlm_head, ("dense", "plain", "none"))
-    _choice("config.model.head", model.head, ("none", *HEADS))
-    if model.head in POOLED_HEADS and not model.pooler:
-        raise ConfigError(f"config.model.head {model.head!r} stands on the pooled vector: set config.model.pooler=True")
+    raise_problems([line for check in _MODEL_CHECKS for line in check(model)])
 
 
-def _validate_ranges(config: Any) -> None:
-    for path, (low, high) in RANGES.items():
-        if not path.startswith("model."):
-            _between(f"config.{path}", functools.reduce(getattr, path.split("."), config), low, high)
-    for name, keys in config.objectives.items():
-        for key, (low, high) in OBJECTIVE_RANGES.items():
-            if hasattr(keys, key):
-                _between(f"config.objectives.{name}.{key}", getattr(keys, key), low, high)
+def config_problems(config: Any, training: bool, complete: bool) -> list[str]:
+    """What is wrong with a `Config`: ranges, choices, and what must fit together.
 
-
-def validate(config: Any) -> None:
-    """Checks a `Config` of the right types: ranges, choices, and what must fit together.
-
-    Raises:
-      ConfigError: the first key that is wrong.
+    Args:
+      config: None stands where a key is missing or of the wrong type.
+      training: whether its stages will be trained.
+      complete: whether there is no such None. If there is, the checks that would need its value are passed over.
     """
-    model, data, train = config.model, config.data, config.train
-    validate_model(model)
-    _validate_ranges(config)
+    checks: list[tuple[Callable[..., Iterator[str]], Any]] = [(check, config.model) for check in _MODEL_CHECKS]
+    checks += [(check, config) for check in _CHECKS]
+    checks += [(check, config) for check in _TRAINING_CHECKS if training]
+    problems: list[str] = []
+    for check, part in checks:
+        try:
+            for line in check(part):
+                problems.append(line)
+        except (TypeError, AttributeError):  # None where a key is missing or mistyped, which is said already
+            if complete:
+                raise
+    return problems
+
+
+def _choice(path: str, value: str | None, allowed: tuple[str, ...]) -> Iterator[str]:
+    if value is not None and value not in allowed:
+        yield f"{path} is {value!r}; allowed: {', '.join(allowed)}"
+
+
+def _between(path: str, value: float | None, low: float, high: float) -> Iterator[str]:
+    if value is not None and not low <= value <= high:
+        limit = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+        yield f"{path} is {value}; it must be {limit}"
+
+
+def _ranges(config: Any, root: str, ranges: Mapping[str, tuple[float, float]]) -> Iterator[str]:
+    for path, (low, high) in ranges.items():
+        value = functools.reduce(lambda part, key: getattr(part, key, None), path.split("."), config)
+        yield from _between(f"{root}.{path}", value, low, high)
+
+
+def _model_ranges(model: Any) -> Iterator[str]:
+    yield from _ranges(model, "config.model", MODEL_RANGES)
+    yield from _choice("config.model.language_embedding", model.language_embedding, ("slots", "all", "none"))
+    yield from _choice("config.model.mlm_head", model.mlm_head, ("dense", "plain", "none"))
+    yield from _choice("config.model.head", model.head, ("none", *HEADS))
+
+
+def _heads_divide_width(model: Any) -> Iterator[str]:
+    if model.num_heads > 0 and model.hidden_size % model.num_heads:
+        yield f"config.model.hidden_size {model.hidden_size} is not a multiple of num_heads {model.num_heads}"
+
+
+def _positions_left(model: Any) -> Iterator[str]:
+    rows, first = model.max_positions, model.first_position
+    if rows <= first:
+        yield f"config.model.max_positions {rows} has no room behind first_position {first}"
+
+
+def _head_has_pooler(model: Any) -> Iterator[str]:
+    if model.head in POOLED_HEADS and model.pooler is False:
+        yield f"config.model.head {model.head!r} stands on the pooled vector: set config.model.pooler=True"
+
+
+def _config_ranges(config: Any) -> Iterator[str]:
+    yield from _ranges(config, "config", RANGES)
+    for name, keys in (config.objectives or {}).items():
+        yield from _ranges(keys, f"config.objectives.{name}", OBJECTIVE_RANGES)
+
+
+def _choices(config: Any) -> Iterator[str]:
+    for path, allowed in CHOICES.items():
+        group, key = path.split(".")
+        yield from _choice(f"config.{path}", getattr(getattr(config, group), key, None), allowed)
+
+
+def _lengths(config: Any) -> Iterator[str]:
+    model = config.model
     limit = model.max_positions - model.first_position
-    for path, length in (("data.sequence_length", data.sequence_length), ("retrieval.length", config.retrieval.length)):
-        if length > limit:
-            raise ConfigError(
+    for path, length in (
+        ("data.sequence_length", config.data.sequence_length),
+        ("retrieval.length", config.retrieval.length),
+    ):
+        if length > limit > 0:
+            yield (
                 f"config.{path} is {length}, but the model has positions for {limit} tokens "
                 f"(config.model.max_positions {model.max_positions} less first_position {model.first_position})"
             )
-    if model.language_embedding != "none" and model.num_languages < len(config.languages):
-        raise ConfigError(
-            f"config.model.num_languages is {model.num_languages}, but config.languages names {len(config.languages)}"
+
+
+def _languages(config: Any) -> Iterator[str]:
+    languages, model = config.languages, config.model
+    if not languages or len(set(languages)) < len(languages):
+        yield f"config.languages must name at least one language, each once; got {languages}"
+    if model.language_embedding in ("slots", "all") and model.num_languages < len(languages):
+        yield f"config.model.num_languages is {model.num_languages}, but config.languages names {len(languages)}"
+
+
+def _attention(config: Any) -> Iterator[str]:
+    if config.compute.attention != "cudnn":
+        return
+    if config.compute.dtype != "bfloat16":
+        yield "config.compute.attention 'cudnn' needs config.compute.dtype 'bfloat16'"
+    if config.model.attention_dropout > 0:
+        yield (
+            f"config.compute.attention 'cudnn' has no attention dropout, but config.model.attention_dropout is "
+            f"{config.model.attention_dropout}: set that to 0, or config.compute.attention to 'xla'"
         )
-    _choice("config.data.pair_positions", data.pair_positions, ("continued", "restarted"))
-    _choice("config.compute.dtype", config.compute.dtype, ("float32", "bfloat16"))
-    _choice("config.compute.remat", config.compute.remat, ("none", "dots", "full"))
-    _choice("config.compute.attention", config.compute.attention, ("xla", "cudnn"))
-    if config.compute.attention == "cudnn" and config.compute.dtype != "bfloat16":
-        raise ConfigError("config.compute.attention 'cudnn' needs config.compute.dtype 'bfloat16'")
+
+
+def _local_paths(config: Any) -> Iterator[str]:
     for key in ("resume", "params"):
         if "://" in getattr(config.init, key):
-            raise ConfigError(f"config.init.{key} must be a local directory, got {getattr(config.init, key)!r}")
-    _choice("config.tokenizer.style", config.tokenizer.style, ("ernie", "huggingface", "xlm-roberta", "bert", "xlm"))
-    if config.tokenizer.style in ("bert", "xlm") and not config.tokenizer.path:
-        raise ConfigError(
-            f"config.tokenizer.style is {config.tokenizer.style!r}, which no run trains: set config.tokenizer.path"
-        )
-    _choice("config.retrieval.pooling", config.retrieval.pooling, ("mean", "cls", "max"))
-    if not config.languages or len(set(config.languages)) < len(config.languages):
-        raise ConfigError(f"config.languages must name at least one language, each once; got {config.languages}")
-    for key, parts in (("data.virtual_streams", data.virtual_streams), ("train.microbatches", train.microbatches)):
-        if train.batch_rows % parts:
-            raise ConfigError(f"config.train.batch_rows {train.batch_rows} is not a multiple of config.{key} {parts}")
+            yield f"config.init.{key} must be a local directory, got {getattr(config.init, key)!r}"
+
+
+def _tokenizer(config: Any) -> Iterator[str]:
+    if config.tokenizer.style in ("bert", "xlm") and config.tokenizer.path == "":
+        yield f"config.tokenizer.style is {config.tokenizer.style!r}, which no run trains: set config.tokenizer.path"
+
+
+def _rows(config: Any) -> Iterator[str]:
+    rows = config.train.batch_rows
+    for key in ("data.virtual_streams", "train.microbatches"):
+        group, name = key.split(".")
+        parts = getattr(getattr(config, group), name, None)
+        if parts is not None and parts > 0 and rows % parts:
+            yield f"config.train.batch_rows {rows} is not a multiple of config.{key} {parts}"
+
+
+def _some_stage(config: Any) -> Iterator[str]:
     if not config.stages:
-        raise ConfigError("config.stages is empty: name at least one stage")
-    if model.mlm_head == "none":
-        raise ConfigError("config.model.mlm_head is 'none', but the objectives of config.stages predict words with it")
+        yield "config.stages is empty: name at least one stage"
+    if config.model.mlm_head == "none":
+        yield "config.model.mlm_head is 'none', but the objectives of config.stages predict words with it"
+
+
+def _stages(config: Any) -> Iterator[str]:
     for name, stage in config.stages.items():
-        _validate_stage(f"config.stages.{name}", stage, config.objectives)
+        path = f"config.stages.{name}"
+        yield from _ranges(stage, path, STAGE_RANGES)
+        yield from _choice(f"{path}.schedule", getattr(stage, "schedule", None), SCHEDULES)
 
 
-def _validate_stage(path: str, stage: Any, objectives: Mapping[str, Any]) -> None:
-    _between(f"{path}.steps", stage.steps, 1, math.inf)
-    _between(f"{path}.warmup_steps", stage.warmup_steps, 0, stage.steps)
-    _between(f"{path}.learning_rate", stage.learning_rate, 0, math.inf)
-    _between(f"{path}.final_fraction", stage.final_fraction, 0, 1)
-    _choice(f"{path}.schedule", stage.schedule, ("linear", "linear_from_zero", "cosine", "constant"))
-    for name, weight in stage.weights.items():
-        if name not in objectives:
-            raise ConfigError(f"{path}.weights.{name} is unknown{nearest(name, objectives)}")
-        _between(f"{path}.weights.{name}", weight, 0, math.inf)
-    if not sum(stage.weights.values()) > 0:
-        raise ConfigError(f"{path}.weights: at least one objective needs a weight above 0")
+def _warmups(config: Any) -> Iterator[str]:
+    for name, stage in config.stages.items():
+        yield from _between(f"config.stages.{name}.warmup_steps", stage.warmup_steps, 0, max(stage.steps, 1))
+
+
+def _weights(config: Any) -> Iterator[str]:
+    for name, stage in config.stages.items():
+        path = f"config.stages.{name}.weights"
+        for objective, weight in stage.weights.items():
+            if objective not in config.objectives:
+                yield f"{path}.{objective} is unknown{nearest(objective, config.objectives)}"
+            yield from _between(f"{path}.{objective}", weight, 0, math.inf)
+        if None not in stage.weights.values() and not any(weight > 0 for weight in stage.weights.values()):
+            yield f"{path}: at least one objective needs a weight above 0"
+
+
+_MODEL_CHECKS = (_model_ranges, _heads_divide_width, _positions_left, _head_has_pooler)
+_CHECKS = (
+    _config_ranges,
+    _lengths,
+    _languages,
+    _choices,
+    _attention,
+    _local_paths,
+    _tokenizer,
+    _rows,
+    _stages,
+    _warmups,
+    _weights,
+)
+_TRAINING_CHECKS = (_some_stage,)

@@ -61,6 +61,12 @@ def changed(**keys):
         ({"objectives__btmlm__temperature": -1.0}, r"config\.objectives\.btmlm\.temperature is -1\.0"),
         ({"objectives__camlm__mask_ratio": 1.5}, r"mask_ratio is 1\.5; it must be from 0\.01 to 1"),
         ({"compute__attention": "cudnn"}, r"'cudnn' needs config\.compute\.dtype 'bfloat16'"),
+        (
+            {"compute__attention": "cudnn", "compute__dtype": "bfloat16", "model__attention_dropout": 0.1},
+            r"but config\.model\.attention_dropout is 0\.1: set that to 0, or config\.compute\.attention to 'xla'",
+        ),
+        ({"optimizer__clip_norm": float("inf")}, r"config\.optimizer\.clip_norm is inf; it must be a finite number"),
+        ({"stages__one__learning_rate": float("nan")}, r"learning_rate is nan; it must be a finite number"),
         ({"init__params": "gs://bucket/run"}, r"config\.init\.params must be a local directory"),
         ({"stages": {}}, r"config\.stages is empty"),
         ({"languages": ("en", "en")}, r"each once"),
@@ -75,6 +81,29 @@ def test_a_missing_key_is_named():
     tree = small_tree()
     del tree["train"]["keep"]
     with pytest.raises(configs.ConfigError, match=r"config\.train\.keep is missing"):
+        configs.resolve(tree)
+
+
+def test_all_that_is_wrong_is_said_and_what_cannot_be_judged_is_not():
+    tree = small_tree(train__batch_rows="8", model__hidden_size=30, seed=-1, train__row=1, data__alpha=11.0)
+    del tree["compute"]["dtype"]
+    with pytest.raises(configs.ConfigError) as caught:
+        configs.resolve(tree)
+    heads = [line.strip().split(" ")[0] for line in str(caught.value).splitlines()[1:]]
+    assert heads == [
+        "config.compute.dtype",  # missing
+        "config.train.row",  # unknown
+        "config.train.batch_rows",  # mistyped; so its multiples are not judged
+        "config.model.hidden_size",  # no multiple of num_heads
+        "config.seed",
+        "config.data.alpha",
+    ]
+
+
+def test_a_model_that_is_only_used_needs_no_stage():
+    tree = small_tree(stages={}, model__mlm_head="none")
+    assert configs.resolve(tree, training=False).stages == {}
+    with pytest.raises(configs.ConfigError, match=r"config\.stages is empty(.|\n)*mlm_head is 'none'"):
         configs.resolve(tree)
 
 

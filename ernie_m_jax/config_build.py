@@ -1,0 +1,140 @@
+"""Keys and texts in, typed values out: the dataclasses of `config.py` are the schema, whoever states a value.
+
+`collect` builds a dataclass out of a tree and notes every problem; `parse` reads one value off the command line.
+"""
+
+import ast
+import dataclasses
+import math
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ernie_m_jax import task as tasks
+from ernie_m_jax.config_checks import ConfigError, nearest, raise_problems
+
+_TRUTH = {"true": True, "false": False}
+
+
+def build(kind: Any, value: Any, path: str) -> Any:
+    """`value` as the type `kind`; `path` is the key that messages name.
+
+    Raises:
+      ConfigError: a line per key that is unknown, missing or of the wrong type.
+    """
+    problems: list[str] = []
+    built = collect(kind, value, path, problems)
+    raise_problems(problems)
+    return built
+
+
+def collect(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
+    """As `build`, but what is wrong is added to `problems`, and None stands where a value cannot be."""
+    if dataclasses.is_dataclass(kind):
+        return _collect_keys(kind, value, path, problems)
+    if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
+        item = typing.get_args(kind)[0]
+        return tuple(collect(item, part, f"{path}[{place}]", problems) for place, part in enumerate(value))
+    if is_mapping(kind) and isinstance(value, Mapping):
+        return {key: _collect_named(kind, key, value[key], path, problems) for key in sorted(value)}
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        problems.append(f"{path} must be {expected(kind)}, got {value!r} ({type(value).__name__})")
+        return None
+    if kind is float and not math.isfinite(value):
+        problems.append(f"{path} is {value}; it must be a finite number")
+        return None
+    return value
+
+
+def _collect_named(kind: Any, name: str, value: Any, path: str, problems: list[str]) -> Any:
+    """The entry `name` of the mapping `path`."""
+    try:
+        item = named_kind(kind, name, path)
+    except ConfigError as error:
+        problems.append(str(error))
+        return None
+    return collect(item, value, f"{path}.{name}", problems)
+
+
+def _collect_keys(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
+    """A dataclass out of a mapping with exactly its fields."""
+    if isinstance(value, kind):
+        return value
+    if not isinstance(value, Mapping):
+        problems.append(f"{path} must hold keys, got {value!r}")
+        return None
+    hints = typing.get_type_hints(kind)
+    problems += [unknown(path, key, hints) for key in value if key not in hints]
+    problems += [f"{path}.{key} is missing; start the config from configs.base" for key in hints if key not in value]
+    made = {
+        key: collect(hint, value[key], f"{path}.{key}", problems) if key in value else None
+        for key, hint in hints.items()
+    }
+    return kind(**made)
+
+
+def unknown(path: str, key: str, known: Iterable[str]) -> str:
+    """What to say about a key that is not among `known`."""
+    return f"{path}.{key} is unknown{nearest(key, known)}; keys here: {', '.join(known) or 'none'}"
+
+
+def is_mapping(kind: Any) -> bool:
+    """Whether the type is a mapping from names that a user chooses."""
+    origin = typing.get_origin(kind)
+    return isinstance(origin, type) and issubclass(origin, Mapping)
+
+
+def named_kind(kind: Any, name: str, path: str) -> Any:
+    """The type of an entry of a mapping; for the objectives, the keys of the objective `name`.
+
+    Raises:
+      ConfigError: there is no such objective.
+    """
+    item = typing.get_args(kind)[1]
+    if item is not Any:
+        return item
+    try:
+        return tasks.load(name).config
+    except KeyError as error:
+        raise ConfigError(f"{path}.{name}: {error.args[0]}{nearest(name, tasks.names())}") from None
+
+
+def expected(kind: Any) -> str:
+    """A type in words."""
+    if dataclasses.is_dataclass(kind) or is_mapping(kind):
+        return "a mapping of names"
+    return "a list" if typing.get_origin(kind) is tuple else f"of type {kind.__name__}"
+
+
+def parse(kind: Any, text: str, path: str) -> Any:
+    """A value off the command line; `collect` checks what a list or mapping holds.
+
+    Lists are words with commas (`en,de`) or a Python tuple (`('en','de')`); mappings are Python dictionaries.
+
+    Raises:
+      ConfigError: the text is no value of the type.
+    """
+    try:
+        if kind is str:
+            return text
+        if kind is bool:
+            return _TRUTH[text.lower()]
+        if kind in (int, float):
+            return kind(text)
+        if typing.get_origin(kind) is tuple:
+            return _words(text)
+        value = ast.literal_eval(text)
+        if isinstance(value, dict):
+            return value
+    except (KeyError, ValueError, SyntaxError):
+        pass
+    raise ConfigError(f"{path} must be {expected(kind)}, got {text!r}")
+
+
+def _words(text: str) -> tuple[Any, ...]:
+    if not text.startswith(("(", "[", "'", '"')):
+        return tuple(word.strip() for word in text.split(",") if word.strip())
+    value = ast.literal_eval(text)
+    return tuple(value) if isinstance(value, tuple | list) else (value,)

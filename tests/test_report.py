@@ -5,6 +5,7 @@ import io
 import json
 import math
 import pathlib
+import re
 import struct
 import subprocess
 import sys
@@ -148,6 +149,22 @@ def test_progress_on_a_terminal_draws_a_bar_and_keeps_messages():
         progress.update(4, {})
     shown = console.file.getvalue()
     assert all(part in shown for part in ("stage1", "4/4", "mmlm 1.5000", "2M tokens/s", "checkpoint [3] written", "━"))
+
+
+@pytest.mark.parametrize("width", [80, 60, 40])
+def test_a_narrow_terminal_keeps_the_count(width):
+    console = rich.console.Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    losses = {"btmlm": 4.9, "camlm": 3.5, "mmlm": 4.8, "tlm": 4.3}
+    now = iter(range(0, 10_000, 100))
+    with report.Progress("stage1", 200_000, 0, 10, console, live=True, clock=lambda: next(now)) as progress:
+        for step in (100_000, 100_010):
+            progress.update(step, losses, 12_345.6)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
+    bar, note = [line for line in plain.replace("\r", "\n").splitlines() if line.strip()][-2:]
+    assert "100010/200000" in bar
+    assert "left" in bar or width < 60
+    assert note.startswith("btmlm 4.9000  camlm 3.5000")
+    assert len(bar) <= width
 
 
 def test_mixture_table():

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import rich.box
 import rich.console
+import rich.live
 import rich.progress
 import rich.table
 import rich.text
@@ -36,7 +37,8 @@ class MixtureRow(NamedTuple):
 class Progress:
     """How far a stage is: name, step of total, losses, tokens a second, time left.
 
-    On a terminal a live bar; otherwise (pipes, CI, notebooks) one plain line every `log_every` steps and at the end.
+    On a terminal a live bar with the losses below it, each on a line of its own that a narrow screen shortens at its
+    end; otherwise (pipes, CI, notebooks) one plain line every `log_every` steps and at the end.
 
     Args:
       stage: name of the stage.
@@ -64,18 +66,20 @@ class Progress:
         self._speed: float | None = None
         self._printed = -1  # the step of the last plain line
         self._first: tuple[int, float] | None = None
-        self._bar: rich.progress.Progress | None = None
+        self._live: rich.live.Live | None = None
         if live is None:
             live = self.console.is_interactive and not self.console.is_jupyter and self.console.file.isatty()
         if live:
             columns = (
                 "{task.description}",
                 rich.progress.BarColumn(None),
-                rich.progress.MofNCompleteColumn(),
-                "{task.fields[note]}",
+                rich.progress.MofNCompleteColumn(table_column=rich.table.Column(min_width=2 * len(str(total)) + 1)),
+                "{task.fields[left]}",
             )
             self._bar = rich.progress.Progress(*columns, console=self.console, expand=True)
-            self._task = self._bar.add_task(stage, total=total, completed=start, note="")
+            self._task = self._bar.add_task(stage, total=total, completed=start, left="")
+            self._note = rich.text.Text(no_wrap=True, overflow="ellipsis")
+            self._live = rich.live.Live(rich.console.Group(self._bar, self._note), console=self.console)
 
     def update(self, step: int, losses: Mapping[str, float], tokens_per_second: float | None = None) -> None:
         """Shows that `step` updates are done.
@@ -91,28 +95,28 @@ class Progress:
         self._speed = self._speed if tokens_per_second is None else tokens_per_second
         if self._speed is not None:
             parts.append(f"{_short(self._speed)} tokens/s")
-        if left is not None:
-            parts.append(f"{_duration(left)} left")
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step, note="  ".join(parts))
+        remaining = "" if left is None else f"{_duration(left)} left"
+        if self._live is not None:
+            self._bar.update(self._task, completed=step, left=remaining)
+            self._note.plain = "  ".join(parts)
         elif step != self._printed and (step % self._log_every == 0 or step == self._total):
             self._printed = step
-            self.log("  ".join([f"{self._stage} {step}/{self._total}", *parts]))
+            self.log("  ".join(filter(None, [f"{self._stage} {step}/{self._total}", *parts, remaining])))
 
     def log(self, text: str) -> None:
         """Prints a line, above the bar where there is one; never wrapped."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> "Progress":
-        if self._bar is not None:
-            self._bar.start()
+        if self._live is not None:
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._live is not None:
+            self._live.stop()
 
     def _time_left(self, step: int) -> float | None:
         """Seconds left at the pace since the first update, which leaves compilation out."""

@@ -2,8 +2,7 @@ r"""The one entry: flags, distributed start, dispatch by --mode. Nothing else.
 
 python -m ernie_m_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 python -m ernie_m_jax.main --config=configs/quickstart.py --mode=print --config.train.batch_rows=32
-python -m ernie_m_jax.main --config=configs/quickstart.py --workdir=runs/quickstart --mode=encode \
-        --input=sentences.txt --output=vectors.npy
+python -m ernie_m_jax.main --workdir=runs/quickstart --mode=encode --input=sentences.txt --output=vectors.npy
 """
 
 import json
@@ -11,12 +10,14 @@ import os
 import sys
 from pathlib import Path
 
+# XLA's compiler warns at length about shardings on virtual devices; its errors stay. Read when JAX is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from ernie_m_jax import config as configs
-from ernie_m_jax import encode
+from ernie_m_jax import config_files, encode
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.training import ahead, run, start
 from ernie_m_jax.training.checkpoint import CheckpointError
@@ -30,8 +31,11 @@ MODES = {
     "print": "show the resolved config",
 }
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file, with an argument after a colon.", lock_config=False
+_CONFIG = flags.DEFINE_string(
+    "config",
+    None,
+    "Config file, with an argument after a colon; without it the config.json in --workdir speaks. "
+    "--config.KEY=VALUE sets one key over either; configs/base.py explains them all.",
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, summary.")
 _MODE = flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(f"{name}: {what}" for name, what in MODES.items()))
@@ -39,48 +43,72 @@ _INPUT = flags.DEFINE_string("input", None, "Text file to encode, one sentence a
 _OUTPUT = flags.DEFINE_string("output", None, "Where --mode=encode writes its vectors; ends in .npy.")
 
 EXPECTED = (configs.ConfigError, DataError, CheckpointError, OSError)
+OUT_OF_MEMORY = (
+    "raise config.train.microbatches, set config.compute.remat=full or lower config.train.batch_rows "
+    "(to evaluate or encode, config.retrieval.batch_rows); --mode=compile tells what a step needs"
+)
 
 
 def main(arguments: list[str]) -> None:
-    """Runs one mode; what a user can mend ends in one line on standard error and exit status 2."""
+    """Runs one mode; what a user can mend ends in one message on standard error and exit status 2."""
     try:
-        if len(arguments) > 1:
-            raise configs.ConfigError(f"unexpected argument {arguments[1]!r}: flags begin with --")
-        if _CONFIG.value is None:
-            raise configs.ConfigError("--config=FILE is missing, for instance --config=configs/quickstart.py")
-        config = configs.resolve(_CONFIG.value)
-        if _MODE.value == "print":
-            print(json.dumps(configs.to_dict(config), indent=2, ensure_ascii=False))
-            return
-        start_jax()
-        if _MODE.value == "compile":
-            ahead.compile_steps(config)
-            return
-        if not _WORKDIR.value:
-            raise configs.ConfigError(f"--workdir=DIR is missing; --mode={_MODE.value} needs it")
-        if "://" in _WORKDIR.value:
-            raise configs.ConfigError(f"--workdir must be a local or mounted directory, got {_WORKDIR.value!r}")
-        use(config, Path(_WORKDIR.value))
+        run_mode(read_config(arguments[1:]))
     except Interrupted as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr)
         sys.exit(143)
     except EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(f"error: out of memory ({str(error).splitlines()[0]}): {OUT_OF_MEMORY}", file=sys.stderr)
+        sys.exit(2)
+
+
+def read_config(arguments: list[str]) -> configs.Config:
+    """The config of --config=FILE, or else of --workdir, under `arguments`: what `parse` left of the command line."""
+    settings = [argument for argument in arguments if argument.startswith(config_files.PREFIX)]
+    if unexpected := [argument for argument in arguments if argument not in settings]:
+        raise configs.ConfigError(f"unexpected argument {unexpected[0]!r}: flags begin with --")
+    if _WORKDIR.value and "://" in _WORKDIR.value:
+        raise configs.ConfigError(f"--workdir must be a local or mounted directory, got {_WORKDIR.value!r}")
+    if _CONFIG.value:
+        tree = config_files.from_file(_CONFIG.value)
+    elif _WORKDIR.value:
+        tree = config_files.from_workdir(Path(_WORKDIR.value), training=_MODE.value == "train")
+    else:
+        raise configs.ConfigError("--config=FILE is missing, for instance --config=configs/quickstart.py")
+    problems = config_files.override(tree, settings)
+    return configs.resolve(tree, training=_MODE.value in ("train", "compile"), problems=problems)
+
+
+def run_mode(config: configs.Config) -> None:
+    """Does what --mode says."""
+    if _MODE.value == "print":
+        print(json.dumps(configs.to_dict(config), indent=2, ensure_ascii=False))
+        return
+    start_jax()
+    if _MODE.value == "compile":
+        ahead.compile_steps(config)
+        return
+    if not _WORKDIR.value:
+        raise configs.ConfigError(f"--workdir=DIR is missing; --mode={_MODE.value} needs it")
+    if _MODE.value == "train":
+        run.pretrain(config, Path(_WORKDIR.value))
+    else:
+        use(config, Path(_WORKDIR.value))
 
 
 def use(config: configs.Config, workdir: Path) -> None:
-    """The modes that work on a run's directory."""
-    if _MODE.value == "train":
-        run.pretrain(config, workdir)
-        return
-    run.check(config, workdir, run.USE_KEYS)
-    made = run.make(config, workdir)
+    """The modes that use the model in a work directory; they change nothing of the run or model in it."""
+    run.check_model(config, workdir)
+    made = run.make(config, config_files.home(workdir))
     params = start.load_params(made, workdir)
     if _MODE.value == "evaluate":
         if not run.has_retrieval(config):
             raise configs.ConfigError("config.retrieval.source.path is empty: nothing to evaluate on")
-        made.evaluate(params, workdir, "retrieval")
+        made.evaluate(params, workdir, "evaluation")
         return
     for name, value in (("input", _INPUT.value), ("output", _OUTPUT.value)):
         if not value:
@@ -110,21 +138,18 @@ def start_jax() -> None:
 
 
 def parse(arguments: list[str]) -> list[str]:
-    """Flags off the command line; a key or value that the config does not take is one line, not a traceback."""
+    """Flags off the command line; returns what is left of it, --config.KEY=VALUE in particular."""
     logging.set_verbosity(logging.WARNING)  # the default of --verbosity; Orbax reports every file at INFO
     try:
-        return flags.FLAGS(arguments)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        # ml_collections wraps what a config file raises in its traceback; the first and last lines say what and why.
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        said = f"{lines[0]} {lines[-1]}" if "Traceback (most recent call last):" in lines else str(error)
-        print(f"error: {said}", file=sys.stderr)
+        rest, settings = config_files.split(flags.FLAGS.read_flags_from_files(arguments, force_gnu=False))
+        return [*flags.FLAGS(rest), *settings]
+    except (flags.Error, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
 def cli() -> None:
-    """Entry of the installed command `ernie-m-jax`; like `python -m`, finds configs from the current directory."""
-    sys.path.insert(0, os.getcwd())
+    """Entry of the installed command `ernie-m-jax`."""
     for name in ("config", "workdir", "mode", "input", "output"):
         # --help lists the key flags of the program that runs, here the script.
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])

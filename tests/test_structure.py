@@ -23,6 +23,7 @@ TOKENIZER_PARTS = (
     "tokenizer_files",
     "tokenizer_training",
 )
+FORBIDDEN |= dict.fromkeys(("config_build", "config_checks", "config_files"), FORBIDDEN["config"])
 FORBIDDEN |= dict.fromkeys(TOKENIZER_PARTS, FORBIDDEN["tokenizer"])
 OBJECTIVES = {"mmlm", "tlm", "camlm", "btmlm"}
 

@@ -21,11 +21,12 @@ from jax.experimental import multihost_utils
 from ernie_m_jax import encode, tokenizer
 from ernie_m_jax import task as tasks
 from ernie_m_jax.config import Config, ConfigError, RetrievalConfig, differences, to_dict
+from ernie_m_jax.config_files import stored_config_tree
 from ernie_m_jax.data import mixture
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.model.encoder import ErnieM
 from ernie_m_jax.task import Group
-from ernie_m_jax.training import evaluate, files, optimizer, report, sharding, start, summary, train
+from ernie_m_jax.training import evaluate, files, lengths, optimizer, report, sharding, start, summary, train
 
 # Keys that change how fast a run goes or what it keeps, not its numbers; a run may go on with others.
 FREE_KEYS = (
@@ -39,11 +40,11 @@ FREE_KEYS = (
     "config.train.log_every",
     "config.train.save_every",
 )
-USE_KEYS = (*FREE_KEYS, "config.retrieval")  # of a run that is only used
+MODEL_KEYS = ("languages", "model")  # what decides the numbers of a model that is only used
 
 
-def check(config: Config, workdir: Path, free: tuple[str, ...] = FREE_KEYS) -> None:
-    """A work directory in which something was made must hold a run of this config, but for the `free` keys.
+def check(config: Config, workdir: Path) -> None:
+    """A work directory in which something was made must hold a run of this config, but for `FREE_KEYS`.
 
     Raises:
       ConfigError: it is of another config; each differing key is named.
@@ -51,12 +52,30 @@ def check(config: Config, workdir: Path, free: tuple[str, ...] = FREE_KEYS) -> N
     made = [workdir / "tokenizer", *workdir.glob("*/checkpoints")]
     if not any(path.exists() for path in made):
         return
-    lines = differences(stored_config_tree(workdir), to_dict(config))
-    lines = [line for line in lines if not line.startswith(free)]
+    stored = stored_config_tree(workdir)
+    lines = differences(stored, to_dict(config))
+    lines = [line for line in lines if not line.startswith(FREE_KEYS)]
+    lines = lengths.unfit(lines, stored, config, workdir)
     if lines:
         raise ConfigError(
             f"{workdir} holds a run of a different config; choose another --workdir, or make these keys agree:\n  "
             + "\n  ".join(lines)
+        )
+
+
+def check_model(config: Config, workdir: Path) -> None:
+    """What a work directory's `config.json` says of the model must be what the config says.
+
+    Raises:
+      ConfigError: there are checkpoints but no `config.json`, or it is another model's; each differing key is named.
+    """
+    if not any(path.exists() for path in (workdir / "checkpoints", *workdir.glob("*/checkpoints"))):
+        return
+    stored, here = stored_config_tree(workdir), to_dict(config)
+    lines = [line for key in MODEL_KEYS if key in stored for line in differences({key: stored[key]}, {key: here[key]})]
+    if lines:
+        raise ConfigError(
+            f"{workdir} holds another model; leave these keys as they are there:\n  " + "\n  ".join(lines)
         )
 
 
@@ -65,21 +84,6 @@ def claim(config: Config, workdir: Path) -> None:
     check(config, workdir)
     if jax.process_index() == 0:
         files.write_json(workdir / "config.json", {"config": to_dict(config), "versions": files.versions()})
-
-
-def stored_config_tree(workdir: Path) -> dict[str, Any]:
-    """The resolved config of the run in `workdir`, as dictionaries.
-
-    Raises:
-      ConfigError: no run there, or its `config.json` cannot be read.
-    """
-    path = workdir / "config.json"
-    try:
-        return json.loads(path.read_text("utf-8"))["config"]
-    except FileNotFoundError:
-        raise ConfigError(f"{workdir} holds no run: there is no {path.name} in it") from None
-    except (ValueError, KeyError) as error:
-        raise ConfigError(f"{path} is damaged ({error}); restore it, or choose another --workdir") from None
 
 
 def open_tokenizer(config: Config, workdir: Path, training: bool) -> tokenizer.Tokenizer:

@@ -4,10 +4,12 @@ In this order and no other: the stage's own newest checkpoint -> `init.resume` (
 `init.params` -> scratch.
 """
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import jax
+import optax
 
 from ernie_m_jax.config import ConfigError
 from ernie_m_jax.training import checkpoint, init_params, report, state, train
@@ -36,21 +38,26 @@ def begin(
     if previous is not None:
         params = train.checkpoints(run, previous).restore_params(None, abstract.params)
     elif init.params:
-        params = _params_from(run, stage)
+        params = _params_from(run, abstract.params)
     source = previous or init.params
     report.show(f"{stage.name}: starting from {f'the parameters of {source}' if source else 'scratch'}")
     return train.initial_state(run, stage, params), {}
 
 
-def _params_from(run: train.Run, stage: train.Stage) -> Any:
-    """The parameters of `init.params`, placed for the stage."""
-    abstract = train.abstract_state(run, stage).params
-    scratch = functools.partial(_scratch, run, stage)
-    return init_params.load(run.config.init, run.config.model, run.tokenizer, abstract, scratch)
+def _params_from(run: train.Run, abstract: Any) -> Any:
+    """The parameters of `init.params`, placed as `abstract` says."""
+    return init_params.load(run.config.init, run.config.model, run.tokenizer, abstract, lambda: _scratch(run))
 
 
-def _scratch(run: train.Run, stage: train.Stage) -> Any:
-    return train.initial_state(run, stage, None).params
+def _scratch(run: train.Run) -> Any:
+    """Parameters as every run of the config begins with."""
+    key = jax.random.fold_in(jax.random.key(run.config.seed), state.Purpose.INIT)
+    return state.create_state(run.model, _no_optimizer, run.mesh, key, *train.init_inputs()).params
+
+
+def _no_optimizer(params: Any) -> optax.GradientTransformation:
+    del params
+    return optax.identity()
 
 
 def find_stage(path: Path) -> Path:
@@ -67,21 +74,21 @@ def find_stage(path: Path) -> Path:
 
 
 def load_params(run: train.Run, workdir: Path) -> Any:
-    """Parameters to use without training: the work directory's last trained stage, or `init.params`.
+    """Parameters to use without training: of the work directory, or else of `init.params`.
+
+    A run's are those of its last trained stage; a stage and a converted model have their own.
 
     Raises:
       ConfigError: neither holds a checkpoint, or that of `init.params` does not fit.
     """
-    trained = [name for name in sorted(run.config.stages) if checkpoint.complete_steps(workdir / name / "checkpoints")]
-    name = sorted(run.config.stages)[0]
-    stage = train.make_stage(run.config, name, workdir / name)
-    if not trained and run.config.init.params:
-        report.show(f"parameters of {run.config.init.params}")
-        return _params_from(run, stage)
-    if not trained:
+    abstract = state.abstract_state(run.model, _no_optimizer, run.mesh, jax.random.key(0), *train.init_inputs()).params
+    places = [workdir, *(workdir / name for name in sorted(run.config.stages, reverse=True))]
+    place = next((place for place in places if checkpoint.complete_steps(place / "checkpoints")), None)
+    if place is not None:
+        saved = train.checkpoints(run, place)
+        report.show(f"parameters of step {saved.latest()} in {place}")
+        return saved.restore_params(None, abstract)
+    if not run.config.init.params:
         raise ConfigError(f"{workdir} holds no checkpoints and config.init.params names none: nothing to use")
-    directory = workdir / trained[-1]
-    abstract = train.abstract_state(run, stage)
-    saved = train.checkpoints(run, directory)
-    report.show(f"parameters of step {saved.latest()} in {directory}")
-    return saved.restore_params(None, abstract.params)
+    report.show(f"parameters of {run.config.init.params}")
+    return _params_from(run, abstract)

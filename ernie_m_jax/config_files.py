@@ -1,0 +1,214 @@
+"""What the command line says about the config, as a tree for `config.resolve`.
+
+    --config=FILE:ARGUMENT               get_config(ARGUMENT) of a Python file
+    --workdir=DIR, where --config is absent   DIR's config.json: a run's, a stage's (its run's) or a converted model's
+    --config.KEY=VALUE                   one key over either; the last of several counts
+
+A work directory is data that may come from anyone: of its files only `config.json` is read here, and no Python file in
+it is executed.
+"""
+
+import functools
+import importlib.machinery
+import importlib.util
+import json
+import os
+import re
+import sys
+import traceback
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import ml_collections
+
+from ernie_m_jax import config_build
+from ernie_m_jax.config import Config, SourceConfig
+from ernie_m_jax.config_checks import ConfigError
+
+PREFIX = "--config."
+_BASE = Path(__file__).parents[1] / "configs" / "base.py"
+
+
+def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The command line without the config's keys, and those as `--config.KEY=VALUE`.
+
+    `--config.KEY VALUE` is taken too, and a `--config.KEY` that another flag or nothing follows is true.
+    """
+    rest: list[str] = []
+    settings: list[str] = []
+    left = list(arguments)
+    while left:
+        argument = left.pop(0)
+        if argument == "--":
+            return [*rest, argument, *left], settings
+        if not re.match(r"--?config\.", argument):
+            rest.append(argument)
+            continue
+        setting = f"--{argument.lstrip('-')}"
+        if "=" not in setting:
+            setting += f"={left.pop(0) if left and not left[0].startswith('--') else 'true'}"
+        settings.append(setting)
+    return rest, settings
+
+
+def from_file(flag: str) -> dict[str, Any]:
+    """The tree of `FILE` or `FILE:ARGUMENT`.
+
+    Raises:
+      ConfigError: there is no such file, or it fails; one line with file, line and what.
+    """
+    name, colon, argument = flag.partition(":")
+    if not os.path.isfile(name):
+        raise ConfigError(f"--config={flag}: {name}: no such file")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does: a config finds `configs.base` from the checkout
+    try:
+        module = _execute(name)
+        tree = module.get_config(argument) if colon else module.get_config()
+    except Exception as error:
+        raise ConfigError(_located(name, error)) from error
+    if not isinstance(tree, ml_collections.ConfigDict):
+        raise ConfigError(f"{name}: get_config() must return a ConfigDict, got {type(tree).__name__}")
+    return tree.to_dict()
+
+
+def _execute(path: str) -> ModuleType:
+    loader = importlib.machinery.SourceFileLoader("ernie_m_jax_config_file", path)
+    spec = importlib.util.spec_from_file_location(loader.name, path, loader=loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def _located(path: str, error: Exception) -> str:
+    """An exception of a config file in one line."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}: {error.msg}: {(error.text or '').strip()}"
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if os.path.abspath(frame.filename) == os.path.abspath(path)
+    ]
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "  # a ValueError is written for people
+    while len(error.args) == 1 and isinstance(error.args[0], Exception):  # ml_collections packs one into another
+        error = error.args[0]
+    what = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
+    return f"{path}:{lines[-1]}: {kind}{what}" if lines else f"{path}: {kind}{what}"
+
+
+@functools.cache
+def _base() -> ModuleType:
+    """`configs.base`, found beside the package, not from the current directory, which may be a work directory."""
+    if not _BASE.is_file():
+        raise ConfigError(f"{_BASE}: no such file; the defaults are part of the project's checkout")
+    return _execute(str(_BASE))
+
+
+def home(workdir: Path) -> Path:
+    """The directory whose `config.json` speaks for a work directory: itself, or a stage's run."""
+    is_stage = not (workdir / "config.json").exists() and (workdir / "checkpoints").is_dir()
+    return workdir.absolute().parent if is_stage else workdir
+
+
+def stored_config_tree(workdir: Path) -> dict[str, Any]:
+    """What `config.json` says: the whole resolved config of a run; `model` and `tokenizer` of a converted model.
+
+    Raises:
+      ConfigError: there is none, or it cannot be read.
+    """
+    path = home(workdir) / "config.json"
+    try:
+        written = json.loads(path.read_text("utf-8"))
+        if "config" in written:
+            return dict(written["config"])
+        return {"model": dict(written["model"]), "tokenizer": {"style": written["tokenizer"]["style"]}}
+    except FileNotFoundError:
+        raise ConfigError(f"{workdir} holds no run: there is no {path.name} in it") from None
+    except KeyError:
+        raise ConfigError(
+            f"{path} is not of this project; python -m ernie_m_jax.convert --source={workdir} --output=DIR "
+            "makes a model of it that is"
+        ) from None
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{path} is damaged ({error}); restore it, or choose another --workdir") from None
+
+
+def from_workdir(workdir: Path, training: bool) -> dict[str, Any]:
+    """The tree behind a work directory: the run's own, or a converted model's over the defaults of `configs.base`.
+
+    Raises:
+      ConfigError: there is no usable `config.json`; or `training` and it is no run that could go on.
+    """
+    if not (home(workdir) / "config.json").exists():
+        raise ConfigError(
+            f"--config=FILE is missing, for instance --config=configs/quickstart.py: {workdir} has no config.json"
+        )
+    stored = stored_config_tree(workdir)
+    if training and home(workdir) != workdir:
+        raise ConfigError(f"{workdir} is a stage: --workdir={home(workdir)} goes on with its run")
+    if "languages" in stored:
+        return stored
+    if training:
+        raise ConfigError(
+            f"{workdir} is a model, not a run: choose another --workdir, and train from it with --config=FILE "
+            f"--config.init.params={workdir}"
+        )
+    tree = _base().get_config().to_dict()
+    tree["model"] = stored["model"]
+    tree["tokenizer"]["style"] = stored["tokenizer"]["style"] or tree["tokenizer"]["style"]
+    return tree
+
+
+def override(tree: dict[str, Any], settings: Iterable[str]) -> list[str]:
+    """Puts the values of `--config.KEY=VALUE` into the tree; returns what is wrong with them, a line each.
+
+    A new name under `data.monolingual` and `data.parallel` becomes a source with the defaults of `configs.base`.
+    """
+    problems = []
+    added: dict[str, str] = {}  # path of a new source -> what to say if it gets no path
+    for setting in settings:
+        key, _, text = setting.removeprefix(PREFIX).partition("=")
+        try:
+            _set(tree, key.split("."), text, added)
+        except ConfigError as error:
+            problems.append(str(error))
+    for path, message in added.items():
+        _, _, kind, name = path.split(".")
+        if not tree["data"][kind].get(name, {}).get("path"):
+            problems.append(f"{message}; a new source needs {path}.path")
+            del tree["data"][kind][name]
+    return problems
+
+
+def _set(tree: dict[str, Any], names: Sequence[str], text: str, added: dict[str, str]) -> None:
+    """One value; raises ConfigError where the key or the text is wrong."""
+    kind, node, path = Config, tree, "config"
+    for name in names[:-1]:
+        kind = _kind(kind, name, node, path, added)
+        node, path = node.setdefault(name, {}), f"{path}.{name}"
+        if not isinstance(node, dict):
+            raise ConfigError(f"{path} must be {config_build.expected(kind)}; it holds no keys")
+    kind = _kind(kind, names[-1], node, path, added)
+    node[names[-1]] = config_build.parse(kind, text, f"{path}.{names[-1]}")
+
+
+def _kind(kind: Any, name: str, node: dict[str, Any], path: str, added: dict[str, str]) -> Any:
+    """The type of the key `name` of `node`, which is of type `kind` and may get a new source."""
+    if not config_build.is_mapping(kind):
+        hints = typing.get_type_hints(kind)
+        if name not in hints:
+            raise ConfigError(config_build.unknown(path, name, hints))
+        return hints[name]
+    item = typing.get_args(kind)[1]
+    if name in node:
+        return config_build.named_kind(kind, name, path)
+    if item is SourceConfig:
+        added[f"{path}.{name}"] = config_build.unknown(path, name, node)
+        node[name] = _base().source().to_dict()
+    elif item is not float:  # a weight may be new; `resolve` knows the objectives
+        raise ConfigError(config_build.unknown(path, name, node))
+    return item

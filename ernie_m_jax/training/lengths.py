@@ -1,0 +1,45 @@
+"""A run that is asked for other numbers of steps: which of its stages may go on, and why the others may not.
+
+A stage may get another length if nothing done would have been different: the learning rates of its steps, and what
+later stages started from.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ernie_m_jax.config import Config, StageConfig, build
+from ernie_m_jax.training import optimizer
+from ernie_m_jax.training.checkpoint import complete_steps
+
+
+def unfit(lines: list[str], stored: Mapping[str, Any], config: Config, workdir: Path) -> list[str]:
+    """Of `config.differences` between the stored and the given config, the lines that keep the run from going on."""
+    kept = []
+    for line in lines:
+        found = re.match(r"config\.stages\.(.+)\.steps:", line)
+        name = found[1] if found else ""
+        if not (name in config.stages and name in stored.get("stages", {})):
+            kept.append(line)
+        elif reason := _why_length_is_fixed(name, stored["stages"][name], config, workdir):
+            resume = f"--config.init.resume={workdir / name}"
+            kept.append(f"{line} ({reason}; with {resume} a run in another --workdir trains on from there)")
+    return kept
+
+
+def _why_length_is_fixed(name: str, stored: Mapping[str, Any], config: Config, workdir: Path) -> str:
+    """Why a stage may not get the config's number of steps instead of the stored one; empty if it may."""
+    later = [other for other in sorted(config.stages) if other > name]
+    if begun := [other for other in later if complete_steps(workdir / other / "checkpoints")]:
+        return f"{begun[0]} started from its old end"
+    done, new = max(complete_steps(workdir / name / "checkpoints"), default=0), config.stages[name]
+    if done > new.steps:
+        return f"{done} steps are done"
+    old = build(StageConfig, stored, f"config.stages.{name}")
+    rates = [np.asarray(optimizer.schedule(stage)(np.arange(done))) for stage in (old, new)]
+    if not np.array_equal(*rates):
+        return f"the {done} steps done would have had other learning rates, schedule {new.schedule!r}"
+    return ""

@@ -1,0 +1,47 @@
+"""The command as a user gives it: real argv in a process of its own."""
+
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
+QUICKSTART = "--config=configs/quickstart.py"
+SMALL = (
+    QUICKSTART,
+    "--config.model.hidden_size=32",
+    "--config.model.ffn_size=48",
+    "--config.model.vocab_size=800",
+    "--config.train.log_every=2",
+)
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "ernie_m_jax.main", *map(str, arguments)]
+
+
+def call(*arguments, status=0, env=None):
+    done = subprocess.run(
+        command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, env=env
+    )
+    assert done.returncode == status, done.stderr[-3000:]
+    return done
+
+
+def refused(*arguments):
+    """What the command says when it refuses; without a traceback."""
+    said = call(*arguments, status=2).stderr
+    assert said.startswith("error: ")
+    assert "Traceback" not in said
+    return said.removeprefix("error: ").rstrip("\n")
+
+
+def quick(workdir, steps=4):
+    """A run of some steps a stage."""
+    return (
+        *SMALL,
+        f"--workdir={workdir}",
+        f"--config.stages.stage1.steps={steps}",
+        f"--config.stages.stage2.steps={steps}",
+        "--config.stages.stage1.warmup_steps=1",
+        "--config.stages.stage2.warmup_steps=1",
+    )

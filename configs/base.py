@@ -47,6 +47,8 @@ def model(size: str = "base") -> ml_collections.ConfigDict:
 def source(path: str = "", **keys: object) -> ml_collections.ConfigDict:
     """Keys of one set of records; `ernie_m_jax/data/records.py` describes the formats."""
     config = ml_collections.ConfigDict()
+    # empty: this source is left out; so `--config.data.monolingual.text.path=` takes one out, and
+    # `--config.data.monolingual.NAME.path=PATH` with a new NAME adds one
     config.path = path  # file, URL, template with {language} or {pair}, "corpus:NAME" (bundled) or "tfds:NAME/CONFIG"
     config.format = "auto"  # auto | text | tsv | jsonl | moses | array_record | tfds
     config.languages = ()  # languages to read; empty: all of `config.languages`
@@ -156,31 +158,72 @@ def get_config() -> ml_collections.ConfigDict:
     return config
 
 
+# How a size is pre-trained. base and large: the recipe, on many accelerators. small: the least that is worth comparing
+# objectives with, on one GPU, or on a CPU with patience (ours). tiny: tries data and a config out on a CPU (ours).
+SCALES = {
+    "tiny": {
+        "compute": {"dtype": "float32", "remat": "none"},
+        "data": {"sequence_length": 128, "virtual_streams": 4, "packing_bins": 32},
+        "train": {"batch_rows": 8, "microbatches": 1, "save_every": 500},
+        "stage": {"steps": 2_000, "warmup_steps": 100, "learning_rate": 1e-3},
+    },
+    "small": {
+        "compute": {"dtype": "float32", "remat": "none"},
+        "data": {"sequence_length": 256, "virtual_streams": 8},
+        "train": {"batch_rows": 64, "microbatches": 4},
+        "stage": {"steps": 20_000, "warmup_steps": 1_000, "learning_rate": 5e-4},
+    },
+    "base": {
+        "compute": {"dtype": "bfloat16", "remat": "dots"},
+        "data": {"sequence_length": 512, "virtual_streams": 64},
+        "train": {"batch_rows": 2048, "microbatches": 16},
+        "stage": {"steps": 200_000, "warmup_steps": 10_000, "learning_rate": 2e-4},
+    },
+    "large": {
+        "compute": {"dtype": "bfloat16", "remat": "dots"},
+        "data": {"sequence_length": 512, "virtual_streams": 64},
+        "train": {"batch_rows": 2048, "microbatches": 32},
+        "stage": {"steps": 200_000, "warmup_steps": 10_000, "learning_rate": 1e-4},
+    },
+}
+
+
 def pretraining(size: str) -> ml_collections.ConfigDict:
-    """The base at the scale of the paper; the files of `configs/pretrain` add the stages."""
+    """The base at one of `SCALES`; the files of `configs/pretrain` add the stages."""
     config = get_config()
     config.model.update(model(size))
     config.model.hidden_dropout = 0.0  # (recipe)
     config.model.attention_dropout = 0.0  # (recipe)
     config.init.fresh = ("embeddings/language",)  # released models have no language embedding
     config.init.drop = ("pooler",)  # nothing trains it
-    config.compute.dtype = "bfloat16"
-    config.compute.remat = "dots"
-    config.data.sequence_length = 512  # (recipe)
-    config.data.virtual_streams = 64
     config.data.monolingual.text = source("text/{language}.txt")
-    config.data.parallel.pairs = source("pairs/{pair}.{language}", format="moses")
-    config.objectives.mmlm.join_characters = 2000  # about 512 tokens
-    config.objectives.btmlm.join_characters = 1000  # the placeholders need as much room again
-    config.train.batch_rows = 2048  # (recipe)
-    config.train.microbatches = 16
+    config.data.parallel.pairs = source("pairs/{pair}.{language}")
+    for group in ("compute", "data", "train"):
+        config[group].update(SCALES[size][group])
+    characters = 4 * config.data.sequence_length  # about as many as fill a row
+    config.objectives.mmlm.join_characters = characters
+    config.objectives.btmlm.join_characters = characters // 2  # the placeholders need as much room again
     return config
 
 
-def parse_size(argument: str) -> tuple[str, float]:
-    """`size=base` or `size=large` as the size and its peak learning rate (recipe)."""
-    rates = {"base": 2e-4, "large": 1e-4}
-    key, _, size = argument.partition("=")
-    if key != "size" or size not in rates:
-        raise ValueError(f"argument {argument!r}: expected size=base or size=large")
-    return size, rates[size]
+def pretraining_stage(size: str, weights: dict[str, float], **keys: object) -> ml_collections.ConfigDict:
+    """A stage at one of `SCALES`."""
+    return stage(weights=weights, **{**SCALES[size]["stage"], **keys})
+
+
+def parse(argument: str, **choices: tuple[str, ...]) -> list[str]:
+    """`KEY=VALUE,KEY=VALUE` as a value for each of `choices`, in their order; the first choice is the default.
+
+    Raises:
+      ValueError: a key or value that is not among the choices, or a key given twice; the message lists them.
+    """
+    given = dict(item.partition("=")[::2] for item in argument.split(",") if item)
+    if len(given) < len([item for item in argument.split(",") if item]) or not all(
+        key in choices and value in choices[key] for key, value in given.items()
+    ):
+        expected = ",".join(f"{key}={'|'.join(values)}" for key, values in choices.items())
+        raise ValueError(f"argument {argument!r}: expected {expected}")
+    return [given.get(key, values[0]) for key, values in choices.items()]
+
+
+SIZE = ("base", "tiny", "small", "large")  # choices of `size=`, the default first

@@ -75,7 +75,7 @@ def objectives() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.mmlm = {
         "mask_ratio": 0.15,  # share of tokens to predict (paper)
-        "join_characters": 0,  # join short lines of a language up to this many characters; 0: one line, one example
+        "join_characters": 0,  # join lines of a language to about this many characters, cut into rows; 0: no joining
     }
     config.tlm = {
         "mask_ratio": 0.15,  # share of tokens to predict (paper)

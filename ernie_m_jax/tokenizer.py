@@ -1,6 +1,6 @@
 """Text to token ids, and back: what every tokenizer has, and the way to open one.
 
-In: a directory with a tokenizer's files, and text. Out: ids for `task.example`, with character offsets into the text
+In: a directory with a tokenizer's files, and text. Out: ids for `task.examples`, with character offsets into the text
 where a task needs them (tagging, question answering). ERNIE-M's own tokenizer and XLM-R's are in
 `tokenizer_sentencepiece.py`, mBERT's in `tokenizer_bert.py`, XLM's in `tokenizer_xlm.py`; training a new one, and the
 command line, are in `tokenizer_training.py`.

@@ -139,13 +139,9 @@ def show_mixtures(stage: Stage, config: Config, loaders: Mapping[str, loader.Loa
     total = sum(stage.config.weights.values())
     rows = stage.config.steps * config.train.batch_rows
     for name, source in loaders.items():
-        share = stage.config.weights[name] / total
-        report.show(
-            report.mixture_table(
-                [report.MixtureRow(**row) for row in mixture.table(source.entries, source.size, rows * share)],
-                title=f"{stage.name}: {name}",
-            )
-        )
+        drawn = rows * stage.config.weights[name] / total * source.records_per_row()
+        table = [report.MixtureRow(**row) for row in mixture.table(source.entries, source.tokens, drawn)]
+        report.show(report.mixture_table(table, title=f"{stage.name}: {name}"))
 
 
 class Meter:

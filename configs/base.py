@@ -138,6 +138,7 @@ def get_config() -> ml_collections.ConfigDict:
         "evaluate_every": 0,  # steps between retrieval evaluations within a stage; 0: only at its end
         "save_every": 1000,  # steps between checkpoints; the last step is always saved; 0: only there
         "keep": 2,  # newest checkpoints to keep; 0: all
+        "max_skipped": 10,  # steps in a row with a loss or gradient that is not finite, at which a run stops (ours)
     }
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}  # devices an axis; -1: the rest
     config.retrieval = {

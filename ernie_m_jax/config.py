@@ -122,6 +122,7 @@ class TrainConfig:
     evaluate_every: int
     save_every: int
     keep: int
+    max_skipped: int
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,6 +35,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "train.evaluate_every": (0, math.inf),
     "train.save_every": (0, math.inf),
     "train.keep": (0, math.inf),
+    "train.max_skipped": (1, math.inf),
     "retrieval.batch_rows": (1, math.inf),
     "retrieval.length": (8, math.inf),
 }

@@ -221,6 +221,28 @@ def test_the_table_of_epochs_is_what_a_run_draws(name, small_config, tokenizer, 
         assert row["epochs"] * row["records"] / estimate == pytest.approx(share, abs=0.02)
 
 
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_records_behind_a_batch_are_found(name, small_config, tokenizer):
+    config, task = small_config(), tasks.load(name)
+    with contextlib.closing(loader.Loader(name, task, tokenizer, config)) as source:
+        for _ in range(4):
+            state = source.state()
+            rows = next(source)
+            traced = source.trace(json.loads(json.dumps(state)))
+            assert len(traced) == config.train.batch_rows
+            for number, row in enumerate(traced):
+                segments, words = rows["segments"][number], rows["ids"][number].copy()
+                assert len(row) == segments.max()
+                scored = rows["predict_labels"][number] != IGNORE
+                words[rows["predict_at"][number][scored]] = rows["predict_labels"][number][scored]
+                for segment, origin in enumerate(row, 1):
+                    assert origin.record == source.entries[origin.entry].records[origin.index]
+                    pieces = {piece for text in origin.record.texts for piece in tokenizer.encode_ids(text)}
+                    read = set(words[segments == segment].tolist()) - set(tokenizer.special_tokens.values())
+                    assert read
+                    assert read <= pieces
+
+
 @pytest.mark.parametrize("name", ["mmlm", "btmlm"])
 def test_every_token_of_a_long_text_is_in_some_example(name, small_config, tokenizer):
     config = small_config()

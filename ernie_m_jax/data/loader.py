@@ -6,6 +6,7 @@ batch does not depend on their number, and a stream's state is a few integers, s
 (docs/design.md, contract 4).
 """
 
+import dataclasses
 import functools
 import itertools
 import zlib
@@ -25,7 +26,21 @@ Rows = dict[str, np.ndarray]
 EMPTY_LIMIT = 10_000  # records in a row without an example before a stream gives up
 MEASURED_ROWS = 128  # packed to learn how many records a row takes
 
+ELEMENT = "element"  # feature that `Loader.trace` adds: which element of the stream a token comes from
+
 Examples = Callable[[int, Record], Sequence[Example]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where an example of a row comes from: an entry of the mixture, the number of its record there, the record."""
+
+    entry: str
+    index: int
+    record: Record
+
+
+Traced = Sequence[Origin]  # of one row
 
 
 def purpose(name: str) -> int:
@@ -70,6 +85,12 @@ def stream_rows(records: Stream, examples: Examples, spec: Spec, cfg: Config, se
     made = grain.MapDataset.source(records).map_with_index(examples).to_iter_dataset(options)
     flat = grain.experimental.FlatMapIterDataset(made, _Flat())
     return packing.pack(flat, spec, cfg.data.packing_bins, seed=seed)
+
+
+def _marked(examples: Examples, element: int, record: Record) -> Sequence[Example]:
+    """Examples whose tokens say which element of the stream they come from."""
+    made = examples(element, record)
+    return [one | {ELEMENT: np.full(len(one[packing.TOKENS]), element, np.int32)} for one in made]
 
 
 class _Streams(grain.DatasetIterator):
@@ -134,18 +155,25 @@ class Loader:
             raise ConfigError(f"config.data.virtual_streams {streams} is not a multiple of the {hosts} hosts")
         self.entries = task.records(cfg) if entries is None else entries
         self._order = Order(self.entries, mixture_seed(name, cfg))
-        owned = range(host * streams // hosts, (host + 1) * streams // hosts)
+        self._owned = range(host * streams // hosts, (host + 1) * streams // hosts)
+        self._rows_per_stream = cfg.train.batch_rows // streams
         self._batches = grain.experimental.ThreadPrefetchDatasetIterator(
-            _Streams({number: iter(self.rows(number)) for number in owned}, cfg.train.batch_rows // streams),
+            _Streams({number: iter(self.rows(number)) for number in self._owned}, self._rows_per_stream),
             cfg.data.prefetch,
         )
 
-    def rows(self, number: int, wrap: Callable[[Examples], Examples] = lambda examples: examples) -> grain.IterDataset:
-        """Packed rows of virtual stream `number`; `wrap` may watch its examples."""
-        cfg, task = self._cfg, self._task
-        records = self._order.stream(number, cfg.data.virtual_streams)
-        examples = wrap(make_examples(self._name, task, self._tokenizer, cfg, number))
-        return stream_rows(records, examples, task.spec(cfg), cfg, mixture_seed(self._name, cfg) % 2**20 + number)
+    def rows(self, number: int, examples: Examples | None = None, spec: Spec | None = None) -> grain.IterDataset:
+        """Packed rows of virtual stream `number`; the task's own examples and spec where none are given."""
+        return stream_rows(
+            self._order.stream(number, self._cfg.data.virtual_streams),
+            examples or self._examples(number),
+            spec or self._task.spec(self._cfg),
+            self._cfg,
+            mixture_seed(self._name, self._cfg) % 2**20 + number,
+        )
+
+    def _examples(self, number: int) -> Examples:
+        return make_examples(self._name, self._task, self._tokenizer, self._cfg, number)
 
     def __next__(self) -> Rows:
         return next(self._batches)
@@ -156,17 +184,33 @@ class Loader:
 
     def records_per_row(self) -> float:
         """How many records a packed row takes, measured on the first rows of stream 0."""
-        drawn, made = 0, 0
+        drawn, made, examples = 0, 0, self._examples(0)
 
-        def count(examples: Examples, element: int, record: Record) -> Sequence[Example]:
+        def counted(element: int, record: Record) -> Sequence[Example]:
             nonlocal drawn, made
             found = examples(element, record)
             drawn, made = drawn + 1, made + len(found)
             return found
 
-        rows = iter(self.rows(0, lambda examples: functools.partial(count, examples)))
-        packed = [int(row["segments"].max()) for row in itertools.islice(rows, MEASURED_ROWS)]
+        packed = [int(row["segments"].max()) for row in itertools.islice(self.rows(0, counted), MEASURED_ROWS)]
         return sum(packed) / len(packed) * drawn / made
+
+    def trace(self, state: Mapping[str, Any]) -> list[Traced]:
+        """The records behind each row of this host's batch that was drawn where `state` was taken."""
+        spec = self._task.spec(self._cfg)
+        spec |= {ELEMENT: (spec[packing.TOKENS][0], np.int32)}
+        rows: list[Traced] = []
+        for number in self._owned:
+            stream = iter(self.rows(number, functools.partial(_marked, self._examples(number)), spec))
+            stream.set_state(state[str(number)])
+            for row in itertools.islice(stream, self._rows_per_stream):
+                elements = dict.fromkeys(row[ELEMENT][row["segments"] > 0].tolist())
+                rows.append([self._origin(number, element) for element in elements])
+        return rows
+
+    def _origin(self, number: int, element: int) -> Origin:
+        entry, place = self._order.stream(number, self._cfg.data.virtual_streams).place(element)
+        return Origin(self._order.names[entry], self._order.index(entry, place), self._order.record(entry, place))
 
     def state(self) -> dict[str, Any]:
         """State of each owned stream before the next batch, JSON-able, by the stream's number."""

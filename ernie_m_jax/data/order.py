@@ -65,11 +65,15 @@ class Order:
         entry = int(self._slots[slot])
         return entry, period * int(self._counts[entry]) + int(self._ranks[slot])
 
+    def index(self, entry: int, place: int) -> int:
+        """Which of an entry's records stands at a place of its endless sequence; each epoch is another permutation."""
+        size = len(self._records[entry])
+        epoch, index = divmod(place, size)
+        return _shuffled(index, size, _hash(f"{self._seeds[entry]}/{epoch}"))
+
     def record(self, entry: int, place: int) -> Record:
-        """The record at a place of an entry's endless sequence; each epoch is another permutation."""
-        records = self._records[entry]
-        epoch, index = divmod(place, len(records))
-        return records[_shuffled(index, len(records), _hash(f"{self._seeds[entry]}/{epoch}"))]
+        """The record at a place of an entry's endless sequence."""
+        return self._records[entry][self.index(entry, place)]
 
 
 class Stream:

@@ -4,9 +4,11 @@ In: `Sums`, that is `{name: (total, weight)}`, one a step (contract in `ernie_m_
 screen (`ernie_m_jax.training.report`) and one JSON object a line on disk.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
@@ -15,7 +17,7 @@ import jax
 from tensorboardX import SummaryWriter
 
 from ernie_m_jax.task import Sums
-from ernie_m_jax.training import files
+from ernie_m_jax.training import files, summary
 
 FILE = "metrics.jsonl"
 _RESERVED = ("step", "objective", "timing")
@@ -105,6 +107,53 @@ class MetricsWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A step that was dispatched, until its numbers are read.
+
+    Attributes:
+      index: of the step.
+      objective: what it trained.
+      sums: its numbers, perhaps still being computed.
+      streams: where the objective's streams stood before its batch was drawn.
+    """
+
+    index: int
+    objective: str
+    sums: Sums
+    streams: Mapping[str, Any]
+
+
+class Meter:
+    """What the steps say: every step to the writer, windows of them to the screen and the summary."""
+
+    def __init__(self, writer: MetricsWriter):
+        self._writer = writer
+        self._since, self._tokens = time.perf_counter(), 0.0
+        self._window: dict[str, list[dict[str, float]]] = {}
+
+    def read(self, step: Step) -> dict[str, float]:
+        """Writes and returns a step's numbers."""
+        sums = jax.device_get(step.sums)
+        values = finalize(sums)
+        values |= {"scored": float(sums["loss"][1]), "tokens": float(sums["fill"][0])}
+        self._writer.write(step.index, values, objective=step.objective)
+        self._tokens += values["tokens"]
+        self._window.setdefault(step.objective, []).append(values)
+        return values
+
+    def window(self, index: int) -> tuple[dict[str, float], float]:
+        """Mean losses and real tokens per second since the last call; all means also go to TensorBoard."""
+        now = time.perf_counter()
+        timing = {"tokens_per_second": self._tokens / max(now - self._since, 1e-9)}
+        means = {name: summary.means(summary.applied(lines)) for name, lines in self._window.items()}
+        self._window, self._since, self._tokens = {}, now, 0.0
+        self._writer.write(index, {}, timing=timing)
+        self._writer.draw(index, means | {"timing": timing})
+        losses = {name: values["loss"] for name, values in means.items() if "loss" in values}
+        return losses, timing["tokens_per_second"]
 
 
 def _lines(path: pathlib.Path) -> list[str]:

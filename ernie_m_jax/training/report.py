@@ -203,7 +203,10 @@ def objectives_table(stages: Mapping[str, Mapping[str, Mapping[str, float]]]) ->
         "scored": "scored a step",
         "pseudo_novel": "pseudo novel",
         "pseudo_confidence": "confidence",
+        "skipped": "skipped",
     }
+    if not any("skipped" in values for objectives in stages.values() for values in objectives.values()):
+        del shown["skipped"]
     for title in shown.values():
         table.add_column(title, justify="right")
     for stage, objectives in stages.items():

@@ -37,6 +37,7 @@ FREE_KEYS = (
     "config.train.evaluate_every",
     "config.train.keep",
     "config.train.log_every",
+    "config.train.max_skipped",
     "config.train.save_every",
 )
 USE_KEYS = (*FREE_KEYS, "config.retrieval")  # of a run that is only used

@@ -17,8 +17,8 @@ def of_stage(path: Path) -> dict[str, Any]:
 
     Returns:
       `objectives`: name -> loss, accuracy and other values over the last tenth of its steps, `first_loss` over the
-      first; `fill` (share of real tokens), `steps`, `tokens`, and `tokens_per_second` (real ones, median over the log
-      intervals).
+      first, `skipped` steps where there are any; `fill` (share of real tokens), `steps`, `tokens`, and
+      `tokens_per_second` (real ones, median over the log intervals).
     """
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     steps = [line for line in lines if "objective" in line]
@@ -35,6 +35,12 @@ def of_stage(path: Path) -> dict[str, Any]:
     }
 
 
+def applied(lines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The steps whose update was applied: a skipped one's numbers are not finite. All of them if none was applied."""
+    lines = list(lines)
+    return [line for line in lines if not line.get("skipped")] or lines
+
+
 def means(lines: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Mean of each value over the lines that have it."""
     lines = list(lines)
@@ -43,10 +49,13 @@ def means(lines: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _objective(lines: list[dict[str, Any]]) -> dict[str, float]:
-    number = max(1, round(WINDOW * len(lines)))
-    left_out = {"step", "objective", "timing", "tokens", "fill", "learning_rate"}
-    values = means({name: value for name, value in line.items() if name not in left_out} for line in lines[-number:])
-    return {"steps": len(lines), "first_loss": mean(float(line["loss"]) for line in lines[:number])} | values
+    trained = applied(lines)
+    number = max(1, round(WINDOW * len(trained)))
+    left_out = {"step", "objective", "timing", "tokens", "fill", "learning_rate", "skipped"}
+    values = means({name: value for name, value in line.items() if name not in left_out} for line in trained[-number:])
+    skipped = {"skipped": count} if (count := sum(1 for line in lines if line.get("skipped"))) else {}
+    first_loss = mean(float(line["loss"]) for line in trained[:number])
+    return {"steps": len(lines), "first_loss": first_loss} | values | skipped
 
 
 def totals(stages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

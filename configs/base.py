@@ -41,6 +41,7 @@ def model(size: str = "base") -> ml_collections.ConfigDict:
     config.head = "none"  # none | sequence_classification | multiple_choice | token_classification |
     # question_answering | information_extraction: the linear map on the pooled or the token vectors
     config.num_labels = 2  # outputs of sequence_classification and token_classification; the others' are fixed
+    config.labels = ()  # names of these outputs, in their order; empty: unnamed
     return config
 
 

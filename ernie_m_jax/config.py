@@ -40,6 +40,7 @@ class ModelConfig:
     mlm_head: str
     head: str
     num_labels: int
+    labels: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,13 +206,16 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "config") -> list[str]:
-    """One line for each key in which two resolved configs differ."""
+    """One line for each key in which two resolved configs differ.
+
+    A key that one of them lacks and that is empty in the other is no difference: one is older than the key.
+    """
     lines = []
     for key in sorted({*first, *second}):
         one, other = first.get(key), second.get(key)
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             lines += differences(one, other, f"{prefix}.{key}")
-        elif one != other:
+        elif one != other and not (None in (one, other) and [] in (one, other)):
             lines.append(f"{prefix}.{key}: {one!r} there, {other!r} here")
     return lines
 
@@ -239,7 +243,7 @@ def build(kind: Any, value: Any, path: str) -> Any:
 
 
 def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
-    """A dataclass out of a mapping with exactly its fields."""
+    """A dataclass out of a mapping with exactly its fields; those with a default may be missing."""
     if isinstance(value, kind):
         return value
     if not isinstance(value, Mapping):
@@ -248,7 +252,8 @@ def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
     unknown = [key for key in value if key not in hints]
     if unknown:
         raise ConfigError(f"{path}.{unknown[0]} is unknown{nearest(unknown[0], hints)}; keys here: {', '.join(hints)}")
-    missing = [key for key in hints if key not in value]
+    required = [field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]
+    missing = [key for key in required if key not in value]
     if missing:
         raise ConfigError(f"{path}.{missing[0]} is missing; start the config from configs.base")
-    return kind(**{key: build(hint, value[key], f"{path}.{key}") for key, hint in hints.items()})
+    return kind(**{key: build(hint, value[key], f"{path}.{key}") for key, hint in hints.items() if key in value})

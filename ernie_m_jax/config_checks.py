@@ -55,6 +55,7 @@ HEADS: Mapping[str, int | None] = {
     "question_answering": 2,
     "information_extraction": 2,
 }
+PAIR_POSITIONS = ("continued", "restarted")
 POOLED_HEADS = ("sequence_classification", "multiple_choice")  # on the pooled vector; the others are on each token
 
 
@@ -99,6 +100,10 @@ def validate_model(model: Any) -> None:
     _choice("config.model.language_embedding", model.language_embedding, ("slots", "all", "none"))
     _choice("config.model.mlm_head", model.mlm_head, ("dense", "plain", "none"))
     _choice("config.model.head", model.head, ("none", *HEADS))
+    if model.labels and len(model.labels) != model.num_labels:
+        raise ConfigError(
+            f"config.model.labels names {len(model.labels)} labels, config.model.num_labels is {model.num_labels}"
+        )
     if model.head in POOLED_HEADS and not model.pooler:
         raise ConfigError(f"config.model.head {model.head!r} stands on the pooled vector: set config.model.pooler=True")
 
@@ -133,7 +138,7 @@ def validate(config: Any) -> None:
         raise ConfigError(
             f"config.model.num_languages is {model.num_languages}, but config.languages names {len(config.languages)}"
         )
-    _choice("config.data.pair_positions", data.pair_positions, ("continued", "restarted"))
+    _choice("config.data.pair_positions", data.pair_positions, PAIR_POSITIONS)
     _choice("config.compute.dtype", config.compute.dtype, ("float32", "bfloat16"))
     _choice("config.compute.remat", config.compute.remat, ("none", "dots", "full"))
     _choice("config.compute.attention", config.compute.attention, ("xla", "cudnn"))

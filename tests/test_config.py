@@ -62,6 +62,8 @@ def changed(**keys):
         ({"objectives__camlm__mask_ratio": 1.5}, r"mask_ratio is 1\.5; it must be from 0\.01 to 1"),
         ({"compute__attention": "cudnn"}, r"'cudnn' needs config\.compute\.dtype 'bfloat16'"),
         ({"init__params": "gs://bucket/run"}, r"config\.init\.params must be a local directory"),
+        ({"model__labels": ("a", "b", "c")}, r"config\.model\.labels names 3 labels, config\.model\.num_labels is 2"),
+        ({"model__labels": "ab"}, r"config\.model\.labels must be a list, got 'ab'"),
         ({"stages": {}}, r"config\.stages is empty"),
         ({"languages": ("en", "en")}, r"each once"),
     ],
@@ -85,6 +87,16 @@ def test_the_number_of_languages_is_taken_from_the_list():
 def test_differences_name_each_key():
     one, other = (configs.to_dict(changed(seed=seed, optimizer__b1=0.8 + seed / 10)) for seed in (0, 1))
     assert [line.split(":")[0] for line in configs.differences(one, other)] == ["config.optimizer.b1", "config.seed"]
+
+
+def test_a_config_written_before_labels_had_names_is_read_and_differs_in_nothing():
+    config = changed()
+    tree = configs.to_dict(config)
+    assert tree["model"].pop("labels") == []
+    assert configs.resolve(tree) == config
+    assert configs.differences(tree, configs.to_dict(config)) == []
+    named = configs.to_dict(changed(model__labels=("no", "yes")))
+    assert configs.differences(tree, named) == ["config.model.labels: None there, ['no', 'yes'] here"]
 
 
 def test_every_key_of_base_has_a_comment():

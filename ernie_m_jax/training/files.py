@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+import ernie_m_jax
+
 
 def heat_map(path: str | os.PathLike[str], languages: Sequence[str], matrix: Any, title: str) -> None:
     """Draws the language-by-language accuracies as a PNG, the percentages in the cells, the diagonal blank.
@@ -114,11 +116,12 @@ def versions() -> dict[str, Any]:
     import jax
 
     result: dict[str, Any] = {"python": platform.python_version()}
-    for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ernie_m_jax"):
+    for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"):
         try:
             result[name.removesuffix("-checkpoint")] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             result[name.removesuffix("-checkpoint")] = None
+    result["ernie_m_jax"] = ernie_m_jax.__version__
     result |= {"device": jax.devices()[0].device_kind, "device_count": jax.device_count(), "commit": _commit()}
     return result
 

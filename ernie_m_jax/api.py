@@ -101,6 +101,7 @@ def train(config: Any, workdir: Any) -> dict[str, Any]:
 
     Raises:
       ConfigError, DataError, CheckpointError: what is wrong and where; what is on disk stays intact.
+      TrainingError: the loss or gradient was not finite too often in a row.
       Interrupted: a signal asked to stop.
     """
     return run.pretrain(config if isinstance(config, Config) else configs.resolve(config), pathlib.Path(workdir))

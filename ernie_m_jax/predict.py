@@ -197,7 +197,7 @@ def back_translate(
             raise ValueError(f"{name} is {value}; it must be {limits}")
     keys = _keys(model.config, languages, pair_positions, **chosen)
     examples = [_example(text, i, (source, target), tokenizer, keys) for i, text in enumerate(texts)]
-    run = _generator(model, temperature, passes)
+    run = _generator(model, temperature, passes, tuple(tokenizer.special_tokens.values()))
     written = [Written("", (), ())] * len(examples)
     places = [i for i, example in enumerate(examples) if example is not None]
     for number, group in enumerate(encode.batched(places, BATCH_ROWS)):
@@ -214,7 +214,7 @@ def back_translate(
 
 
 def _example(text: str, index: int, languages: tuple[str, str], tokenizer: Tokenizer, keys: Config) -> Example | None:
-    """BTMLM's own example of a text, which must fit whole; None for one without tokens."""
+    """BTMLM's own example of a text, which must fit whole; None for one without a known piece."""
     count = len(tokenizer.encode_ids(text))
     ratio = keys.objectives["btmlm"].length_ratio
     room = int((keys.data.sequence_length - 5) / (1 + ratio))  # as btmlm counts it, which would cut a longer text
@@ -223,14 +223,17 @@ def _example(text: str, index: int, languages: tuple[str, str], tokenizer: Token
             f"texts[{index}] has {count} tokens; with length_ratio {ratio} the model's {keys.data.sequence_length} "
             f"positions have room for {room} and their placeholders"
         )
-    return btmlm.example(Record((text,), languages), tokenizer, keys, np.random.default_rng(0))
+    made = btmlm.examples(Record((text,), languages), tokenizer, keys, np.random.default_rng(0))
+    return next(iter(made), None)
 
 
 @functools.lru_cache(maxsize=4)
-def _generator(model: ErnieM, temperature: float, passes: int) -> Callable[..., btmlm.PseudoTokens]:
+def _generator(
+    model: ErnieM, temperature: float, passes: int, never: tuple[int, ...]
+) -> Callable[..., btmlm.PseudoTokens]:
     """The compiled (params, batch, rng) -> PseudoTokens."""
     keys = _keys(model.config, (), "", temperature=temperature, passes=passes)
-    return jax.jit(functools.partial(btmlm.generate, keys, model))
+    return jax.jit(functools.partial(btmlm.generate, keys, model, never=never))
 
 
 def _batch(examples: Sequence[Example], config: ModelConfig) -> dict[str, np.ndarray]:

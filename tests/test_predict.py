@@ -196,7 +196,7 @@ def generated(model, config, text, source, target, **keys):
     config = dataclasses.replace(config, model=model.config)
     config.objectives["btmlm"] = dataclasses.replace(config.objectives["btmlm"], **keys)
     record = Record((text,), (source, target))
-    example = btmlm.example(record, model.tokenizer, config, np.random.default_rng(0))
+    (example,) = btmlm.examples(record, model.tokenizer, config, np.random.default_rng(0))
     batch = {name: value[None] for name, value in example.items()} | {"segments": np.ones_like(example["ids"])[None]}
     run = jax.jit(functools.partial(btmlm.generate, config, model.encoder()))
     ids, log_probs = run(model.params, batch, jax.random.key(0))
@@ -238,6 +238,7 @@ def test_back_translation_equals_a_layout_written_by_hand(model):
     encode = jax.jit(functools.partial(module.apply, table=GENERATION, method="encode"))
     hidden = encode({"params": model.params}, inputs)[0, at]
     logits = np.asarray(module.apply({"params": model.params}, hidden, method="predict"), np.float64)
+    logits[:, list(tokenizer.special_tokens.values())] = -np.inf
     top = logits.argmax(axis=1)
     log_probs = (
         logits.max(axis=1) - np.log(np.exp(logits - logits.max(axis=1, keepdims=True)).sum(1)) - logits.max(axis=1)

@@ -130,20 +130,23 @@ def spec(cfg: Config) -> Spec:
     }
 
 
-def generate(cfg: Config, model: Any, params: Any, batch: Batch, rng: jax.Array) -> PseudoTokens:
+def generate(
+    cfg: Config, model: Any, params: Any, batch: Batch, rng: jax.Array, never: tuple[int, ...] | None = None
+) -> PseudoTokens:
     """Stage 1: every placeholder sees the source and all placeholders; all are predicted in one parallel pass.
 
-    Special tokens are never written. Further passes (`passes` above 1) keep each sentence's most confident tokens and
-    mask the rest again, fewer each time (mask-predict). No gradient flows through the result and no dropout applies.
+    The ids `never` are not written; None stands for the special tokens of pre-training. Further passes (`passes` above
+    1) keep each sentence's most confident tokens and mask the rest again, fewer each time (mask-predict). No gradient
+    flows through the result and no dropout applies.
     """
     keys = cfg.objectives["btmlm"]
     params = jax.lax.stop_gradient(params)
     at = batch["generate_at"]
+    never = masking.special_ids(cfg.model.vocab_size) if never is None else never
 
     def write(ids: jax.Array, languages: jax.Array, rng: jax.Array) -> PseudoTokens:
         inputs = Inputs(ids, batch["positions"], batch["segments"], batch["roles"], languages)
         hidden = model.apply({"params": params}, inputs, visibility.GENERATION, deterministic=True, method="encode")
-        never = masking.special_ids(cfg.model.vocab_size)
         out = model.apply(
             {"params": params}, masking.gather(hidden, at), rng, keys.temperature, never, method="generate"
         )

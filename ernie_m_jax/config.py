@@ -8,8 +8,9 @@ dataclasses in their modules (`ernie_m_jax/objectives/`).
 
 import dataclasses
 import json
+import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ernie_m_jax import task as tasks
@@ -158,7 +159,7 @@ class InitConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The whole tree; `configs/base.py` holds each key's meaning."""
+    """The whole tree; `configs/base.py` holds each key's meaning. `stages` are in the order they run."""
 
     seed: int
     languages: tuple[str, ...]
@@ -193,11 +194,20 @@ def resolve(tree: Mapping[str, Any]) -> Config:
             raise ConfigError(f"config.objectives.{name}: {error.args[0]}{nearest(name, tasks.names())}") from None
         built[name] = build(kind, keys, f"config.objectives.{name}")
     config = build(Config, {**tree, "objectives": built}, "config")
+    config = dataclasses.replace(config, stages={name: config.stages[name] for name in in_order(config.stages)})
     if config.model.num_languages < 0:
         model = dataclasses.replace(config.model, num_languages=len(config.languages))
         config = dataclasses.replace(config, model=model)
     validate(config)
     return config
+
+
+def in_order(stages: Iterable[str]) -> list[str]:
+    """Names of stages in the order they run: as strings, but their numbers as numbers, so stage2 before stage10.
+
+    Not the order they are written in: a `ConfigDict` does not tell it.
+    """
+    return sorted(stages, key=lambda name: ([int(s) if s.isdecimal() else s for s in re.split(r"(\d+)", name)], name))
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 import pathlib
 import re
 
+import ml_collections
 import pytest
 
 from configs import base
@@ -82,6 +83,17 @@ def test_a_missing_key_is_named():
 
 def test_the_number_of_languages_is_taken_from_the_list():
     assert changed().model.num_languages == 3
+
+
+def test_stages_are_in_the_order_of_their_numbers():
+    tree = small_tree()
+    names = ["stage2", "stage10", "warmup", "stage1b", "stage1a", "2nd"]
+    expected = ["2nd", "stage1a", "stage1b", "stage2", "stage10", "warmup"]
+    for order in (names, sorted(names)):
+        tree["stages"] = {name: small_tree()["stages"]["one"] for name in order}
+        config = configs.resolve(ml_collections.ConfigDict(tree))
+        assert list(config.stages) == expected
+        assert list(configs.resolve(json.loads(json.dumps(configs.to_dict(config)))).stages) == expected
 
 
 def test_differences_name_each_key():

@@ -24,8 +24,8 @@ from ernie_m_jax.config_checks import PAIR_POSITIONS, validate_model
 from ernie_m_jax.convert import layers
 from ernie_m_jax.convert.tensors import ConversionError
 from ernie_m_jax.tokenizer import Tokenizer
-from ernie_m_jax.training import files, tree
-from ernie_m_jax.training.checkpoint import Checkpoints, complete_steps
+from ernie_m_jax.training import files, saved_steps, tree
+from ernie_m_jax.training.checkpoint import Checkpoints
 
 
 class Facts(NamedTuple):
@@ -49,14 +49,14 @@ def find(path: pathlib.Path) -> pathlib.Path | None:
 
     None if `path` is none of these.
     """
-    if complete_steps(path / "checkpoints"):
+    if saved_steps.complete(path / "checkpoints"):
         return path
     try:
         stages = json.loads((path / "config.json").read_text("utf-8"))["config"]["stages"]
-        places = [path / name for name in sorted(stages, reverse=True)]
+        places = [path / name for name in reversed(configs.in_order(stages))]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None  # no run: perhaps another library's folder, which has a config.json of its own
-    return next((place for place in places if complete_steps(place / "checkpoints")), None)
+    return next((place for place in places if saved_steps.complete(place / "checkpoints")), None)
 
 
 def read_config(place: pathlib.Path, style: str | None = "") -> tuple[ModelConfig, Tokenizer | None, Facts]:
@@ -113,12 +113,13 @@ def _facts(stated: dict[str, Any], model: ModelConfig) -> Facts:
 
 
 def read(place: pathlib.Path, step: int | None = None) -> dict[str, np.ndarray]:
-    """The parameters of the newest (or the given) step, checked against their manifest.
+    """The parameters of the newest good (or the given) step, checked against their manifest.
 
     Raises:
       CheckpointError: damaged or not there.
     """
     saved = Checkpoints(place / "checkpoints", 0, None)
+    step = saved.newest_good() if step is None else step
     device = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
     abstract = {
         name.removeprefix("params/"): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)

@@ -88,6 +88,20 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     _replace(path, text.encode())
 
 
+def aside(path: Any, why: str = "damaged") -> Any:
+    """Where to keep what makes room for another: `<name>.<why>` beside it, with a number from 2 on if that is taken.
+
+    Args:
+      path: a `pathlib` or `epath` path; the result is of the same class.
+      why: one word.
+    """
+    kept, number = path.with_name(f"{path.name}.{why}"), 1
+    while kept.exists():
+        number += 1
+        kept = path.with_name(f"{path.name}.{why}-{number}")
+    return kept
+
+
 def json_value(value: Any) -> Any:
     """Returns `value` as JSON can hold it: NumPy and 0-d device numbers as Python's, NaN and infinities as strings.
 

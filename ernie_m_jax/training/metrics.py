@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -17,7 +18,7 @@ import jax
 from tensorboardX import SummaryWriter
 
 from ernie_m_jax.task import Sums
-from ernie_m_jax.training import files, summary
+from ernie_m_jax.training import files, report, summary
 
 FILE = "metrics.jsonl"
 _RESERVED = ("step", "objective", "timing")
@@ -37,14 +38,11 @@ class MetricsWriter:
     "inf" or "-inf", which `float()` reads back.
 
     Resuming drops every line with `step >= resume_step`, since the run will write these again, so that in the end the
-    file is that of a run never interrupted. A last line cut short by a crash is dropped too.
+    file is that of a run never interrupted. What is no metrics line is dropped too (see `repair`).
 
     Args:
       workdir: a local directory; made if it does not exist.
       resume_step: the step whose checkpoint was restored; 0 for a run from the beginning.
-
-    Raises:
-      ValueError: a line of an existing `metrics.jsonl`, other than a last one cut short, is no JSON object with a step.
     """
 
     def __init__(self, workdir: str | os.PathLike[str], resume_step: int):
@@ -54,7 +52,7 @@ class MetricsWriter:
         path = pathlib.Path(workdir) / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            files.write_text(path, "".join(line for line in _lines(path) if json.loads(line)["step"] < resume_step))
+            files.write_text(path, "".join(line for line in repair(path) if json.loads(line)["step"] < resume_step))
         self._file = path.open("a", encoding="utf-8")
         # With a purge step TensorBoard hides what earlier event files hold from there on.
         self._board = SummaryWriter(str(path.parent / "tensorboard"), purge_step=resume_step, write_to_disk=True)
@@ -156,12 +154,33 @@ class Meter:
         return losses, timing["tokens_per_second"]
 
 
-def _lines(path: pathlib.Path) -> list[str]:
-    """The whole lines of a metrics file."""
-    whole = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    for number, line in enumerate(whole, 1):
-        try:
-            int(json.loads(line)["step"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}, line {number} is no metrics line ({error}): {line[:80]!r}") from error
+def repair(path: pathlib.Path) -> list[str]:
+    """Returns the whole lines of a metrics file, after dropping from it what is none; [] if there is no file.
+
+    A last line cut short by a crash goes without a word. If any other line is no JSON object with a step and numbers,
+    the file is first kept aside as `metrics.jsonl.damaged`, and what is dropped is printed.
+    """
+    if not path.exists():
+        return []
+    *lines, torn = path.read_bytes().split(b"\n")
+    bad = {number for number, line in enumerate(lines, 1) if not _is_entry(line)}
+    whole = [f"{line.decode()}\n" for number, line in enumerate(lines, 1) if number not in bad]
+    if bad:
+        shutil.copyfile(path, kept := files.aside(path))
+        numbers = ", ".join(map(str, sorted(bad)[:5])) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
+        report.show(f"{path}, line {numbers}: no metrics, dropped; the file as it was is kept as {kept}")
+    if bad or torn:
+        files.write_text(path, "".join(whole))
     return whole
+
+
+def _is_entry(line: bytes) -> bool:
+    """Whether a line is what `MetricsWriter.write` writes."""
+    try:
+        entry = json.loads(line.decode())
+        for name, value in (entry | entry.get("timing", {})).items():
+            if name not in ("objective", "timing"):
+                float(value)
+        return type(entry["step"]) is int and isinstance(entry.get("objective", ""), str)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False

@@ -216,7 +216,8 @@ def objectives_table(stages: Mapping[str, Mapping[str, Mapping[str, float]]]) ->
     return table
 
 
-def _cell(value: float) -> str:
+def _cell(value: float | str) -> str:
+    value = float(value) if isinstance(value, str) else value  # "nan", out of a file of JSON
     return f"{value:,}" if isinstance(value, int) else f"{value:.1f}" if value >= 100 else f"{value:.3f}"
 
 

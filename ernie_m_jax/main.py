@@ -18,7 +18,7 @@ from ml_collections import config_flags
 from ernie_m_jax import config as configs
 from ernie_m_jax import encode
 from ernie_m_jax.data.records import DataError
-from ernie_m_jax.training import ahead, run, start
+from ernie_m_jax.training import ahead, claim, run, start
 from ernie_m_jax.training.checkpoint import CheckpointError
 from ernie_m_jax.training.guard import TrainingError
 from ernie_m_jax.training.watch import Interrupted
@@ -75,7 +75,7 @@ def use(config: configs.Config, workdir: Path) -> None:
     if _MODE.value == "train":
         run.pretrain(config, workdir)
         return
-    run.check(config, workdir, run.USE_KEYS)
+    claim.check(config, workdir, claim.USE_KEYS)
     made = run.make(config, workdir)
     params = start.load_params(made, workdir)
     if _MODE.value == "evaluate":

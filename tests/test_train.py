@@ -9,7 +9,7 @@ import pytest
 
 from ernie_m_jax import config as configs
 from ernie_m_jax.data.records import DataError
-from ernie_m_jax.training import guard, run, train, watch
+from ernie_m_jax.training import claim, guard, run, train, watch
 from tests.conftest import small_tree
 
 STEPS = 8
@@ -243,18 +243,21 @@ def test_a_run_that_cannot_start_says_why(keys, message, tokenizer_path, tmp_pat
 
 
 def test_a_work_directory_of_another_config_is_refused(tokenizer_path, tmp_path):
-    run.claim(configs.resolve(tree(tokenizer_path)), tmp_path)
+    claim.claim(configs.resolve(tree(tokenizer_path)), tmp_path)
     # Nothing was made there yet: a mended config may take it over.
-    run.claim(configs.resolve(tree(tokenizer_path, seed=2)), tmp_path)
-    run.claim(configs.resolve(tree(tokenizer_path)), tmp_path)
-    (tmp_path / "one" / "checkpoints").mkdir(parents=True)
+    claim.claim(configs.resolve(tree(tokenizer_path, seed=2)), tmp_path)
+    claim.claim(configs.resolve(tree(tokenizer_path)), tmp_path)
+    (tmp_path / "one" / "checkpoints" / "3").mkdir(parents=True)
+    claim.claim(configs.resolve(tree(tokenizer_path, seed=3)), tmp_path)
+    claim.claim(configs.resolve(tree(tokenizer_path)), tmp_path)
+    (tmp_path / "one" / "checkpoints" / "3" / "manifest.json").touch()
     kept = (tmp_path / "config.json").read_text()
     with pytest.raises(configs.ConfigError, match=r"(?s)different config.*config\.seed: 0 there, 1 here"):
-        run.claim(configs.resolve(tree(tokenizer_path, seed=1)), tmp_path)
+        claim.claim(configs.resolve(tree(tokenizer_path, seed=1)), tmp_path)
     assert (tmp_path / "config.json").read_text() == kept
     faster = configs.resolve(tree(tokenizer_path, train__log_every=7))
-    run.claim(faster, tmp_path)
-    assert configs.resolve(run.stored_config_tree(tmp_path)) == faster
+    claim.claim(faster, tmp_path)
+    assert configs.resolve(claim.stored_config_tree(tmp_path)) == faster
 
 
 def test_a_work_directory_of_another_tokenizer_is_refused(tokenizer_path, tmp_path):

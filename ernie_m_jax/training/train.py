@@ -44,7 +44,10 @@ def init_inputs() -> tuple[Any, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What every stage of a run shares; `entries` are the mixtures of all objectives with a weight in any stage."""
+    """What every stage of a run shares; `entries` are the mixtures of all objectives with a weight in any stage.
+
+    `keep_time` is called with every save.
+    """
 
     config: Config
     tokenizer: Any
@@ -52,6 +55,7 @@ class Run:
     mesh: jax.sharding.Mesh
     entries: Mapping[str, Mapping[str, Group]]
     evaluate: Callable[[Any, Path, str], float | None]
+    keep_time: Callable[[], None] = lambda: None
 
 
 @dataclasses.dataclass
@@ -196,6 +200,10 @@ def _loop(
     )
     pending: metrics.Step | None = None
 
+    def save(index: int) -> None:
+        saved.save(index, current, stream_states(loaders), meta)
+        run.keep_time()
+
     def read() -> None:
         nonlocal pending
         if pending is not None:
@@ -208,7 +216,7 @@ def _loop(
         if due(index, config.train.save_every, first):
             read()  # first: a kill during the save must not lose its line
             if not finite.in_row:
-                saved.save(index, current, stream_states(loaders), meta)
+                save(index)
         objective = stage.objective(index)
         before = loaders[objective].state()
         rows = next(loaders[objective])
@@ -225,13 +233,13 @@ def _loop(
             if finite.in_row:
                 where = f"not saved, for its update was skipped; the last checkpoint is of step {saved.latest()}"
             else:
-                saved.save(index + 1, current, stream_states(loaders), meta)
+                save(index + 1)
                 saved.wait()
             raise watch.Interrupted(f"stopped after step {index + 1} of {last} of {stage.name}, {where}")
     read()
     if last % config.train.log_every:
         progress.update(last, *meter.window(last - 1))
-    saved.save(last, current, stream_states(loaders), meta)
+    save(last)
     saved.wait()
     if stop.due(last):
         raise watch.Interrupted(f"stopped at the end of {stage.name}, saved")

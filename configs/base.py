@@ -41,6 +41,7 @@ def model(size: str = "base") -> ml_collections.ConfigDict:
     config.head = "none"  # none | sequence_classification | multiple_choice | token_classification |
     # question_answering | information_extraction: the linear map on the pooled or the token vectors
     config.num_labels = 2  # outputs of sequence_classification and token_classification; the others' are fixed
+    config.labels = ()  # names of these outputs, in their order; empty: unnamed
     return config
 
 
@@ -77,7 +78,7 @@ def objectives() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.mmlm = {
         "mask_ratio": 0.15,  # share of tokens to predict (paper)
-        "join_characters": 0,  # join short lines of a language up to this many characters; 0: one line, one example
+        "join_characters": 0,  # join lines of a language to about this many characters, cut into rows; 0: no joining
     }
     config.tlm = {
         "mask_ratio": 0.15,  # share of tokens to predict (paper)
@@ -140,6 +141,7 @@ def get_config() -> ml_collections.ConfigDict:
         "evaluate_every": 0,  # steps between retrieval evaluations within a stage; 0: only at its end
         "save_every": 1000,  # steps between checkpoints; the last step is always saved; 0: only there
         "keep": 2,  # newest checkpoints to keep; 0: all
+        "max_skipped": 10,  # steps in a row with a loss or gradient that is not finite, at which a run stops (ours)
     }
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}  # devices an axis; -1: the rest
     config.retrieval = {

@@ -8,7 +8,8 @@ own keys are dataclasses in their modules (`ernie_m_jax/objectives/`).
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ernie_m_jax.config_build import build as build
@@ -40,6 +41,7 @@ class ModelConfig:
     mlm_head: str
     head: str
     num_labels: int
+    labels: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +124,7 @@ class TrainConfig:
     evaluate_every: int
     save_every: int
     keep: int
+    max_skipped: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +159,7 @@ class InitConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The whole tree; `configs/base.py` holds each key's meaning."""
+    """The whole tree; `configs/base.py` holds each key's meaning. `stages` are in the order they run."""
 
     seed: int
     languages: tuple[str, ...]
@@ -192,6 +195,8 @@ def resolve(tree: Mapping[str, Any], *, training: bool = True, problems: Sequenc
     if config.data is not None:
         kinds = {kind: _with_paths(getattr(config.data, kind)) for kind in ("monolingual", "parallel")}
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, **kinds))
+    if config.stages is not None:
+        config = dataclasses.replace(config, stages={name: config.stages[name] for name in in_order(config.stages)})
     if config.model is not None and config.languages is not None and (config.model.num_languages or 0) < 0:
         model = dataclasses.replace(config.model, num_languages=len(config.languages))
         config = dataclasses.replace(config, model=model)
@@ -205,18 +210,29 @@ def _with_paths(sources: Mapping[str, SourceConfig] | None) -> Any:
     return sources and {name: source for name, source in sources.items() if source is None or source.path != ""}
 
 
+def in_order(stages: Iterable[str]) -> list[str]:
+    """Names of stages in the order they run: as strings, but their numbers as numbers, so stage2 before stage10.
+
+    Not the order they are written in: a `ConfigDict` does not tell it.
+    """
+    return sorted(stages, key=lambda name: ([int(s) if s.isdecimal() else s for s in re.split(r"(\d+)", name)], name))
+
+
 def to_dict(config: Config) -> dict[str, Any]:
     """The config as plain, JSON-able dictionaries; `resolve(to_dict(config)) == config`."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "config") -> list[str]:
-    """One line for each key in which two resolved configs differ."""
+    """One line for each key in which two resolved configs differ.
+
+    A key that one of them lacks and that is empty in the other is no difference: one is older than the key.
+    """
     lines = []
     for key in sorted({*first, *second}):
         one, other = first.get(key), second.get(key)
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             lines += differences(one, other, f"{prefix}.{key}")
-        elif one != other:
+        elif one != other and not (None in (one, other) and [] in (one, other)):
             lines.append(f"{prefix}.{key}: {one!r} there, {other!r} here")
     return lines

@@ -59,7 +59,7 @@ def _collect_named(kind: Any, name: str, value: Any, path: str, problems: list[s
 
 
 def _collect_keys(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
-    """A dataclass out of a mapping with exactly its fields."""
+    """A dataclass out of a mapping with exactly its fields; those with a default may be missing."""
     if isinstance(value, kind):
         return value
     if not isinstance(value, Mapping):
@@ -67,11 +67,13 @@ def _collect_keys(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
         return None
     hints = typing.get_type_hints(kind)
     problems += [unknown(path, key, hints) for key in value if key not in hints]
-    problems += [f"{path}.{key} is missing; start the config from configs.base" for key in hints if key not in value]
-    made = {
-        key: collect(hint, value[key], f"{path}.{key}", problems) if key in value else None
-        for key, hint in hints.items()
-    }
+    made = {}
+    for field in dataclasses.fields(kind):
+        if field.name in value:
+            made[field.name] = collect(hints[field.name], value[field.name], f"{path}.{field.name}", problems)
+        elif field.default is dataclasses.MISSING:
+            problems.append(f"{path}.{field.name} is missing; start the config from configs.base")
+            made[field.name] = None
     return kind(**made)
 
 

@@ -37,6 +37,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "train.evaluate_every": (0, math.inf),
     "train.save_every": (0, math.inf),
     "train.keep": (0, math.inf),
+    "train.max_skipped": (1, math.inf),
     "retrieval.batch_rows": (1, math.inf),
     "retrieval.length": (8, math.inf),
 }
@@ -54,9 +55,10 @@ STAGE_RANGES: Mapping[str, tuple[float, float]] = {
     "learning_rate": (0, math.inf),
     "final_fraction": (0, 1),
 }
+PAIR_POSITIONS = ("continued", "restarted")
 SCHEDULES = ("linear", "linear_from_zero", "cosine", "constant")
 CHOICES: Mapping[str, tuple[str, ...]] = {
-    "data.pair_positions": ("continued", "restarted"),
+    "data.pair_positions": PAIR_POSITIONS,
     "compute.dtype": ("float32", "bfloat16"),
     "compute.remat": ("none", "dots", "full"),
     "compute.attention": ("xla", "cudnn"),
@@ -163,6 +165,11 @@ def _head_has_pooler(model: Any) -> Iterator[str]:
         yield f"config.model.head {model.head!r} stands on the pooled vector: set config.model.pooler=True"
 
 
+def _labels(model: Any) -> Iterator[str]:
+    if model.labels and len(model.labels) != model.num_labels:
+        yield f"config.model.labels names {len(model.labels)} labels, config.model.num_labels is {model.num_labels}"
+
+
 def _config_ranges(config: Any) -> Iterator[str]:
     yield from _ranges(config, "config", RANGES)
     for name, keys in (config.objectives or {}).items():
@@ -259,7 +266,7 @@ def _weights(config: Any) -> Iterator[str]:
             yield f"{path}: at least one objective needs a weight above 0"
 
 
-_MODEL_CHECKS = (_model_ranges, _heads_divide_width, _positions_left, _head_has_pooler)
+_MODEL_CHECKS = (_model_ranges, _heads_divide_width, _positions_left, _head_has_pooler, _labels)
 _CHECKS = (
     _config_ranges,
     _lengths,

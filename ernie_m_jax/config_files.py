@@ -115,7 +115,7 @@ def home(workdir: Path) -> Path:
 
 
 def stored_config_tree(workdir: Path) -> dict[str, Any]:
-    """What `config.json` says: the whole resolved config of a run; `model` and `tokenizer` of a converted model.
+    """What `config.json` says: a run's whole resolved config; of a converted model the few keys that it keeps.
 
     Raises:
       ConfigError: there is none, or it cannot be read.
@@ -123,18 +123,21 @@ def stored_config_tree(workdir: Path) -> dict[str, Any]:
     path = home(workdir) / "config.json"
     try:
         written = json.loads(path.read_text("utf-8"))
-        if "config" in written:
-            return dict(written["config"])
-        return {"model": dict(written["model"]), "tokenizer": {"style": written["tokenizer"]["style"]}}
+        tree = written.get("config", written)
+        if not isinstance(tree, dict):
+            raise TypeError(f"config is {tree!r:.80}, not a mapping")
+        if tree is written and not (isinstance(tree["model"], dict) and isinstance(tree["tokenizer"], dict)):
+            raise TypeError("model and tokenizer must be mappings")
     except FileNotFoundError:
         raise ConfigError(f"{workdir} holds no run: there is no {path.name} in it") from None
     except KeyError:
         raise ConfigError(
-            f"{path} is not of this project; python -m ernie_m_jax.convert --source={workdir} --output=DIR "
-            "makes a model of it that is"
+            f"{path} is damaged or not of this project; python -m ernie_m_jax.convert --source={workdir} --output=DIR "
+            "makes one of a released model"
         ) from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path} is damaged ({error}); restore it, or choose another --workdir") from None
+    return tree
 
 
 def from_workdir(workdir: Path, training: bool) -> dict[str, Any]:
@@ -150,7 +153,7 @@ def from_workdir(workdir: Path, training: bool) -> dict[str, Any]:
     stored = stored_config_tree(workdir)
     if training and home(workdir) != workdir:
         raise ConfigError(f"{workdir} is a stage: --workdir={home(workdir)} goes on with its run")
-    if "languages" in stored:
+    if "stages" in stored:
         return stored
     if training:
         raise ConfigError(
@@ -159,7 +162,9 @@ def from_workdir(workdir: Path, training: bool) -> dict[str, Any]:
         )
     tree = _base().get_config().to_dict()
     tree["model"] = stored["model"]
-    tree["tokenizer"]["style"] = stored["tokenizer"]["style"] or tree["tokenizer"]["style"]
+    tree["languages"] = stored.get("languages") or tree["languages"]
+    tree["tokenizer"]["style"] = stored["tokenizer"].get("style") or tree["tokenizer"]["style"]
+    tree["data"].update(stored.get("data", {}))
     return tree
 
 

@@ -11,7 +11,7 @@ import functools
 import itertools
 import math
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -68,8 +68,10 @@ def encode_texts(
       float32 [N, H], in the order of `texts`.
 
     Raises:
+      ValueError: `texts` is one string, or holds something that is no string.
       ConfigError: layer, pooling, max_length or batch_rows out of range.
     """
+    texts = check_texts(texts, "texts")
     config = model.config
     layer = _check_request(config, layer, pooling, max_length, batch_rows)
     mesh = _mesh(params)
@@ -90,15 +92,31 @@ def encode_texts(
             on_rows(len(chosen))
 
     waiting = None
-    for chosen in _batched(longest_first, batch_rows):
-        width = _bucket(len(rows[chosen[0]]), max_length)
-        pooled = encoder(params, _inputs([rows[i] for i in chosen], batch_rows, width, config.pad_id, mesh))
+    for chosen in batched(longest_first, batch_rows):
+        width = bucket(len(rows[chosen[0]]), max_length)
+        pooled = encoder(params, inputs([rows[i] for i in chosen], batch_rows, width, config.pad_id, mesh))
         if waiting is not None:  # read one batch late, so that the device never waits for the host
             finish(*waiting)
         waiting = chosen, pooled
     if waiting is not None:
         finish(*waiting)
     return vectors
+
+
+def check_texts(texts: Iterable[str], name: str) -> list[str]:
+    """Returns the texts as a list.
+
+    Raises:
+      ValueError: one string, which would be taken for a list of its characters, or an item that is no string, with its
+        index; `name` is what the caller calls them.
+    """
+    if isinstance(texts, str):
+        raise ValueError(f"{name} is one string; put it into a list: [{texts[:40]!r}]")
+    texts = list(texts)
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"{name}[{index}] is {text!r}; it must be a string")
+    return texts
 
 
 def encode_file(
@@ -165,7 +183,7 @@ def encode_file(
             task = bar.add_task(f"encode {source.name}", total=shape[0])
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
-            for texts in _batched(read_lines(source), CHUNK_LINES):
+            for texts in batched(read_lines(source), CHUNK_LINES):
                 vectors = encode(texts, on_rows=lambda count: bar.advance(task, count))
                 file.write(vectors.astype("<f4").tobytes())
         partial.replace(target)
@@ -217,7 +235,7 @@ def _hidden(model: ErnieM, params: Any, inputs: Inputs, layer: int) -> jax.Array
     return apply(all_layers=True)[0] if layer == 0 else apply()
 
 
-def _inputs(rows: list[list[int]], batch_rows: int, width: int, pad_id: int, mesh: jax.sharding.Mesh | None) -> Inputs:
+def inputs(rows: list[list[int]], batch_rows: int, width: int, pad_id: int, mesh: jax.sharding.Mesh | None) -> Inputs:
     """Lays ids out as one segment a row, padded to int32 [batch_rows, width], and places them on the devices."""
     ids = np.full((batch_rows, width), pad_id, np.int32)
     segments = np.zeros((batch_rows, width), np.int32)
@@ -265,12 +283,13 @@ def _check_request(config: ModelConfig, layer: int, pooling: str, max_length: in
     return config.num_layers if layer == -1 else layer
 
 
-def _bucket(length: int, max_length: int) -> int:
+def bucket(length: int, max_length: int) -> int:
     """Returns the power of two (at least SHORTEST_BUCKET) that holds `length`, at most `max_length`."""
     return min(max(SHORTEST_BUCKET, 1 << (length - 1).bit_length()), max_length)
 
 
-def _batched(items: Any, size: int) -> Iterator[list[Any]]:
+def batched(items: Any, size: int) -> Iterator[list[Any]]:
+    """Yields the items in lists of `size`, the last one shorter."""
     iterator = iter(items)  # itertools.batched needs Python 3.12
     while batch := list(itertools.islice(iterator, size)):
         yield batch

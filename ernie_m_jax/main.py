@@ -19,8 +19,9 @@ from absl import app, flags, logging
 from ernie_m_jax import config as configs
 from ernie_m_jax import config_files, encode
 from ernie_m_jax.data.records import DataError
-from ernie_m_jax.training import ahead, run, start
+from ernie_m_jax.training import ahead, claim, run, start
 from ernie_m_jax.training.checkpoint import CheckpointError
+from ernie_m_jax.training.guard import TrainingError
 from ernie_m_jax.training.watch import Interrupted
 
 MODES = {
@@ -42,7 +43,7 @@ _MODE = flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(f"{name}: {wha
 _INPUT = flags.DEFINE_string("input", None, "Text file to encode, one sentence a line.")
 _OUTPUT = flags.DEFINE_string("output", None, "Where --mode=encode writes its vectors; ends in .npy.")
 
-EXPECTED = (configs.ConfigError, DataError, CheckpointError, OSError)
+EXPECTED = (configs.ConfigError, DataError, CheckpointError, TrainingError, OSError)
 OUT_OF_MEMORY = (
     "raise config.train.microbatches, set config.compute.remat=full or lower config.train.batch_rows "
     "(to evaluate or encode, config.retrieval.batch_rows); --mode=compile tells what a step needs"
@@ -102,7 +103,7 @@ def run_mode(config: configs.Config) -> None:
 
 def use(config: configs.Config, workdir: Path) -> None:
     """The modes that use the model in a work directory; they change nothing of the run or model in it."""
-    run.check_model(config, workdir)
+    claim.check_model(config, workdir)
     made = run.make(config, config_files.home(workdir))
     params = start.load_params(made, workdir)
     if _MODE.value == "evaluate":
@@ -131,10 +132,21 @@ def use(config: configs.Config, workdir: Path) -> None:
 def start_jax() -> None:
     """Joins the other hosts if the launcher set them up, and keeps compiled programs between runs."""
     if "JAX_COORDINATOR_ADDRESS" in os.environ or os.environ.get("ERNIE_M_JAX_DISTRIBUTED"):
-        jax.distributed.initialize()
+        # The address JAX finds by itself; these two it reads from a cluster's own variables only.
+        jax.distributed.initialize(num_processes=_number("JAX_NUM_PROCESSES"), process_id=_number("JAX_PROCESS_ID"))
     if jax.config.values["jax_compilation_cache_dir"] is None:
         cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "ernie_m_jax", "jax"))
+
+
+def _number(variable: str) -> int | None:
+    """The number in an environment variable, None without one."""
+    value = os.environ.get(variable)
+    if value is None:
+        return None
+    if not value.isdigit():
+        raise configs.ConfigError(f"{variable} is {value!r}; it must be a number from 0")
+    return int(value)
 
 
 def parse(arguments: list[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """The contract that every pre-training objective and every fine-tuning task fulfils.
 
 A module ends in one `TASK = Task(...)`; the module's name is its registration, so adding one is one file and one
-config. `data` calls the host part (records, example, spec), `training` the device part (loss); neither knows a task by
+config. `data` calls the host part (records, examples, spec), `training` the device part (loss); neither knows a task by
 name.
 """
 
@@ -64,16 +64,17 @@ class Task:
     Attributes:
       config: frozen dataclass of the task's own keys (`config.objectives.<name>`).
       records: `(cfg) -> {key: Group}`, host: the mixture, an entry a language or language pair.
-      example: `(record, tokenizer, cfg, rng) -> Example | None`, host, pure; token features are int32 `[n]`, features
-        whose name ends in `_at` hold indices into the example's tokens, None leaves the record out.
+      examples: `(record, tokenizer, cfg, rng) -> [Example, ...]`, host, pure; none, one or several for one record
+        (windows of a long text). Token features are int32 `[n]`, features whose name ends in `_at` hold indices into
+        the example's tokens.
       spec: `(cfg) -> {name: (shape, dtype)}` of one packed row; drives packing, synthetic data, initialisation,
-      compile. loss: `(cfg, model, params, batch, rng) -> Sums`, device; never divides. `Sums["loss"]` is what is
-      trained on.
+        compile.
+      loss: `(cfg, model, params, batch, rng) -> Sums`, device; never divides. `Sums["loss"]` is what is trained on.
     """
 
     config: type
     records: Callable[[Any], Mapping[str, Group]]
-    example: Callable[[Record, Any, Any, np.random.Generator], Example | None]
+    examples: Callable[[Record, Any, Any, np.random.Generator], Sequence[Example]]
     spec: Callable[[Any], Spec]
     loss: Callable[[Any, Any, Any, Batch, jax.Array], Sums]
 

@@ -1,6 +1,6 @@
 """Text to token ids, and back: what every tokenizer has, and the way to open one.
 
-In: a directory with a tokenizer's files, and text. Out: ids for `task.example`, with character offsets into the text
+In: a directory with a tokenizer's files, and text. Out: ids for `task.examples`, with character offsets into the text
 where a task needs them (tagging, question answering). ERNIE-M's own tokenizer and XLM-R's are in
 `tokenizer_sentencepiece.py`, mBERT's in `tokenizer_bert.py`, XLM's in `tokenizer_xlm.py`; training a new one, and the
 command line, are in `tokenizer_training.py`.
@@ -12,6 +12,7 @@ command line, are in `tokenizer_training.py`.
 import abc
 import operator
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -48,7 +49,7 @@ class Tokenizer(abc.ABC):
       "bert": transformers' BertTokenizer (mBERT).
       "xlm": transformers' XLMTokenizer, in one language at a time.
     In all of them names of special tokens in the text are ordinary text: only `encode_single` and `encode_pair` add
-    special tokens. (transformers' classes take them for the tokens themselves.)
+    special tokens, and `encode_masked` reads the mask's. (transformers' classes take them for the tokens themselves.)
 
     Attributes:
       style: one of STYLES.
@@ -136,6 +137,22 @@ class Tokenizer(abc.ABC):
         Raises ValueError on a lone surrogate, and always in style "xlm", where text is rewritten beyond following.
         """
 
+    def encode_masked(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """As `encode_ids`, but "[MASK]", or the mask token's own name, is the mask token; and where these stand.
+
+        What follows a mask is cut as within a text: as a word of its own only behind white space.
+
+        Returns:
+          The ids, and the [start, end) of each mask in the text, in characters.
+        """
+        names = "|".join(re.escape(name) for name in (MASK, *self.tokens([self.mask_id])))
+        spans = [match.span() for match in re.finditer(names, text)]
+        ids = self.encode_ids(text[: spans[0][0]] if spans else text)
+        ends = [start for start, _ in spans[1:]]
+        for (_, start), end in zip(spans, [*ends, len(text)], strict=False):
+            ids += [self.mask_id, *self._encode_rest(text[start:end])]
+        return ids, spans
+
     def encode_single(self, text: str, max_length: int | None = None) -> list[int]:
         """[CLS] A [SEP], cut to `max_length` ids. Raises ValueError where `max_length` is below 2."""
         ids = self.encode_ids(text)
@@ -168,13 +185,17 @@ class Tokenizer(abc.ABC):
         The unknown token stays, for it stands for text. Raises ValueError on an id that is not in the vocabulary.
         """
         skipped = (self.cls_id, self.pad_id, self.sep_id, self.mask_id) if skip_specials else ()
-        tokens = []
-        for index in map(operator.index, ids):
+        indices = list(map(operator.index, ids))
+        tokens = zip(indices, self.tokens(indices), strict=True)
+        return self._join([token for index, token in tokens if index not in skipped])
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """The vocabulary's entries. Raises ValueError on an id that is not in the vocabulary."""
+        indices = list(map(operator.index, ids))
+        for index in indices:
             if not 0 <= index < self.vocab_size:
                 raise ValueError(f"id {index}: must be in [0, {self.vocab_size})")
-            if index not in skipped:
-                tokens.append(self._tokens[index])
-        return self._join(tokens)
+        return [self._tokens[index] for index in indices]
 
     def entries(self) -> list[str]:
         """The vocabulary by id, without the special tokens."""
@@ -186,6 +207,10 @@ class Tokenizer(abc.ABC):
         """The special tokens' names with their ids, in the order of the ids."""
         ids = sorted({self.cls_id, self.pad_id, self.sep_id, self.unk_id, self.mask_id})
         return {self._tokens[index]: index for index in ids}
+
+    def _encode_rest(self, text: str) -> list[int]:
+        """As `encode_ids`, for text that goes on where other text ends."""
+        return self.encode_ids(text)
 
     @abc.abstractmethod
     def _join(self, tokens: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from ernie_m_jax import tokenizer_files
 from ernie_m_jax.tokenizer import LEADING_SPECIALS, MASK, MODEL_FILE, VOCABULARY_FILE, Encoding, Tokenizer
 
 SPACE = "▁"  # SentencePiece's mark for a space
+_BEFORE = "\U0010ffff"  # a noncharacter, which no vocabulary has: no piece reaches across it
 
 _STRAIGHT = {"“": '"', "”": '"', "‘": "'", "’": "'", "—": "-"}
 _ALONE = re.compile("[\u4e00-\u9fff,;:.?!~，；：。？！《》【】]")
@@ -94,11 +95,17 @@ class ErnieTokenizer(Tokenizer):
     def encode_ids(self, text: str) -> list[int]:
         """See `Tokenizer.encode_ids`."""
         tokenizer_files.refuse_surrogates(text)
-        piece_ids = self._piece_ids
         pieces: list[str] = self._processor.encode(self._cleaned(text), out_type=str)
         if self.style == "huggingface" and SPACE in pieces:
             pieces = [piece for i, piece in enumerate(pieces) if not _is_dropped(pieces, i)]
+        piece_ids = self._piece_ids
         return [index for piece in pieces for index in piece_ids[piece]]
+
+    def _encode_rest(self, text: str) -> list[int]:
+        tokenizer_files.refuse_surrogates(text)
+        pieces = ["", *_rest(self._processor, self._cleaned(text))]  # none of them is the first of its text
+        kept = [i for i in range(1, len(pieces)) if self.style == "ernie" or not _is_dropped(pieces, i)]
+        return [index for i in kept for index in self._piece_ids[pieces[i]]]
 
     def encode(self, text: str) -> Encoding:
         """See `Tokenizer.encode`."""
@@ -172,6 +179,11 @@ class XlmRobertaTokenizer(Tokenizer):
         # SentencePiece's 0 is <unk>; the ids of <s> and </s> never come of text.
         return [index + 1 if index else self.unk_id for index in self._processor.encode(text)]
 
+    def _encode_rest(self, text: str) -> list[int]:
+        tokenizer_files.refuse_surrogates(text)
+        indices = map(self._processor.piece_to_id, _rest(self._processor, text))
+        return [index + 1 if index else self.unk_id for index in indices]
+
     def encode(self, text: str) -> Encoding:
         """See `Tokenizer.encode`."""
         encoding = Encoding(self.encode_ids(text), [])
@@ -197,6 +209,14 @@ def _read_model(contents: bytes) -> sentencepiece.SentencePieceProcessor:
     if processor.is_byte(processor.piece_to_id("<0x00>")):  # such pieces have no place in the text
         raise ValueError(f"{MODEL_FILE}: has byte pieces (byte_fallback); ERNIE-M's and XLM-R's models have none")
     return processor
+
+
+def _rest(processor: sentencepiece.SentencePieceProcessor, text: str) -> list[str]:
+    """The pieces of a text that goes on behind another: without the "▁" that SentencePiece puts before a text."""
+    pieces: list[str] = processor.encode(_BEFORE + text, out_type=str)
+    first = next(i for i, piece in enumerate(pieces) if _BEFORE in piece)
+    own = pieces[first].partition(_BEFORE)[2]  # unknown characters in a row are one piece
+    return [own, *pieces[first + 1 :]] if own else pieces[first + 1 :]
 
 
 def _split_characters(piece: str) -> Sequence[str]:

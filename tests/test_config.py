@@ -7,6 +7,7 @@ import json
 import pathlib
 import re
 
+import ml_collections
 import pytest
 
 from configs import base
@@ -68,6 +69,8 @@ def changed(**keys):
         ({"optimizer__clip_norm": float("inf")}, r"config\.optimizer\.clip_norm is inf; it must be a finite number"),
         ({"stages__one__learning_rate": float("nan")}, r"learning_rate is nan; it must be a finite number"),
         ({"init__params": "gs://bucket/run"}, r"config\.init\.params must be a local directory"),
+        ({"model__labels": ("a", "b", "c")}, r"config\.model\.labels names 3 labels, config\.model\.num_labels is 2"),
+        ({"model__labels": "ab"}, r"config\.model\.labels must be a list, got 'ab'"),
         ({"stages": {}}, r"config\.stages is empty"),
         ({"languages": ("en", "en")}, r"each once"),
     ],
@@ -111,9 +114,30 @@ def test_the_number_of_languages_is_taken_from_the_list():
     assert changed().model.num_languages == 3
 
 
+def test_stages_are_in_the_order_of_their_numbers():
+    tree = small_tree()
+    names = ["stage2", "stage10", "warmup", "stage1b", "stage1a", "2nd"]
+    expected = ["2nd", "stage1a", "stage1b", "stage2", "stage10", "warmup"]
+    for order in (names, sorted(names)):
+        tree["stages"] = {name: small_tree()["stages"]["one"] for name in order}
+        config = configs.resolve(ml_collections.ConfigDict(tree))
+        assert list(config.stages) == expected
+        assert list(configs.resolve(json.loads(json.dumps(configs.to_dict(config)))).stages) == expected
+
+
 def test_differences_name_each_key():
     one, other = (configs.to_dict(changed(seed=seed, optimizer__b1=0.8 + seed / 10)) for seed in (0, 1))
     assert [line.split(":")[0] for line in configs.differences(one, other)] == ["config.optimizer.b1", "config.seed"]
+
+
+def test_a_config_written_before_labels_had_names_is_read_and_differs_in_nothing():
+    config = changed()
+    tree = configs.to_dict(config)
+    assert tree["model"].pop("labels") == []
+    assert configs.resolve(tree) == config
+    assert configs.differences(tree, configs.to_dict(config)) == []
+    named = configs.to_dict(changed(model__labels=("no", "yes")))
+    assert configs.differences(tree, named) == ["config.model.labels: None there, ['no', 'yes'] here"]
 
 
 def test_every_key_of_base_has_a_comment():

@@ -91,6 +91,78 @@ def test_the_xlm_roberta_target_has_its_names(tmp_path):
     assert_same(again.params, params)
 
 
+NAMES = ("entailment", "neutral", "Widerspruch")
+
+
+def labelled(name, folder, **stated) -> pathlib.Path:
+    """A recorded case whose config.json says `stated` of its labels, and nothing else."""
+    source = reference.case(name).write(folder)
+    config = json.loads((source / "config.json").read_text())
+    config = {key: value for key, value in config.items() if key not in ("id2label", "label2id")} | stated
+    (source / "config.json").write_text(json.dumps(config))
+    return source
+
+
+@pytest.mark.parametrize("to", ["huggingface", "paddle"])
+@pytest.mark.parametrize("head", ["ForSequenceClassification", "ForTokenClassification"])
+@pytest.mark.parametrize("kind", ["ernie_m", "paddle"])
+def test_the_labels_names_survive_there_and_back(kind, head, to, tmp_path):
+    id2label, label2id = {str(i): name for i, name in enumerate(NAMES)}, {name: i for i, name in enumerate(NAMES)}
+    name = f"{kind}-tiny-{head}"
+    source = labelled(name, tmp_path / "source", id2label=dict(reversed(id2label.items())), label2id=label2id)
+    assert ernie_m_jax.load(source).labels == NAMES
+    assert convert(source, tmp_path / "native") == 0
+    assert ernie_m_jax.load(tmp_path / "native").labels == NAMES
+    drop = ("--drop", "pooler") if (kind, head, to) == ("paddle", "ForTokenClassification", "huggingface") else ()
+    assert convert(tmp_path / "native", tmp_path / "back", "--to", to, *drop) == 0
+    written = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert (written["id2label"], written["label2id"]) == (id2label, label2id)
+    assert ernie_m_jax.load(tmp_path / "back").labels == NAMES
+
+
+def test_made_up_names_and_those_of_no_label_are_none(tmp_path):
+    name = "ernie_m-tiny-ForSequenceClassification"
+    default = {str(i): f"LABEL_{i}" for i in range(3)}
+    model = ernie_m_jax.load(labelled(name, tmp_path / "default", id2label=default))
+    assert (model.labels, model.config.num_labels) == ((), 3)
+    model = ernie_m_jax.load(labelled(name, tmp_path / "none"))
+    assert (model.labels, model.config.num_labels) == ((), 3)
+    span = "ernie_m-tiny-ForQuestionAnswering"  # its two outputs are start and end
+    named = {str(i): name for i, name in enumerate(NAMES)}
+    assert ernie_m_jax.load(labelled(span, tmp_path / "span", id2label=named)).labels == ()
+
+
+def test_a_model_whose_config_was_written_before_labels_had_names_loads(tmp_path):
+    source = reference.case("ernie_m-tiny-ForSequenceClassification").write(tmp_path / "source")
+    assert convert(source, tmp_path / "native") == 0
+    path = tmp_path / "native" / "config.json"
+    stated = json.loads(path.read_text())
+    assert stated["model"].pop("labels") == []
+    for key in ("languages", "data"):
+        del stated[key]
+    path.write_text(json.dumps(stated))
+    assert ernie_m_jax.load(tmp_path / "native").config == ernie_m_jax.load(source).config
+
+
+def test_dropping_the_head_drops_its_labels(tmp_path):
+    id2label = {str(i): name for i, name in enumerate(NAMES)}
+    source = labelled("ernie_m-tiny-ForSequenceClassification", tmp_path / "source", id2label=id2label)
+    assert convert(source, tmp_path / "native", "--drop", "head") == 0
+    assert ernie_m_jax.load(tmp_path / "native").labels == ()
+
+
+def test_xlms_language_names_are_read(tmp_path):
+    case = reference.case("xlm-tiny")
+    source = case.write(tmp_path / "source")
+    count = case.facts["config"]["n_langs"]
+    names = [f"l{i}" for i in range(count)]
+    config = json.loads((source / "config.json").read_text())
+    for lang2id, expected in (({name: i for i, name in enumerate(names)}, tuple(names)), ({"en": 0, "de": 7}, ())):
+        (source / "config.json").write_text(json.dumps(config | {"lang2id": lang2id}))
+        assert ernie_m_jax.load(source).languages == expected
+    assert ernie_m_jax.load(reference.case("xlm-tiny-no_languages").write(tmp_path / "none")).languages == ()
+
+
 def test_scanned_and_unrolled_parameters_are_saved_alike(tmp_path):
     source = reference.case("ernie_m-tiny").write(tmp_path / "source")
     config, stacked, _ = ernie_m_jax.load(source)

@@ -63,6 +63,8 @@ def flipped_exponent(tensors, config):
         (lambda t, c: c.update(id2label={"0": "a"}), r"classifier.weight: shape \(3, 32\) in .*needs \(1, 32\)"),
         (lambda t, c: c.update(architectures=5), "architectures is '5'; it must be a list"),
         (lambda t, c: c.update(id2label=5), "id2label is '5'; it must be an object"),
+        (lambda t, c: c.update(id2label={"0": "a", "1": "b", "3": "c"}), "id2label names 0, 1, 3; it must name each"),
+        (lambda t, c: c.update(id2label={"0": "a", "1": "b", "2": 5}), "id2label gives 2 the name 5; it must be a str"),
         (lambda t, c: c.update(num_hidden_layers=10**7), r"encoder.layers.3.*missing; .* states 10000000 layers"),
         (lambda t, c: c.update(num_hidden_layers=3.0), "num_hidden_layers is '3.0'; it must be a whole number"),
         (lambda t, c: c.update(layer_norm_eps=float("nan")), "layer_norm_eps is 'nan'; it must be a number"),

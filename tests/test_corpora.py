@@ -185,3 +185,51 @@ def test_prepare_array_record_writes_what_records_reads(tmp_path, capsys):
     assert list(one) == [two[index] for index in range(len(two))]
     with pytest.raises(records.DataError, match=r"must contain \{pair\}"):
         prepare.array_record(sources[0], ("en", "ja"), "parallel", str(tmp_path / "u.array_record"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "in.tsv.gz"),
+        (b"no gzip at all", "in.tsv.gz"),
+        (gzip.compress(b"key\ten\n" * 9999)[:-20], "in.tsv.gz"),
+        (gzip.compress(b"key\ten\n" * 9999)[:10] + b"\xff" * 50, "in.tsv.gz"),
+        (gzip.compress(b"key\ten\n1\t\xff\n"), "in.tsv.gz"),
+        (gzip.compress(b""), "in.tsv.gz"),
+        (gzip.compress(b"key\ten\n1\n"), "in.tsv.gz:2"),
+    ],
+    ids=["missing", "no gzip", "cut short", "damaged", "no UTF-8", "empty", "a column too few"],
+)
+def test_prepare_says_in_one_line_what_is_wrong(content, message, tmp_path, capsys):
+    source = tmp_path / "in.tsv.gz"
+    if content is not None:
+        source.write_bytes(content)
+    keys = ["--kind", "monolingual", "--languages", "en", "--format", "tsv", "--output", f"{tmp_path}/{{language}}"]
+    for arguments in (["diagnostics", "--output", str(tmp_path / "out")], ["array_record", *keys]):
+        with pytest.raises(SystemExit) as stopped:
+            prepare.main([*arguments, "--input", str(source)])
+        assert stopped.value.code == 2
+        shown = capsys.readouterr().err
+        assert shown.startswith("error: ")
+        assert message in shown
+        assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"--languages": "en,xx"},
+        {"--format": "parquet"},
+        {"--pairs": "en-fr"},
+        {"--output": "no_place"},
+        {"--output": "pyproject.toml/{pair}"},
+    ],
+)
+def test_prepare_array_record_says_in_one_line_what_is_wrong(changed, capsys):
+    keys = {"--input": "corpus:udhr", "--kind": "parallel", "--languages": "en,ja", "--output": "{pair}"} | changed
+    with pytest.raises(SystemExit) as stopped:
+        prepare.main(["array_record", *(part for pair in keys.items() for part in pair)])
+    assert stopped.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: ")
+    assert shown.count("\n") == 1

@@ -1,5 +1,7 @@
 """From records to batches: mixture, packing, virtual streams and where they stand."""
 
+import collections
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -7,10 +9,15 @@ import json
 import numpy as np
 import pytest
 
+from configs import base
+from ernie_m_jax import config as configs
 from ernie_m_jax import task as tasks
 from ernie_m_jax.data import batch, loader, mixture
 from ernie_m_jax.data.records import DataError
-from ernie_m_jax.task import IGNORE, Group, Record
+from ernie_m_jax.task import IGNORE, Record
+from ernie_m_jax.tokenizer import train
+from ernie_m_jax.training import run
+from tests.conftest import small_tree
 
 OBJECTIVES = ("mmlm", "tlm", "camlm", "btmlm")
 
@@ -36,31 +43,18 @@ def entries(**sizes):
 
 def test_sampling_follows_the_exponent():
     assert mixture.weights({"a": 100, "b": 25}, 0.5) == {"a": pytest.approx(2 / 3), "b": pytest.approx(1 / 3)}
-    drawn = mixture.mix(entries(a=100, b=25), seed=0)
-    languages = [drawn[i].languages[0] for i in range(600)]
-    assert languages.count("a") == pytest.approx(400, abs=6)
-
-
-def test_every_epoch_holds_every_record_once_in_another_order():
-    drawn = mixture.mix({"a": Group(Numbers("a", 20), 1.0)}, seed=3)
-    first, second = ([drawn[i].texts[0] for i in range(start, start + 20)] for start in (0, 20))
-    assert sorted(first) == sorted(second) == sorted(f"a{i}" for i in range(20))
-    assert first != second
 
 
 def test_mixture_table_adds_up():
-    # A record of a has 4 tokens and takes a quarter of a row, one of b has 2 and takes half.
-    size = {"a": (4, 0.25), "b": (2, 0.5)}
-    a, b = mixture.table(entries(a=100, b=25), lambda record: size[record.languages[0]], rows=1000)
+    tokens = {"a": 4, "b": 2}
+    a, b = mixture.table(entries(a=100, b=25), lambda record: tokens[record.languages[0]], drawn=900)
     assert (a["records"], a["tokens"], b["tokens"]) == (100, 400, 50)
     assert a["probability"] + b["probability"] == pytest.approx(1)
-    # The rows that are drawn of each entry: epochs times its records' shares; together all of them.
-    assert a["epochs"] * 100 * 0.25 + b["epochs"] * 25 * 0.5 == pytest.approx(1000)
+    assert (a["epochs"], b["epochs"]) == (pytest.approx(6), pytest.approx(12))
 
 
 def rows_of(name, config, tokenizer, stream=0):
-    task = tasks.load(name)
-    return iter(loader.stream_rows(name, task, task.records(config), tokenizer, config, stream))
+    return iter(loader.Loader(name, tasks.load(name), tokenizer, config).rows(stream))
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -198,7 +192,108 @@ def test_two_sources_of_a_language_are_joined_together(small_config):
 
 def test_text_that_gives_no_example_ends_with_an_error(small_config, tokenizer, monkeypatch):
     monkeypatch.setattr(loader, "EMPTY_LIMIT", 20)
-    task = dataclasses.replace(tasks.load("mmlm"), example=lambda *_: None)
-    rows = iter(loader.stream_rows("mmlm", task, task.records(small_config()), tokenizer, small_config(), 0))
+    task = dataclasses.replace(tasks.load("mmlm"), examples=lambda *_: [])
+    rows = iter(loader.Loader("mmlm", task, tokenizer, small_config()).rows(0))
     with pytest.raises(DataError, match="20 records in a row gave no example"):
         next(rows)
+
+
+@pytest.mark.parametrize("name", ["mmlm", "camlm"])
+def test_the_table_of_epochs_is_what_a_run_draws(name, small_config, tokenizer, monkeypatch):
+    config, steps = small_config(), 40
+    task, drawn = tasks.load(name), collections.Counter()
+
+    def examples(record, *arguments):
+        drawn[record.languages] += 1
+        return task.examples(record, *arguments)
+
+    counted = dataclasses.replace(task, examples=examples)
+    with contextlib.closing(loader.Loader(name, counted, tokenizer, config)) as source:
+        estimate = steps * config.train.batch_rows * source.records_per_row()
+        table = mixture.table(source.entries, source.tokens, estimate)
+        drawn.clear()
+        for _ in range(steps):
+            next(source)
+    total = sum(drawn.values())
+    assert sum(row["epochs"] * row["records"] for row in table) == pytest.approx(total, rel=0.1)
+    for row in table:
+        share = drawn[tuple(row["name"].split("-"))] / total
+        assert row["epochs"] * row["records"] / estimate == pytest.approx(share, abs=0.02)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_records_behind_a_batch_are_found(name, small_config, tokenizer):
+    config, task = small_config(), tasks.load(name)
+    with contextlib.closing(loader.Loader(name, task, tokenizer, config)) as source:
+        for _ in range(4):
+            state = source.state()
+            rows = next(source)
+            traced = source.trace(json.loads(json.dumps(state)))
+            assert len(traced) == config.train.batch_rows
+            for number, row in enumerate(traced):
+                segments, words = rows["segments"][number], rows["ids"][number].copy()
+                assert len(row) == segments.max()
+                scored = rows["predict_labels"][number] != IGNORE
+                words[rows["predict_at"][number][scored]] = rows["predict_labels"][number][scored]
+                for segment, origin in enumerate(row, 1):
+                    assert origin.record == source.entries[origin.entry].records[origin.index]
+                    pieces = {piece for text in origin.record.texts for piece in tokenizer.encode_ids(text)}
+                    read = set(words[segments == segment].tolist()) - set(tokenizer.special_tokens.values())
+                    assert read
+                    assert read <= pieces
+
+
+@pytest.mark.parametrize("name", ["mmlm", "btmlm"])
+def test_every_token_of_a_long_text_is_in_some_example(name, small_config, tokenizer):
+    config = small_config()
+    languages = ("en",) if name == "mmlm" else ("en", "de")
+    text = " ".join(f"the class name {number} is not a valid name" for number in range(60))
+    ids = tokenizer.encode_ids(text)
+    made = tasks.load(name).examples(Record((text,), languages), tokenizer, config, np.random.default_rng(3))
+    read = []
+    for example in made:
+        whole = example["ids"].copy()
+        whole[example["predict_at"]] = example["predict_labels"]
+        source = (example["roles"] == 0).sum()
+        read += whole[1 : source - 1].tolist()
+    assert read == ids
+    other = tasks.load(name).examples(Record((text,), languages), tokenizer, config, np.random.default_rng(4))
+    assert [len(one["ids"]) for one in made] != [len(one["ids"]) for one in other]
+
+
+UDHR = ("en", "de", "hi", "ja", "ko", "ru", "th", "zh")
+
+
+@pytest.fixture(scope="module")
+def udhr(tmp_path_factory):
+    """A config that joins the lines of a text in eight languages, and a tokenizer for it."""
+    tree = small_tree(
+        languages=UDHR,
+        model__vocab_size=3000,
+        data__monolingual={"udhr": base.source("corpus:udhr").to_dict()},
+        data__parallel={},
+        data__sequence_length=512,
+        data__packing_bins=64,
+        objectives__mmlm__join_characters=2000,
+        stages__one__weights={"mmlm": 1.0},
+    )
+    config = configs.resolve(tree)
+    return config, train(run.training_text(config), 3000, tmp_path_factory.mktemp("udhr"))
+
+
+@pytest.mark.parametrize("language", UDHR)
+def test_joined_text_loses_nothing_and_fills_rows_in_every_script(language, udhr):
+    config, udhr_tokenizer = udhr
+    config = dataclasses.replace(config, languages=(language,))
+    task = tasks.load("mmlm")
+    entry = task.records(config)[language].records
+    single = mixture.open_monolingual(config)[language]
+    expected = sum(len(udhr_tokenizer.encode_ids(single[index].texts[0])) for index in range(len(single)))
+    read = 0
+    for index in range(len(entry)):
+        made = task.examples(entry[index], udhr_tokenizer, config, np.random.default_rng(index))
+        read += sum(len(example["ids"]) - 2 for example in made)
+    # Pieces do not cross the spaces at which records are joined.
+    assert read == expected
+    rows = itertools.islice(rows_of("mmlm", config, udhr_tokenizer), 64)
+    assert np.mean([(row["segments"] > 0).mean() for row in rows]) > 0.9

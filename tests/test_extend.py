@@ -3,7 +3,7 @@
 import pytest
 
 from ernie_m_jax import config as configs
-from ernie_m_jax.training import run
+from ernie_m_jax.training import claim, run
 from tests.test_train import assert_same, final_arrays, lines, tree
 
 
@@ -20,7 +20,7 @@ def test_a_finished_run_goes_on_as_if_it_had_been_longer(tokenizer_path, tmp_pat
     run.pretrain(whole, tmp_path / "longer")
     expected = lines(tmp_path / "whole"), final_arrays(whole, tmp_path / "whole")
     assert_same(whole, tmp_path / "longer", expected)
-    assert run.stored_config_tree(tmp_path / "longer")["stages"]["one"]["steps"] == 6
+    assert claim.stored_config_tree(tmp_path / "longer")["stages"]["one"]["steps"] == 6
 
 
 def test_what_is_done_may_not_change(tokenizer_path, tmp_path):
@@ -37,15 +37,15 @@ def test_what_is_done_may_not_change(tokenizer_path, tmp_path):
     for schedule in ("linear", "cosine", "linear_from_zero"):
         run.files.write_json(tmp_path / "config.json", {"config": configs.to_dict(config(4, schedule=schedule))})
         with pytest.raises(configs.ConfigError) as caught:
-            run.check(config(6, schedule=schedule), tmp_path)
+            claim.check(config(6, schedule=schedule), tmp_path)
         said = str(caught.value)
         assert "config.stages.one.steps: 4 there, 6 here (the 4 steps done would have had other learning rates" in said
         assert f"--config.init.resume={tmp_path / 'one'}" in said
     with pytest.raises(configs.ConfigError, match="4 steps are done"):
-        run.check(config(3, schedule="linear_from_zero"), tmp_path)
+        claim.check(config(3, schedule="linear_from_zero"), tmp_path)
     warming = {"warmup_steps": 4}  # the warm-up does not depend on the length
     run.files.write_json(tmp_path / "config.json", {"config": configs.to_dict(config(4, **warming))})
-    run.check(config(6, **warming), tmp_path)
+    claim.check(config(6, **warming), tmp_path)
 
 
 def test_a_stage_that_another_started_from_keeps_its_length(tokenizer_path, tmp_path):
@@ -53,7 +53,7 @@ def test_a_stage_that_another_started_from_keeps_its_length(tokenizer_path, tmp_
     stages = {"one": one, "two": one | {"warmup_steps": 0}}
     run.pretrain(configs.resolve(tree(tokenizer_path, stages=stages)), tmp_path)
     longer = stages | {"two": stages["two"] | {"steps": 5}}
-    run.check(configs.resolve(tree(tokenizer_path, stages=longer)), tmp_path)
+    claim.check(configs.resolve(tree(tokenizer_path, stages=longer)), tmp_path)
     longer = stages | {"one": one | {"steps": 5}}
     with pytest.raises(configs.ConfigError, match=r"one\.steps: 3 there, 5 here \(two started from its old end"):
-        run.check(configs.resolve(tree(tokenizer_path, stages=longer)), tmp_path)
+        claim.check(configs.resolve(tree(tokenizer_path, stages=longer)), tmp_path)

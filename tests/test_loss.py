@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ernie_m_jax.model.loss import vocabulary_argmax, vocabulary_cross_entropy, vocabulary_sample
+from ernie_m_jax.model.loss import vocabulary_argmax, vocabulary_cross_entropy, vocabulary_sample, without
 
 N, V, H = 24, 103, 16
 CHUNKS = [0, 32, 102]  # all at once, with a remainder of 7, with a remainder of 1
@@ -174,6 +174,42 @@ def test_samples_follow_the_softmax(temperature, chunk):
     np.testing.assert_array_equal(ids, again)
     agreement = (np.asarray(ids) == np.asarray(other)).mean()
     assert abs(agreement - ((expected / draws) ** 2).sum()) < 0.02  # that of independent draws
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.0])
+def test_samples_do_not_depend_on_the_chunk(problem, temperature):
+    hidden, embedding, bias, _, _ = problem
+    whole = _sample(hidden, embedding, bias, 0, jax.random.key(5), temperature)
+    for chunk in (1, 32, 50, 102):
+        ids, log_probs = _sample(hidden, embedding, bias, chunk, jax.random.key(5), temperature)
+        np.testing.assert_array_equal(ids, whole.ids)
+        np.testing.assert_allclose(log_probs, whole.log_probs, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_of_noise_are_independent():
+    """The same logits in every row: how often two rows draw the same word is the softmax's own collision rate."""
+    rows, words = 4000, 40
+    bias = jnp.asarray(np.random.default_rng(3).normal(size=words), jnp.float32)
+    ids = np.asarray(_sample(jnp.zeros((rows, 2)), jnp.zeros((words, 2)), bias, 7, jax.random.key(1), 1.0).ids)
+    chance = float((jax.nn.softmax(bias) ** 2).sum())
+    assert np.mean(ids[1:] == ids[:-1]) == pytest.approx(chance, abs=0.02)
+    assert np.mean(ids[64:] == ids[:-64]) == pytest.approx(chance, abs=0.02)
+
+
+@pytest.mark.parametrize("chunk", [0, 4, 32, 102])
+def test_words_that_must_not_be_written_have_no_probability(problem, chunk):
+    hidden, embedding, bias, _, _ = problem
+    never = (0, 1, 2, 3, V - 1)  # with chunks of 4 the first holds nothing else, with 102 the last
+    raised = bias.at[jnp.asarray(never)].add(50.0)  # else no test: they would always win
+    logits = np.array(hidden @ embedding.T + bias)
+    logits[:, list(never)] = -np.inf
+    expected = jax.nn.log_softmax(logits)
+    ids, log_probs = _argmax(hidden, embedding, without(raised, never), chunk)
+    np.testing.assert_array_equal(ids, expected.argmax(axis=1))
+    np.testing.assert_allclose(log_probs, expected.max(axis=1), rtol=1e-5, atol=1e-5)
+    ids, log_probs = _sample(hidden, embedding, without(raised, never), chunk, jax.random.key(0), 3.0)
+    assert not np.isin(ids, never).any()
+    np.testing.assert_allclose(log_probs, expected[np.arange(N), ids], rtol=1e-5, atol=1e-5)
 
 
 def test_bad_arguments_raise(problem):

@@ -32,7 +32,7 @@ def parameters(config, scale=6.0):
 def packed_batch(name, config, tokenizer, rows=2):
     """The first rows of an objective's first stream: several examples a row."""
     task = tasks.load(name)
-    stream = iter(loader.stream_rows(name, task, task.records(config), tokenizer, config, 0))
+    stream = iter(loader.Loader(name, task, tokenizer, config).rows(0))
     drawn = [next(stream) for _ in range(rows)]
     batch = {key: np.stack([row[key] for row in drawn]) for key in drawn[0]}
     assert (batch["segments"].max(axis=1) >= 2).any(), "the test needs packed rows"
@@ -230,6 +230,17 @@ def test_sampled_tokens_differ_by_key_and_argmax_does_not(small_config, tokenize
     np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
+def test_back_translation_never_writes_a_special_token(temperature, small_config, tokenizer):
+    config = small_config(objectives__btmlm__temperature=temperature, data__sequence_length=112)
+    batch = packed_batch("btmlm", config, tokenizer)
+    model, params = parameters(config, scale=1.0)
+    specials = sorted(tokenizer.special_tokens.values())
+    params["mlm_head"]["bias"] = params["mlm_head"]["bias"].at[np.array(specials)].set(9.0)
+    written = np.asarray(generated(config, model, params, batch, jax.random.key(0)).ids)
+    assert not np.isin(written[np.asarray(btmlm.segments_at(batch)) > 0], specials).any()
+
+
 def test_pseudo_sums_count_copies_of_the_own_source_only():
     batch = {
         "ids": jnp.array([[0, 10, 11, 2, 9, 2, 0, 20, 2, 9, 9, 2]]),
@@ -245,7 +256,7 @@ def test_pseudo_sums_count_copies_of_the_own_source_only():
 
 def test_camlm_slots_carry_their_words_position_and_language(small_config, tokenizer):
     config = small_config()
-    example = camlm.example(PAIR, tokenizer, config, np.random.default_rng(0))
+    (example,) = camlm.examples(PAIR, tokenizer, config, np.random.default_rng(0))
     words = example["roles"] < 2
     slots = example["predict_at"]
     np.testing.assert_array_equal(np.flatnonzero(~words), slots)
@@ -263,7 +274,7 @@ def test_camlm_slots_carry_their_words_position_and_language(small_config, token
 )
 def test_language_embedding_modes(small_config, tokenizer, mode, words, slots):
     config = small_config(model__language_embedding=mode)
-    example = camlm.example(PAIR, tokenizer, config, np.random.default_rng(0))
+    (example,) = camlm.examples(PAIR, tokenizer, config, np.random.default_rng(0))
     assert set(example["languages"][example["roles"] < 2]) == words
     assert set(example["languages"][example["roles"] >= 2]) == slots
 
@@ -271,7 +282,7 @@ def test_language_embedding_modes(small_config, tokenizer, mode, words, slots):
 @pytest.mark.parametrize("name", ["mmlm", "tlm"])
 def test_a_mask_in_place_says_its_language_and_a_word_does_not(name, small_config, tokenizer):
     config = small_config(**{f"objectives__{name}__mask_ratio": 0.9})
-    example = tasks.load(name).example(PAIR, tokenizer, config, np.random.default_rng(1))
+    (example,) = tasks.load(name).examples(PAIR, tokenizer, config, np.random.default_rng(1))
     masked = example["ids"] == tokenizer.mask_id
     assert set(example["languages"][~masked]) == {0}
     assert set(example["languages"][masked]) == ({1} if name == "mmlm" else {1, 2})
@@ -280,7 +291,7 @@ def test_a_mask_in_place_says_its_language_and_a_word_does_not(name, small_confi
 def test_positions_of_a_pair_run_on_or_start_again(small_config, tokenizer):
     for mode, start in (("continued", None), ("restarted", 0)):
         config = small_config(data__pair_positions=mode)
-        example = camlm.example(PAIR, tokenizer, config, np.random.default_rng(0))
+        (example,) = camlm.examples(PAIR, tokenizer, config, np.random.default_rng(0))
         words = example["roles"] < 2
         boundary = np.flatnonzero(example["roles"] == 1)[0]
         expected = np.arange(words.sum())
@@ -290,7 +301,7 @@ def test_positions_of_a_pair_run_on_or_start_again(small_config, tokenizer):
 
 
 def test_special_tokens_stand_with_their_sentence(small_config, tokenizer):
-    example = camlm.example(PAIR, tokenizer, small_config(), np.random.default_rng(0))
+    (example,) = camlm.examples(PAIR, tokenizer, small_config(), np.random.default_rng(0))
     specials = np.flatnonzero(np.isin(example["ids"], [tokenizer.cls_id, tokenizer.sep_id]))
     assert example["roles"][specials].tolist() == [0, 0, 1, 1]
 
@@ -298,14 +309,14 @@ def test_special_tokens_stand_with_their_sentence(small_config, tokenizer):
 def test_either_side_comes_first(small_config, tokenizer):
     config = small_config(model__language_embedding="all")
     task = tasks.load("tlm")
-    examples = [task.example(PAIR, tokenizer, config, np.random.default_rng(seed)) for seed in range(8)]
+    examples = [task.examples(PAIR, tokenizer, config, np.random.default_rng(seed))[0] for seed in range(8)]
     assert {int(example["languages"][0]) for example in examples} == {1, 2}
 
 
 def test_back_translation_example(small_config, tokenizer):
     config = small_config(objectives__btmlm__length_ratio=0.5)
     record = Record((PAIR.texts[0],), ("en", "de"))
-    example = btmlm.example(record, tokenizer, config, np.random.default_rng(0))
+    (example,) = btmlm.examples(record, tokenizer, config, np.random.default_rng(0))
     source = tokenizer.encode_ids(PAIR.texts[0])
     assert example["ids"][: len(source) + 2].tolist() == [0, *source, 2]
     assert len(example["generate_at"]) == round(0.5 * len(source))
@@ -348,11 +359,29 @@ def test_very_short_and_very_long_texts_fit(name, words, small_config, tokenizer
     languages = ("en",) if name == "mmlm" else ("en", "de")
     text = " ".join(["name"] * words)
     texts = (text,) if name in ("mmlm", "btmlm") else (text, text)
-    example = tasks.load(name).example(Record(texts, languages), tokenizer, config, np.random.default_rng(0))
+    made = tasks.load(name).examples(Record(texts, languages), tokenizer, config, np.random.default_rng(0))
     spec = tasks.load(name).spec(config)
-    assert len(example["predict_at"]) >= 1
-    for key, value in example.items():
-        assert len(value) <= spec[key][0][0], key
+    assert made
+    for example in made:
+        assert len(example["predict_at"]) >= 1
+        for key, value in example.items():
+            assert len(value) <= spec[key][0][0], key
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_unknown_piece_is_never_a_label(name, small_config, tokenizer):
+    strange = "\u16a0\u16a1"  # runes, which the bundled messages do not have
+    assert tokenizer.unk_id in tokenizer.encode_ids(strange)
+    keys = {f"objectives__{name}__mask_ratio": 1.0} if name != "btmlm" else {"objectives__btmlm__mask_ratio": 0.9}
+    languages = ("en",) if name == "mmlm" else ("en", "de")
+    text = f"a {strange} name"
+    record = Record((text,) if name in ("mmlm", "btmlm") else (text, text), languages)
+    (example,) = tasks.load(name).examples(record, tokenizer, small_config(**keys), np.random.default_rng(0))
+    labels = example["predict_labels"].tolist()
+    known = [piece for piece in tokenizer.encode_ids(text) if piece != tokenizer.unk_id]
+    assert tokenizer.unk_id not in labels
+    assert set(labels) <= set(known)
+    assert labels == known or name != "mmlm"
 
 
 def test_masking_shares():
@@ -367,7 +396,7 @@ def test_masking_shares():
     random = replacements[(replacements != 1000) & (replacements != IGNORE)]
     assert random.min() >= 4
     assert random.max() < 1000
-    numbers = [len(masking.choose(10, 0.15, rng)) for _ in range(4000)]
+    numbers = [len(masking.choose(np.arange(10), 0.15, rng)) for _ in range(4000)]
     assert np.mean(numbers) == pytest.approx(1.5, abs=0.05)
     assert min(numbers) == 1
 

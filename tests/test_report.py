@@ -81,12 +81,40 @@ def test_a_resumed_run_leaves_the_file_of_an_uninterrupted_one(tmp_path):
     assert (tmp_path / "resumed" / "metrics.jsonl").read_bytes() == whole
 
 
-def test_a_damaged_metrics_file_is_named_and_left_alone(tmp_path):
-    content = '{"step": 1}\nnonsense\n{"step": 2}\n'
-    (tmp_path / "metrics.jsonl").write_text(content)
-    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2"):
-        metrics.MetricsWriter(tmp_path, 2)
-    assert (tmp_path / "metrics.jsonl").read_text() == content
+BAD_LINES = [b"nonsense", b"\xff", b"", b"3", b"[]", b"{}", b'{"step": "x"}', b'{"step": 1, "loss": "x"}', b"[" * 9999]
+BAD_LINES += [
+    b'{"step": 1.5}',
+    b'{"step": 1, "timing": 3}',
+    b'{"step": 1, "objective": {}}',
+    b'{"step": 1, "loss": null}',
+]
+
+
+@pytest.mark.parametrize("bad", BAD_LINES)
+def test_a_damaged_metrics_line_is_dropped_and_the_file_kept_aside(bad, tmp_path, capsys):
+    content = b'{"step": 1}\n' + bad + b'\n{"step": 2}\n{"step'
+    path = tmp_path / "metrics.jsonl"
+    for kept in ("metrics.jsonl.damaged", "metrics.jsonl.damaged-2"):
+        path.write_bytes(content)
+        metrics.MetricsWriter(tmp_path, 2).close()
+        assert path.read_bytes() == b'{"step": 1}\n'
+        assert (tmp_path / kept).read_bytes() == content
+        shown = capsys.readouterr().out
+        assert shown == f"{path}, line 2: no metrics, dropped; the file as it was is kept as {tmp_path / kept}\n"
+
+
+def test_a_last_line_cut_short_is_dropped_without_a_word(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step')
+    assert metrics.repair(tmp_path / "metrics.jsonl") == ['{"step": 1}\n']
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+    assert capsys.readouterr().out == ""
+
+
+def test_many_damaged_metrics_lines_are_one_short_line(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text("\n" * 1000)
+    assert metrics.repair(tmp_path / "metrics.jsonl") == []
+    assert "line 1, 2, 3, 4, 5 and 995 more: no metrics" in capsys.readouterr().out
 
 
 def test_tensorboard_events_hold_the_scalars(tmp_path):
@@ -133,6 +161,7 @@ def test_objectives_table_shows_what_there_is():
 
 
 def test_a_nan_shows_and_passes():
+    assert "nan" in text_of(report.objectives_table({"stage1": {"mmlm": {"steps": 3, "loss": "nan"}}}))
     console = rich.console.Console(file=io.StringIO(), width=80)
     with report.Progress("s", 5, console=console) as progress:
         for step, loss in enumerate((1.0, 2.0, math.nan, 3.0), 1):

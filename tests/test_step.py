@@ -102,6 +102,40 @@ def test_weight_zero_with_an_undefined_gradient_is_zero_too():
     np.testing.assert_array_equal(end.params["kernel"], before)
 
 
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_changes_nothing_but_the_counts(where):
+    def sometimes(params, batch, rng):
+        sums = squares(params, batch, rng)
+        bad = batch["w"][0] < 0
+        # sqrt(0) has the value 0 and an infinite slope.
+        slope = jnp.sqrt(jnp.where(bad, 0.0 * jnp.sum(params["kernel"]), 1.0))
+        added = slope if where == "gradient" else jnp.where(bad, jnp.nan, 0.0)
+        return sums | {"loss": (sums["loss"][0] + added, sums["loss"][1])}
+
+    def rate(step):
+        return 0.1 * (step + 1.0)
+
+    tx = optax.chain(optax.scale_by_adam(), optax.scale_by_learning_rate(rate))
+    good, bad = problem(), problem()
+    good["w"][0], bad["w"][0] = 3, -1
+    kernels = {}
+    for name, batches in {"undisturbed": [good, good], "disturbed": [good, bad, good]}.items():
+        run, train_step = setup(sometimes, tx=tx, rate=rate)
+        for batch in batches:
+            before = jax.tree.map(np.asarray, (run.params, run.opt_state[0]))
+            run, sums = train_step(run, batch, jax.random.key(1))
+            if batch is bad:
+                assert sums["skipped"] == (1, 1)
+                jax.tree.map(np.testing.assert_array_equal, (run.params, run.opt_state[0]), before)
+            else:
+                assert sums["skipped"] == (0, 1)
+        kernels[name] = np.asarray(run.params["kernel"]), np.asarray(before[0]["kernel"])
+        assert int(run.step) == int(run.opt_state[1].count) == len(batches)
+    # The last update is the same but for the learning rate, which is that of the step.
+    steps = {name: (after - before) for name, (after, before) in kernels.items()}
+    np.testing.assert_allclose(steps["disturbed"] / 0.3, steps["undisturbed"] / 0.2, rtol=1e-5)
+
+
 def test_steps_count_report_their_learning_rate_and_compile_once():
     traces = []
 

@@ -73,3 +73,9 @@ def test_no_deep_learning_framework_but_jax_at_run_time():
 def test_every_module_says_where_it_stands():
     for path in PACKAGE.rglob("*.py"):
         assert ast.get_docstring(ast.parse(path.read_text("utf-8"))), path
+
+
+def test_nothing_stands_on_the_public_surface():
+    for path in PACKAGE.rglob("*.py"):
+        above = {name for name in imports(path) if name.startswith(("ernie_m_jax.api", "ernie_m_jax.pretrained"))}
+        assert not above or path.name == "api.py", path

@@ -9,7 +9,7 @@ import pytest
 
 from ernie_m_jax import config as configs
 from ernie_m_jax.data.records import DataError
-from ernie_m_jax.training import run, train, watch
+from ernie_m_jax.training import claim, guard, run, train, watch
 from tests.conftest import small_tree
 
 STEPS = 8
@@ -84,6 +84,56 @@ def test_killed_without_warning_goes_on_from_the_last_save(tokenizer_path, unint
     assert len(lines(tmp_path)) > 3
     run.pretrain(config, tmp_path)
     assert_same(config, tmp_path, uninterrupted)
+
+
+def test_a_run_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tokenizer_path, tmp_path, capsys):
+    keys = {
+        "stages__one__steps": 40,
+        "stages__one__learning_rate": 1e30,
+        "stages__one__warmup_steps": 0,
+        "train__save_every": 1,
+        "train__keep": 1,
+        "train__max_skipped": 3,
+    }
+    config = configs.resolve(tree(tokenizer_path, **keys))
+    with pytest.raises(
+        guard.TrainingError, match=r"step \d+ \(\w+\): loss .*not finite in 3 steps in a row"
+    ) as stopped:
+        run.pretrain(config, tmp_path)
+    skipped = [line for line in lines(tmp_path) if line.get("skipped")]
+    first = skipped[0]["step"]
+    assert [line["step"] for line in skipped[:3]] == [first, first + 1, first + 2]
+    assert f"step {first + 2} ({skipped[2]['objective']})" in str(stopped.value)
+    assert "update skipped, 2 of at most 3 in a row" in capsys.readouterr().out
+    # Nothing of the steps in a row is saved: the newest checkpoint is from before them, and finite.
+    restored, _ = final_arrays(config, tmp_path)
+    assert int(restored.step) == first
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(restored.params))
+    # The records it names are those of the rows.
+    written = json.loads((tmp_path / "one" / "not_finite.json").read_text())
+    assert [step["step"] for step in written] == [first, first + 1, first + 2]
+    assert len(written[2]["rows"]) == config.train.batch_rows
+    named = written[2]["rows"][0][0]
+    assert f"row 0: {named['entry']} {named['index']}" in str(stopped.value)
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_skipped_steps_are_counted_and_the_run_goes_on(tokenizer_path, tmp_path, monkeypatch):
+    config = configs.resolve(tree(tokenizer_path, train__save_every=0))
+    counted = train.counted_loss
+
+    def sometimes(loss, config, model, params, batch, rng):
+        sums = counted(loss, config, model, params, batch, rng)
+        spoilt = jax.random.bernoulli(jax.random.fold_in(rng, 9), 0.4)
+        return sums | {"loss": (jax.numpy.where(spoilt, jax.numpy.inf, sums["loss"][0]), sums["loss"][1])}
+
+    monkeypatch.setattr(train, "counted_loss", sometimes)
+    numbers = run.pretrain(config, tmp_path)
+    skipped = [line["skipped"] for line in lines(tmp_path) if "objective" in line]
+    assert 0 < sum(skipped) < STEPS
+    objectives = numbers["objectives"]["one"].values()
+    assert sum(values.get("skipped", 0) for values in objectives) == sum(skipped)
+    assert all(np.isfinite(values["loss"]) for values in objectives if values.get("skipped", 0) < values["steps"])
 
 
 def test_a_finished_run_is_not_trained_again(tokenizer_path, tmp_path):
@@ -193,18 +243,21 @@ def test_a_run_that_cannot_start_says_why(keys, message, tokenizer_path, tmp_pat
 
 
 def test_a_work_directory_of_another_config_is_refused(tokenizer_path, tmp_path):
-    run.claim(configs.resolve(tree(tokenizer_path)), tmp_path)
+    claim.claim(configs.resolve(tree(tokenizer_path)), tmp_path)
     # Nothing was made there yet: a mended config may take it over.
-    run.claim(configs.resolve(tree(tokenizer_path, seed=2)), tmp_path)
-    run.claim(configs.resolve(tree(tokenizer_path)), tmp_path)
-    (tmp_path / "one" / "checkpoints").mkdir(parents=True)
+    claim.claim(configs.resolve(tree(tokenizer_path, seed=2)), tmp_path)
+    claim.claim(configs.resolve(tree(tokenizer_path)), tmp_path)
+    (tmp_path / "one" / "checkpoints" / "3").mkdir(parents=True)
+    claim.claim(configs.resolve(tree(tokenizer_path, seed=3)), tmp_path)
+    claim.claim(configs.resolve(tree(tokenizer_path)), tmp_path)
+    (tmp_path / "one" / "checkpoints" / "3" / "manifest.json").touch()
     kept = (tmp_path / "config.json").read_text()
     with pytest.raises(configs.ConfigError, match=r"(?s)different config.*config\.seed: 0 there, 1 here"):
-        run.claim(configs.resolve(tree(tokenizer_path, seed=1)), tmp_path)
+        claim.claim(configs.resolve(tree(tokenizer_path, seed=1)), tmp_path)
     assert (tmp_path / "config.json").read_text() == kept
     faster = configs.resolve(tree(tokenizer_path, train__log_every=7))
-    run.claim(faster, tmp_path)
-    assert configs.resolve(run.stored_config_tree(tmp_path)) == faster
+    claim.claim(faster, tmp_path)
+    assert configs.resolve(claim.stored_config_tree(tmp_path)) == faster
 
 
 def test_a_work_directory_of_another_tokenizer_is_refused(tokenizer_path, tmp_path):

@@ -10,9 +10,7 @@ import argparse
 import math
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
-
-import numpy as np
+from collections.abc import Sequence
 
 from ernie_m_jax.convert import model, rules, selection, targets
 from ernie_m_jax.convert.tensors import ConversionError
@@ -67,8 +65,6 @@ def convert(flags: argparse.Namespace) -> None:
     options["with_tokenizer"] = not flags.no_tokenizer
     with model.open_source(flags.source, **options) as source:
         selection.check_used(flags.ignore, source.left_out, "--ignore")
-        config = selection.without(source.config, flags.drop)
-        kept = model.shapes(config)
         said = (
             "none" if source.tokenizer is None else f"{source.tokenizer.style}, {source.tokenizer.vocab_size} entries"
         )
@@ -80,13 +76,13 @@ def convert(flags: argparse.Namespace) -> None:
         )
         if source.left_out:
             print(f"  left out: {', '.join(source.left_out)}")
-        if dropped := sorted(set(source.shapes) - set(kept)):
-            print(f"  dropped: {', '.join(dropped)}")
-
-        def params() -> Iterator[tuple[str, np.ndarray]]:
-            yield from ((name, array) for name, array in source.read() if name in kept)
-
-        model.write(pathlib.Path(flags.output), config, params(), source.tokenizer, flags.to)
+        output = pathlib.Path(flags.output)
+        config = model.write(
+            output, source.config, source.read(), source.tokenizer, flags.to, drop=flags.drop, facts=source.facts
+        )
+    kept = model.shapes(config)
+    if dropped := sorted(set(source.shapes) - set(kept)):
+        print(f"  dropped: {', '.join(dropped)}")
     count = sum(math.prod(shape) for shape in kept.values())
     print(f"{flags.output}: {flags.to}, {count:,} parameters")
     if flags.to != "native" and targets.has_pooler(flags.to, config) and not config.pooler:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ernie_m_jax.config import ModelConfig
 from ernie_m_jax.config_checks import HEADS, POOLED_HEADS
-from ernie_m_jax.convert import rules
+from ernie_m_jax.convert import rules, targets
 from ernie_m_jax.convert.rules import Format
 from ernie_m_jax.convert.tensors import ConversionError, Tensor
 
@@ -90,6 +90,7 @@ def model_config(
         values["ffn_size"] = 4 * values.get("hidden_size", seen["hidden_size"])
     heads = _num_heads(values.get("num_heads", 0), num_heads, values.get("hidden_size", seen["hidden_size"]), where)
     head = _head(form, config, tensors, where)
+    labels = () if head == "none" or HEADS[head] else _labels(config, where)
     languages = 1
     if form is rules.XLM and config.get("use_lang_emb", True):
         languages = _number(config, "n_langs", 1, where)
@@ -109,7 +110,8 @@ def model_config(
         "num_token_types": _number(config, "type_vocab_size", 2, where) if form is rules.BERT else 0,
         "mlm_head": _mlm_head(form, tensors),
         "head": head,
-        "num_labels": _num_labels(form, head, config, tensors, where),
+        "num_labels": len(labels) or _num_labels(form, head, config, tensors, where),
+        "labels": () if labels == targets.unnamed(len(labels)) else labels,
         "pooler": _pooler(form, head, config, tensors),
     }
     if form is rules.XLM_ROBERTA:
@@ -117,6 +119,14 @@ def model_config(
     if result["pad_id"] >= result["vocab_size"]:
         raise ConversionError(f"{where}: the padding's id {result['pad_id']} is not in {result['vocab_size']} entries")
     return ModelConfig(**result)
+
+
+def language_names(config: Mapping[str, Any], model: ModelConfig) -> tuple[str, ...]:
+    """The languages of the language table's rows by an XLM config's `lang2id`; () where it does not name each row."""
+    stated, rows = config.get("lang2id"), range(model.num_languages)
+    pairs = stated.items() if isinstance(stated, dict) else ()
+    names = {row: name for name, row in pairs if type(row) is int}
+    return tuple(names[row] for row in rows) if set(names) == set(rows) else ()
 
 
 def _stated(config: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -206,14 +216,27 @@ def _head_tensors(form: Format, head: str) -> list[str]:
     return names
 
 
+def _labels(config: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """The labels' names in the order of their ids, () where `id2label` is not there.
+
+    `label2id` alone names none: neither library reads it then.
+    """
+    named = config.get("id2label") or {}
+    if not isinstance(named, dict):
+        raise ConversionError(f"{where}: id2label is {str(named)[:40]!r}; it must be an object")
+    wrong = next((index for index, name in named.items() if not isinstance(name, str)), None)
+    if wrong is not None:
+        raise ConversionError(f"{where}: id2label gives {wrong} the name {str(named[wrong])[:40]}; it must be a string")
+    names = [named.get(str(index)) for index in range(len(named))]
+    if None in names:
+        found = ", ".join(list(named)[:20])
+        raise ConversionError(f"{where}: id2label names {found}; it must name each of 0 to {len(named) - 1}")
+    return tuple(map(str, names))
+
+
 def _num_labels(form: Format, head: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> int:
     if head == "none" or HEADS[head]:
         return 2
-    named = config.get("id2label")
-    if isinstance(named, dict) and named:
-        return len(named)
-    if named is not None and named != {}:
-        raise ConversionError(f"{where}: id2label is {str(named)[:40]!r}; it must be an object")
     for key in ("num_labels", "num_classes"):
         if key in config:
             return _number(config, key, 2, where)

@@ -45,11 +45,11 @@ def write(
     if not targets.has_pooler(to, config):
         unknown += [name for name in arrays if name.startswith("pooler/")]
     if unknown:
+        names = sorted({"/".join(name.split("/")[: 2 if "embeddings" in name else 1]) for name in unknown})
         raise ConversionError(
             f"{targets.class_name(to, config)} has no place for these parameters:\n  "
             + "\n  ".join(f"{name}: shape {arrays[name].shape}" for name in unknown)
-            + "\n--drop leaves them out, for instance --drop "
-            + " ".join(sorted({"/".join(name.split("/")[: 2 if "embeddings" in name else 1]) for name in unknown}))
+            + f"\nto leave them out: --drop {' '.join(names)}, in Python drop={tuple(names)}"
         )
     prefix = targets.prefix(to, config)
     alone = {part.name for path in parts for part in parts[path] if path.startswith(("head/", "mlm_head/"))}
@@ -81,6 +81,6 @@ def _tokenizer_config(to: str, tokenizer: Tokenizer | None) -> dict[str, str]:
     if tokenizer.style not in fits:
         raise ConversionError(
             f"a tokenizer of style {tokenizer.style!r} has no class in {to}, which takes {' or '.join(fits)}; "
-            "--no_tokenizer leaves it out"
+            "--no_tokenizer, in Python dataclasses.replace(model, tokenizer=None), leaves it out"
         )
     return {"tokenizer_class": "XLMRobertaTokenizer" if to == "xlm-roberta" else "ErnieMTokenizer"}

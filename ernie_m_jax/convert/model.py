@@ -1,4 +1,4 @@
-"""A model out of any known format, and into any: the two ends of `ernie_m_jax.load`, `save` and the command line.
+"""A model out of any known format, and into any: what `ernie_m_jax.load`, `save` and the command line stand on.
 
 path --archives, tensors--> tensors --formats--> table --architectures--> ModelConfig --transform--> parameters
 """
@@ -10,7 +10,7 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,32 +32,15 @@ from ernie_m_jax.convert import (
     targets,
     transform,
 )
+from ernie_m_jax.convert.native import NO_FACTS, Facts
 from ernie_m_jax.convert.tensors import ConversionError, find_weights, open_weights
 from ernie_m_jax.model.encoder import ErnieM, Inputs
 from ernie_m_jax.model.visibility import FULL
 from ernie_m_jax.tokenizer import Tokenizer
 from ernie_m_jax.training import tree
 
-_COMPUTE = ComputeConfig(dtype="float32", scan_layers=True, remat="none", attention="xla", vocab_chunk=16_384)
+COMPUTE = ComputeConfig(dtype="float32", scan_layers=True, remat="none", attention="xla", vocab_chunk=16_384)
 _DEPTH = 4  # folders below the one given in which weights are looked for
-
-
-class Model(NamedTuple):
-    """A model in memory.
-
-    Attributes:
-      config: the architecture.
-      params: nested dictionaries of float32 NumPy arrays, as `ErnieM.apply` takes them ({"params": params}).
-      tokenizer: None where the folder has no tokenizer's files.
-    """
-
-    config: ModelConfig
-    params: Any
-    tokenizer: Any
-
-    def encoder(self, dtype: str = "float32") -> ErnieM:
-        """The module that takes these parameters; `dtype` ("float32", "bfloat16") is that of its activations."""
-        return ErnieM(self.config, dataclasses.replace(_COMPUTE, dtype=dtype, scan_layers="layers" in self.params))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +54,7 @@ class Source:
       shapes: of the parameters by path, layers stacked.
       read: each parameter with its path, one at a time.
       left_out: names, without prefix, of tensors that were not taken.
+      facts: what its training decided beside the architecture.
     """
 
     format: str
@@ -79,13 +63,14 @@ class Source:
     shapes: Mapping[str, tuple[int, ...]]
     read: Callable[[], Iterator[tuple[str, np.ndarray]]]
     left_out: tuple[str, ...] = ()
+    facts: Facts = NO_FACTS
 
 
 @functools.cache
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Every parameter's shape by path, layers stacked; in the order of the flattened tree."""
     tokens = Inputs(*(jnp.zeros((1, 8), jnp.int32) for _ in Inputs._fields))
-    init = functools.partial(ErnieM(config, _COMPUTE).init, jax.random.key(0), tokens)
+    init = functools.partial(ErnieM(config, COMPUTE).init, jax.random.key(0), tokens)
     abstract = jax.eval_shape(lambda: init(FULL)["params"])
     return {name.removesuffix("/value"): leaf.shape for name, leaf in tree.named(abstract).items()}
 
@@ -136,7 +121,7 @@ def open_source(
 
 def _open_native(place: pathlib.Path, num_heads: int, style: str | None) -> Source:
     """See `open_source`; `style` None: without a tokenizer."""
-    model, tokenizer = native.read_config(place, style)
+    model, tokenizer, facts = native.read_config(place, style)
     if num_heads not in (0, model.num_heads):
         raise ConversionError(f"{place}: has {model.num_heads} attention heads, not {num_heads} as told")
 
@@ -145,7 +130,7 @@ def _open_native(place: pathlib.Path, num_heads: int, style: str | None) -> Sour
         _compare(params, model, f"{place}: parameters and config.json do not match")
         yield from ((name, transform.float32(name, array)) for name, array in params.items())
 
-    return Source("native", model, tokenizer, shapes(model), read)
+    return Source("native", model, tokenizer, shapes(model), read, facts=facts)
 
 
 def _compare(params: Mapping[str, np.ndarray], config: ModelConfig, title: str) -> None:
@@ -187,6 +172,7 @@ def _open_foreign(path: pathlib.Path, name: str, num_heads: int, ignore: str, st
         wanted,
         lambda: transform.read(form, parts, wanted, tensors),
         tuple(name for name in tensors if name not in used),
+        Facts(architectures.language_names(config, model)),
     )
 
 
@@ -203,39 +189,11 @@ def _weights_in(path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def load(path: Any, *, scan_layers: bool = True, **options: Any) -> Model:
-    """Loads a model of any format that `open_source` reads, whole, into memory.
-
-    Args:
-      path: see `open_source`.
-      scan_layers: layers stacked, for `compute.scan_layers=True`; otherwise `layers_0`, `layers_1`, ...
-      **options: `form`, `style`, `num_heads`, `ignore`, `with_tokenizer`; see `open_source`.
-
-    Returns:
-      Model, to be unpacked as (config, params, tokenizer).
+def checked(config: ModelConfig, params: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """Each of the parameters in memory with its path, float32, layers stacked.
 
     Raises:
-      ConversionError, CheckpointError: what is wrong, with the names of tensors and their shapes.
-    """
-    with open_source(path, **options) as source:
-        params = dict(source.read())
-    return Model(source.config, tree.nest(params if scan_layers else layers.unrolled(params)), source.tokenizer)
-
-
-def save(
-    path: Any, config: ModelConfig, params: Any, tokenizer: Tokenizer | None = None, *, to: str = "native"
-) -> None:
-    """Writes a model for this project or another library.
-
-    Args:
-      path: a folder that does not exist or is empty.
-      config: the architecture.
-      params: nested dictionaries of arrays; layers stacked or not.
-      tokenizer: goes with it; None leaves it out.
-      to: "native", "huggingface" (ErnieM), "xlm-roberta" (transformers' XLM-R) or "paddle" (PaddleNLP's ErnieM).
-
-    Raises:
-      ConversionError: the parameters do not fit `config`, or the target cannot hold them.
+      ConversionError: they do not fit `config`.
     """
     try:
         validate_model(config)
@@ -243,7 +201,7 @@ def save(
         raise ConversionError(str(error)) from None
     flat = layers.stacked({name: np.asarray(array) for name, array in tree.named(params).items()})
     _compare(flat, config, "params and config do not match")
-    write(pathlib.Path(path), config, ((name, transform.float32(name, flat[name])) for name in flat), tokenizer, to)
+    return ((name, transform.float32(name, flat[name])) for name in flat)
 
 
 def write(
@@ -252,8 +210,31 @@ def write(
     params: Iterable[tuple[str, np.ndarray]],
     tokenizer: Tokenizer | None,
     to: str,
-) -> None:
-    """Writes parameters that fit `config`, given one at a time, whole or not at all; see `save`."""
+    drop: Sequence[str] = (),
+    facts: Facts = NO_FACTS,
+) -> ModelConfig:
+    """Writes a model for this project or another library, whole or not at all.
+
+    Args:
+      folder: does not exist or is empty.
+      config: the architecture.
+      params: path and float32 array of each of its parameters, one at a time.
+      tokenizer: goes with it; None leaves it out.
+      to: "native", or a name of `targets.TARGETS`.
+      drop: the parts of the model that are left out; see `selection.without`.
+      facts: go into a native model.
+
+    Returns:
+      The architecture of what was written.
+
+    Raises:
+      ConversionError: the target cannot hold the parameters, or `drop` names what it cannot leave out.
+    """
+    left = selection.without(config, drop)
+    kept = shapes(left)
+    params = ((name, array) for name, array in params if name in kept)
+    if left.language_embedding == "none":
+        facts = facts._replace(languages=())
     if to not in ("native", *targets.TARGETS):
         raise ConversionError(f"target {to!r} is unknown; there are native, {', '.join(targets.TARGETS)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -267,11 +248,12 @@ def write(
     try:
         partial.chmod(0o755)
         if to == "native":
-            native.write(partial, config, params, tokenizer)
+            native.write(partial, left, params, tokenizer, facts)
         else:
-            exports.write(partial, config, params, tokenizer, to)
+            exports.write(partial, left, params, tokenizer, to)
         partial.replace(folder)  # an empty folder gives way
     except OSError as error:
         raise ConversionError(f"{folder}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    return left

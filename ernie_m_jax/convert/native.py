@@ -1,6 +1,7 @@
 """Models of this project on disk: a folder with config, tokenizer and parameters, or a training run's.
 
-    DIR/config.json       {"model": ..., "tokenizer": {"style": ...}, "versions": ...}
+    DIR/config.json       {"model": ..., "languages": [...], "data": {"pair_positions": ...},
+                           "tokenizer": {"style": ...}, "versions": ...}
     DIR/tokenizer/        the tokenizer's files, if there is one
     DIR/checkpoints/0/    the parameters, as `training.checkpoint` writes them: every file with its SHA-256
 
@@ -12,19 +13,35 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from ernie_m_jax import config as configs
-from ernie_m_jax.config import ModelConfig
-from ernie_m_jax.config_checks import validate_model
+from ernie_m_jax.config import ConfigError, ModelConfig
+from ernie_m_jax.config_checks import PAIR_POSITIONS, validate_model
 from ernie_m_jax.convert import layers
 from ernie_m_jax.convert.tensors import ConversionError
 from ernie_m_jax.tokenizer import Tokenizer
-from ernie_m_jax.training import files, tree
-from ernie_m_jax.training.checkpoint import Checkpoints, complete_steps
+from ernie_m_jax.training import files, saved_steps, tree
+from ernie_m_jax.training.checkpoint import Checkpoints
+
+
+class Facts(NamedTuple):
+    """What training decided beside the architecture, and use must know.
+
+    Attributes:
+      languages: names of the rows of the language table, perhaps not of the last ones; () where there is no table, or
+        no name is known.
+      pair_positions: "continued" or "restarted"; see `config.data.pair_positions`.
+    """
+
+    languages: tuple[str, ...] = ()
+    pair_positions: str = "continued"
+
+
+NO_FACTS = Facts()
 
 
 def find(path: pathlib.Path) -> pathlib.Path | None:
@@ -32,18 +49,18 @@ def find(path: pathlib.Path) -> pathlib.Path | None:
 
     None if `path` is none of these.
     """
-    if complete_steps(path / "checkpoints"):
+    if saved_steps.complete(path / "checkpoints"):
         return path
     try:
         stages = json.loads((path / "config.json").read_text("utf-8"))["config"]["stages"]
-        places = [path / name for name in sorted(stages, reverse=True)]
+        places = [path / name for name in reversed(configs.in_order(stages))]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None  # no run: perhaps another library's folder, which has a config.json of its own
-    return next((place for place in places if complete_steps(place / "checkpoints")), None)
+    return next((place for place in places if saved_steps.complete(place / "checkpoints")), None)
 
 
-def read_config(place: pathlib.Path, style: str | None = "") -> tuple[ModelConfig, Tokenizer | None]:
-    """The architecture and the tokenizer of the model in `place` (see `find`).
+def read_config(place: pathlib.Path, style: str | None = "") -> tuple[ModelConfig, Tokenizer | None, Facts]:
+    """The architecture, the tokenizer and the facts of the model in `place` (see `find`).
 
     Args:
       place: the directory with `checkpoints/`.
@@ -60,28 +77,49 @@ def read_config(place: pathlib.Path, style: str | None = "") -> tuple[ModelConfi
         stated = written.get("config", written)
         model = configs.build(ModelConfig, stated["model"], "config.model")
         validate_model(model)
+        facts = _facts(stated, model)
         saved, named = stated["tokenizer"]["style"], stated["tokenizer"].get("path")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConversionError(f"{path}: not a model of this project ({type(error).__name__}: {error})") from None
     own = path.parent / "tokenizer"
     folder = own if own.is_dir() else pathlib.Path(named) if named else None
     if style is None or folder is None or not saved:
-        return model, None
+        return model, None, facts
     if style not in ("", saved):
         raise ConversionError(f"{path.parent}: the model's tokenizer is of style {saved!r}, not {style!r}")
     try:
-        return model, Tokenizer.load(folder, saved)
+        return model, Tokenizer.load(folder, saved), facts
     except (ValueError, FileNotFoundError) as error:
         raise ConversionError(f"{path.parent}: {error}; --no_tokenizer does without it") from error
 
 
+def _facts(stated: dict[str, Any], model: ModelConfig) -> Facts:
+    """The facts in a `config.json`; a folder written before they were kept has none.
+
+    Raises:
+      ConfigError: values that cannot be.
+    """
+    languages = configs.build(tuple[str, ...], stated.get("languages", []), "config.languages")
+    positions = stated.get("data", {}).get("pair_positions", NO_FACTS.pair_positions)
+    if positions not in PAIR_POSITIONS:
+        raise ConfigError(f"config.data.pair_positions is {positions!r}; allowed: {', '.join(PAIR_POSITIONS)}")
+    if model.language_embedding == "none":
+        return Facts((), positions)
+    if len(languages) > model.num_languages:
+        raise ConfigError(
+            f"config.languages names {len(languages)} languages, but the language table has {model.num_languages} rows"
+        )
+    return Facts(languages, positions)
+
+
 def read(place: pathlib.Path, step: int | None = None) -> dict[str, np.ndarray]:
-    """The parameters of the newest (or the given) step, checked against their manifest.
+    """The parameters of the newest good (or the given) step, checked against their manifest.
 
     Raises:
       CheckpointError: damaged or not there.
     """
     saved = Checkpoints(place / "checkpoints", 0, None)
+    step = saved.newest_good() if step is None else step
     device = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
     abstract = {
         name.removeprefix("params/"): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
@@ -93,7 +131,11 @@ def read(place: pathlib.Path, step: int | None = None) -> dict[str, np.ndarray]:
 
 
 def write(
-    folder: pathlib.Path, model: ModelConfig, params: Iterable[tuple[str, np.ndarray]], tokenizer: Tokenizer | None
+    folder: pathlib.Path,
+    model: ModelConfig,
+    params: Iterable[tuple[str, np.ndarray]],
+    tokenizer: Tokenizer | None,
+    facts: Facts,
 ) -> None:
     """Writes a model's folder, which must be empty.
 
@@ -110,6 +152,8 @@ def write(
         tokenizer.save(folder / "tokenizer")
     stated: dict[str, Any] = {
         "model": dataclasses.asdict(model),
+        "languages": facts.languages,
+        "data": {"pair_positions": facts.pair_positions},
         "tokenizer": {"style": tokenizer.style if tokenizer else ""},
         "versions": files.versions(),
     }

@@ -32,8 +32,11 @@ def without(config: ModelConfig, drop: Sequence[str]) -> ModelConfig:
     """The architecture that is left without some of `PARTS`.
 
     Raises:
+      ValueError: `drop` is one string.
       ConversionError: `drop` names something else, a part that is not there, or one that another part needs.
     """
+    if isinstance(drop, str):
+        raise ValueError(f"drop is the string {drop!r}; it must be a list of parameters' names")
     changes: dict[str, Any] = {}
     for name in (name.rstrip("/") for name in drop):
         there = {
@@ -44,15 +47,15 @@ def without(config: ModelConfig, drop: Sequence[str]) -> ModelConfig:
         }
         if not there.get(name):
             parts = ", ".join(part for part, has in there.items() if has) or "nothing"
-            raise ConversionError(f"--drop {name}: not a part that this model can do without; those are: {parts}")
+            raise ConversionError(f"drop {name}: not a part that this model can do without; those are: {parts}")
         without_it: dict[str, dict[str, Any]] = {
             "mlm_head": {"mlm_head": "none"},
-            "head": {"head": "none"},
+            "head": {"head": "none", "labels": ()},
             "pooler": {"pooler": False},
             "embeddings/language": {"language_embedding": "none", "num_languages": 0},
         }
         changes |= without_it[name]
     left = dataclasses.replace(config, **changes)
     if left.head in POOLED_HEADS and not left.pooler:
-        raise ConversionError(f"--drop pooler: the head {left.head} stands on it; drop both, or neither")
+        raise ConversionError(f"drop pooler: the head {left.head} stands on it; drop both, or neither")
     return left

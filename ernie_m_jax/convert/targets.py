@@ -24,6 +24,11 @@ _HEADS = {
 }
 
 
+def unnamed(count: int) -> tuple[str, ...]:
+    """What both libraries call labels that nobody named."""
+    return tuple(f"LABEL_{i}" for i in range(count))
+
+
 def class_name(target: str, model: ModelConfig) -> str:
     """The other library's class for this model; "ErnieMModel" is the bare encoder."""
     if model.head == "none":
@@ -74,8 +79,9 @@ def config_json(target: str, model: ModelConfig) -> dict[str, Any]:
     else:
         config["act_dropout"] = 0.0
     if model.head in ("sequence_classification", "token_classification"):
-        config["id2label"] = {str(i): f"LABEL_{i}" for i in range(model.num_labels)}
-        config["label2id"] = {f"LABEL_{i}": i for i in range(model.num_labels)}
+        labels = model.labels or unnamed(model.num_labels)
+        config["id2label"] = {str(i): label for i, label in enumerate(labels)}
+        config["label2id"] = {label: i for i, label in enumerate(labels)}
     return config
 
 

@@ -1,24 +1,46 @@
 """Loader: a task and a config in, the batches of every step out, wherever and on however many hosts they are read.
 
-The rows of a batch come from `virtual_streams` streams. Stream v takes the mixture's elements v, v + V, v + 2V, ...,
-packs them and delivers `batch_rows / V` rows a step. Hosts own whole streams, so a batch does not depend on their
-number, and a stream's state is a few integers, so resuming costs nothing (docs/design.md, contract 4).
+The rows of a batch come from `virtual_streams` streams. Each reads its own endless sequence of records (`order`), makes
+examples of them, packs these and delivers `batch_rows / virtual_streams` rows per step. Hosts own whole streams, so a
+batch does not depend on their number, and a stream's state is a few integers, so resuming costs nothing
+(docs/design.md, contract 4).
 """
 
+import dataclasses
+import functools
+import itertools
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 
 from ernie_m_jax.config import Config, ConfigError
-from ernie_m_jax.data import mixture, packing
+from ernie_m_jax.data import packing
+from ernie_m_jax.data.order import Order, Stream
 from ernie_m_jax.data.records import DataError
-from ernie_m_jax.task import Example, Group, Record, Task
+from ernie_m_jax.task import Example, Group, Record, Spec, Task
 
 Rows = dict[str, np.ndarray]
 EMPTY_LIMIT = 10_000  # records in a row without an example before a stream gives up
+MEASURED_ROWS = 128  # packed to learn how many records a row takes
+
+ELEMENT = "element"  # feature that `Loader.trace` adds: which element of the stream a token comes from
+
+Examples = Callable[[int, Record], Sequence[Example]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where an example of a row comes from: an entry of the mixture, the number of its record there, the record."""
+
+    entry: str
+    index: int
+    record: Record
+
+
+Traced = Sequence[Origin]  # of one row
 
 
 def purpose(name: str) -> int:
@@ -26,15 +48,26 @@ def purpose(name: str) -> int:
     return zlib.crc32(name.encode())
 
 
-def stream_rows(
-    name: str, task: Task, entries: Mapping[str, Group], tokenizer: Any, cfg: Config, stream: int
-) -> grain.IterDataset:
-    """Packed rows of one virtual stream."""
+def mixture_seed(name: str, cfg: Config) -> int:
+    """The seed of a task's data order."""
+    return (cfg.seed * 1_000_003 + purpose(name)) % 2**31
+
+
+class _Flat(grain.experimental.FlatMapTransform):
+    """A list of examples as its examples, one after the other."""
+
+    def flat_map(self, element: Sequence[Example]) -> Sequence[Example]:
+        return element
+
+
+def make_examples(name: str, task: Task, tokenizer: Any, cfg: Config, stream: int) -> Examples:
+    """(element of the stream, record) -> its examples, each record with a generator of its own."""
     empty = 0
 
-    def example(index: int, record: Record) -> Example | None:
+    def examples(element: int, record: Record) -> Sequence[Example]:
         nonlocal empty
-        made = task.example(record, tokenizer, cfg, np.random.default_rng((cfg.seed, purpose(name), index)))
+        index = element * cfg.data.virtual_streams + stream
+        made = task.examples(record, tokenizer, cfg, np.random.default_rng((cfg.seed, purpose(name), index)))
         empty = 0 if made else empty + 1
         if empty == EMPTY_LIMIT:
             raise DataError(
@@ -43,12 +76,21 @@ def stream_rows(
             )
         return made
 
-    seed = (cfg.seed * 1_000_003 + purpose(name)) % 2**31
-    elements = mixture.mix(entries, seed).map_with_index(example)
-    examples = elements[stream :: cfg.data.virtual_streams].to_iter_dataset(
-        grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    )
-    return packing.pack(examples, task.spec(cfg), cfg.data.packing_bins, seed=seed % 2**20 + stream)
+    return examples
+
+
+def stream_rows(records: Stream, examples: Examples, spec: Spec, cfg: Config, seed: int) -> grain.IterDataset:
+    """Packed rows of one virtual stream's records."""
+    options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    made = grain.MapDataset.source(records).map_with_index(examples).to_iter_dataset(options)
+    flat = grain.experimental.FlatMapIterDataset(made, _Flat())
+    return packing.pack(flat, spec, cfg.data.packing_bins, seed=seed)
+
+
+def _marked(examples: Examples, element: int, record: Record) -> Sequence[Example]:
+    """Examples whose tokens say which element of the stream they come from."""
+    made = examples(element, record)
+    return [one | {ELEMENT: np.full(len(one[packing.TOKENS]), element, np.int32)} for one in made]
 
 
 class _Streams(grain.DatasetIterator):
@@ -107,25 +149,68 @@ class Loader:
         Raises:
           ConfigError: `hosts` does not divide the number of virtual streams.
         """
-        self._task, self._tokenizer, self._cfg = task, tokenizer, cfg
+        self._name, self._task, self._tokenizer, self._cfg = name, task, tokenizer, cfg
         streams = cfg.data.virtual_streams
         if streams % hosts:
             raise ConfigError(f"config.data.virtual_streams {streams} is not a multiple of the {hosts} hosts")
         self.entries = task.records(cfg) if entries is None else entries
-        owned = range(host * streams // hosts, (host + 1) * streams // hosts)
-        iterators = {number: iter(stream_rows(name, task, self.entries, tokenizer, cfg, number)) for number in owned}
+        self._order = Order(self.entries, mixture_seed(name, cfg))
+        self._owned = range(host * streams // hosts, (host + 1) * streams // hosts)
+        self._rows_per_stream = cfg.train.batch_rows // streams
         self._batches = grain.experimental.ThreadPrefetchDatasetIterator(
-            _Streams(iterators, cfg.train.batch_rows // streams), cfg.data.prefetch
+            _Streams({number: iter(self.rows(number)) for number in self._owned}, self._rows_per_stream),
+            cfg.data.prefetch,
         )
+
+    def rows(self, number: int, examples: Examples | None = None, spec: Spec | None = None) -> grain.IterDataset:
+        """Packed rows of virtual stream `number`; the task's own examples and spec where none are given."""
+        return stream_rows(
+            self._order.stream(number, self._cfg.data.virtual_streams),
+            examples or self._examples(number),
+            spec or self._task.spec(self._cfg),
+            self._cfg,
+            mixture_seed(self._name, self._cfg) % 2**20 + number,
+        )
+
+    def _examples(self, number: int) -> Examples:
+        return make_examples(self._name, self._task, self._tokenizer, self._cfg, number)
 
     def __next__(self) -> Rows:
         return next(self._batches)
 
-    def size(self, record: Record) -> tuple[int, float]:
-        """Tokens of a record's text, and the share of a row that its example takes."""
-        tokens = sum(len(self._tokenizer.encode_ids(text)) for text in record.texts)
-        example = self._task.example(record, self._tokenizer, self._cfg, np.random.default_rng(0))
-        return tokens, len(example[packing.TOKENS]) / self._cfg.data.sequence_length if example else 0.0
+    def tokens(self, record: Record) -> int:
+        """Tokens of a record's text."""
+        return sum(len(self._tokenizer.encode_ids(text)) for text in record.texts)
+
+    def records_per_row(self) -> float:
+        """How many records a packed row takes, measured on the first rows of stream 0."""
+        drawn, made, examples = 0, 0, self._examples(0)
+
+        def counted(element: int, record: Record) -> Sequence[Example]:
+            nonlocal drawn, made
+            found = examples(element, record)
+            drawn, made = drawn + 1, made + len(found)
+            return found
+
+        packed = [int(row["segments"].max()) for row in itertools.islice(self.rows(0, counted), MEASURED_ROWS)]
+        return sum(packed) / len(packed) * drawn / made
+
+    def trace(self, state: Mapping[str, Any]) -> list[Traced]:
+        """The records behind each row of this host's batch that was drawn where `state` was taken."""
+        spec = self._task.spec(self._cfg)
+        spec |= {ELEMENT: (spec[packing.TOKENS][0], np.int32)}
+        rows: list[Traced] = []
+        for number in self._owned:
+            stream = iter(self.rows(number, functools.partial(_marked, self._examples(number)), spec))
+            stream.set_state(state[str(number)])
+            for row in itertools.islice(stream, self._rows_per_stream):
+                elements = dict.fromkeys(row[ELEMENT][row["segments"] > 0].tolist())
+                rows.append([self._origin(number, element) for element in elements])
+        return rows
+
+    def _origin(self, number: int, element: int) -> Origin:
+        entry, place = self._order.stream(number, self._cfg.data.virtual_streams).place(element)
+        return Origin(self._order.names[entry], self._order.index(entry, place), self._order.record(entry, place))
 
     def state(self) -> dict[str, Any]:
         """State of each owned stream before the next batch, JSON-able, by the stream's number."""

@@ -1,15 +1,13 @@
-"""Mixture over languages and language pairs: records in, one endless random-access sequence of records out.
+"""Mixture over languages and language pairs: sources in, a task's entries with their weights out.
 
-An entry is a language ("en"), a pair ("en-de") or a back-translation direction ("en>de"). One of n records is drawn
-with probability proportional to n ** alpha; within an entry each epoch is a new permutation. Grain does the index
-arithmetic, so a record is a function of (seed, index) and nothing is kept in memory.
+An entry is a language ("en"), a pair ("en-de") or a back-translation direction ("en>de"). An entry of n records is
+drawn with probability proportional to n ** alpha. `order` turns the mixture into each stream's sequence of records.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import grain
 import numpy as np
 
 from ernie_m_jax.config import Config, ConfigError
@@ -33,10 +31,6 @@ class Concatenation:
             index -= len(part)
         raise IndexError(index)
 
-    def lengths(self) -> np.ndarray:
-        """Characters of each record's first text, int64 `[N]`; DataError where a part cannot tell them."""
-        return np.concatenate([sources.lengths(part) for part in self._parts])
-
 
 class WithLanguages:
     """The same texts with other languages: back-translation adds the language to write."""
@@ -56,10 +50,7 @@ def open_monolingual(cfg: Config, join_characters: int = 0) -> dict[str, RandomA
     opened = _open(cfg, "monolingual", cfg.data.monolingual)
     if join_characters <= 0:
         return opened
-    try:
-        return {name: sources.JoinedLines(part, join_characters) for name, part in opened.items()}
-    except sources.DataError as error:
-        raise sources.DataError(f"{error}; set the objective's join_characters to 0") from None
+    return {name: sources.JoinedRecords(part, join_characters) for name, part in opened.items()}
 
 
 def open_parallel(cfg: Config) -> dict[str, RandomAccess]:
@@ -92,42 +83,30 @@ def groups(opened: Mapping[str, RandomAccess], alpha: float) -> dict[str, Group]
     return {name: Group(sequence, share[name]) for name, sequence in opened.items()}
 
 
-def mix(entries: Mapping[str, Group], seed: int) -> grain.MapDataset:
-    """The endless mixture; each entry's every epoch is shuffled anew."""
-    names = sorted(entries)
-    datasets = [
-        grain.MapDataset.source(entries[name].records).shuffle(seed=seed + place).repeat()
-        for place, name in enumerate(names)
-    ]
-    return grain.MapDataset.mix(datasets, weights=[entries[name].weight for name in names])
-
-
 def table(
-    entries: Mapping[str, Group], size: Callable[[Record], tuple[int, float]], rows: float, sample: int = 300
+    entries: Mapping[str, Group], tokens: Callable[[Record], int], drawn: float, sample: int = 3000
 ) -> list[dict[str, Any]]:
-    """A row an entry: records, tokens (estimated from `sample` records), probability, epochs over `rows` full rows.
+    """A row per entry: records, tokens (estimated), probability, epochs.
 
     Args:
       entries: the mixture.
-      size: record -> tokens of its text, and the share of a packed row that its example takes.
-      rows: packed rows that training will draw from the whole mixture.
-      sample: records an entry to measure; evenly spread.
+      tokens: record -> tokens of its text.
+      drawn: records that training will draw from the whole mixture.
+      sample: records to count the tokens of, of all entries together; evenly spread over each.
     """
     total = sum(group.weight for group in entries.values())
-    tokens, shares = {}, {}
+    rows = []
     for name, group in entries.items():
         number = len(group.records)
-        sizes = [size(group.records[index]) for index in range(0, number, -(-number // sample))]
-        tokens[name], shares[name] = np.mean(sizes, axis=0)
-    # Entries are drawn by record: a row holds 1 / (mean share) records of the mixture.
-    drawn = rows / max(sum(entries[name].weight / total * shares[name] for name in entries), 1e-9)
-    return [
-        {
-            "name": name,
-            "records": len(group.records),
-            "tokens": round(tokens[name] * len(group.records)),
-            "probability": group.weight / total,
-            "epochs": drawn * group.weight / total / len(group.records),
-        }
-        for name, group in entries.items()
-    ]
+        step = max(1, number * len(entries) // sample)
+        counted = [tokens(group.records[index]) for index in range(0, number, step)]
+        rows.append(
+            {
+                "name": name,
+                "records": number,
+                "tokens": round(float(np.mean(counted)) * number),
+                "probability": group.weight / total,
+                "epochs": drawn * group.weight / total / number,
+            }
+        )
+    return rows

@@ -203,20 +203,16 @@ class ObjectRecords:
 
 
 class ChosenRecords:
-    """Some of the records of a sequence, with known lengths."""
+    """Some of the records of a sequence."""
 
-    def __init__(self, records: ObjectRecords, rows: np.ndarray, characters: np.ndarray):
-        self.records, self.rows, self.characters = records, rows, characters
+    def __init__(self, records: ObjectRecords, rows: np.ndarray):
+        self.records, self.rows = records, rows
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Record:
         return self.records[int(self.rows[index])]
-
-    def lengths(self) -> np.ndarray:
-        """Characters of the first text of each record, int64[N]."""
-        return self.characters
 
 
 def scan(
@@ -231,21 +227,17 @@ def scan(
       language: the language of `text` where the file says it.
 
     Returns:
-      One sequence a group, in the same order, possibly empty.
+      One sequence per group, in the same order, possibly empty.
     """
     rows: list[list[int]] = [[] for _ in groups]
-    characters: list[list[int]] = [[] for _ in groups]
     for index in range(len(objects)):
         texts = fields.texts(objects[index], objects.place(index), language)
-        for number, group in enumerate(groups):
+        for kept, group in zip(rows, groups, strict=True):
             if all(code in texts for code in group):
-                rows[number].append(index)
-                characters[number].append(len(texts[group[0]]))
+                kept.append(index)
     return [
-        ChosenRecords(
-            ObjectRecords(objects, fields, group, language), np.array(kept, np.int64), np.array(sizes, np.int64)
-        )
-        for group, kept, sizes in zip(groups, rows, characters, strict=True)
+        ChosenRecords(ObjectRecords(objects, fields, group, language), np.array(kept, np.int64))
+        for group, kept in zip(groups, rows, strict=True)
     ]
 
 

@@ -17,10 +17,11 @@ import hashlib
 import json
 import os
 import sys
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ernie_m_jax.config import SourceConfig
+from ernie_m_jax.config import ConfigError, SourceConfig
 from ernie_m_jax.data import cleaning, records
 
 SEED = 2021  # of the bundled files; the year of the paper
@@ -30,7 +31,10 @@ Rows = list[dict[str, str]]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs one command; `argv` defaults to the process's arguments."""
+    """Runs one command; `argv` defaults to the process's arguments.
+
+    What a user can mend ends in one line on standard error and exit status 2.
+    """
     parser = argparse.ArgumentParser(prog="python -m ernie_m_jax.data.prepare", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     messages = commands.add_parser("diagnostics", help="clean and split aligned compiler messages")
@@ -48,11 +52,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     convert.add_argument("--split", default="train")
     convert.add_argument("--output", required=True, help="path with {language} or {pair} in its name")
     args = parser.parse_args(argv)
-    if args.command == "diagnostics":
-        counts = diagnostics(Path(args.input), Path(args.output), args.held_out, args.seed)
-    else:
-        source = SourceConfig(args.input, args.format, (), _names(args.pairs), _names(args.columns), args.split)
-        counts = array_record(source, _names(args.languages), args.kind, args.output)
+    try:
+        if args.command == "diagnostics":
+            counts = diagnostics(Path(args.input), Path(args.output), args.held_out, args.seed)
+        else:
+            source = SourceConfig(args.input, args.format, (), _names(args.pairs), _names(args.columns), args.split)
+            counts = array_record(source, _names(args.languages), args.kind, args.output)
+    except (ConfigError, records.DataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     sys.stdout.write("".join(f"{name}\t{count}\n" for name, count in counts.items()))
 
 
@@ -135,9 +143,12 @@ def array_record(source: SourceConfig, languages: tuple[str, ...], kind: records
 
 def _read_wide(path: Path) -> tuple[list[str], list[str], Rows]:
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8", newline="\n") as file:
-        table = [line.rstrip("\n").split("\t") for line in file]
-    header = table[0]
+    try:
+        with opener(path, "rt", encoding="utf-8", newline="\n") as file:
+            table = [line.rstrip("\n").split("\t") for line in file]
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise records.DataError(f"{path}: cannot be read: {error}") from error
+    header = table[0] if table else [""]
     if header[0] != "key" or "en" not in header:
         raise records.DataError(f"{path}:1: the header must be key, en and further languages, got {header}")
     for number, row in enumerate(table, 1):

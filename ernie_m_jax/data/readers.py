@@ -9,7 +9,7 @@ import codecs
 import gzip
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import fsspec
@@ -49,28 +49,6 @@ class Buffer:
         if "data" not in state:
             self.data, self.mapped = _load(self.path)
 
-    def count(self, starts: np.ndarray, ends: np.ndarray, predicate: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """Number of bytes that fulfil a predicate in each span.
-
-        Args:
-          starts: int64[N], ascending.
-          ends: int64[N], ascending, exclusive.
-          predicate: uint8[M] -> bool[M].
-
-        Returns:
-          int64[N].
-        """
-        before, after = np.zeros_like(starts), np.zeros_like(ends)
-        total = 0
-        for offset, block in self.blocks():
-            sums = np.zeros(block.size + 1, np.int32)
-            np.cumsum(predicate(block), out=sums[1:])
-            for positions, counts in ((starts, before), (ends, after)):
-                low, high = np.searchsorted(positions, [offset, offset + block.size + 1])
-                counts[low:high] = sums[positions[low:high] - offset] + total
-            total += int(sums[-1])
-        return after - before
-
     def positions(self, byte: int) -> np.ndarray:
         """Offsets of a byte, int64[N] ascending."""
         return np.concatenate([np.flatnonzero(block == byte) + offset for offset, block in self.blocks()])
@@ -82,7 +60,7 @@ class Buffer:
 
 
 class Texts:
-    """Random access to spans of a buffer as stripped text; `lengths` gives characters."""
+    """Random access to spans of a buffer as stripped text."""
 
     def __init__(self, buffer: Buffer, starts: np.ndarray, ends: np.ndarray):
         """Keeps the spans as they are: blank ones are the caller's to drop.
@@ -100,10 +78,6 @@ class Texts:
     def __getitem__(self, index: int) -> str:
         span = self.buffer.data[self.starts[index] : self.ends[index]]
         return span.tobytes().decode("utf-8").strip()
-
-    def lengths(self) -> np.ndarray:
-        """Characters of each text, int64[N], surrounding spaces included."""
-        return self.buffer.count(self.starts, self.ends, lambda block: (block & 0xC0) != 0x80)
 
     def filled(self) -> np.ndarray:
         """Which texts hold more than spaces, bool[N]."""
@@ -132,10 +106,6 @@ class MonolingualTexts:
 
     def __getitem__(self, index: int) -> Record:
         return Record((self.texts[index],), (self.language,))
-
-    def lengths(self) -> np.ndarray:
-        """Characters of each text, int64[N]."""
-        return self.texts.lengths()
 
 
 class ParallelTexts:

@@ -40,6 +40,7 @@ CORPORA = {
     "udhr": "udhr/udhr18.tsv.gz",
 }
 FIRST_RECORDS = 1000  # looked at when data that is too large to scan is opened
+JOIN_SAMPLE = 1000  # records, evenly spread, whose mean length says how many are joined
 _EXTENSIONS = {
     ".txt": "text",
     ".tsv": "tsv",
@@ -49,55 +50,39 @@ _EXTENSIONS = {
 }
 
 
-def lengths(records: RandomAccess) -> np.ndarray:
-    """Characters of each record's first text, int64 `[N]`, without reading them.
+class JoinedRecords:
+    """Groups of consecutive records joined with a space, so that short lines become long examples.
 
-    Raises:
-      DataError: these records cannot tell.
-    """
-    if not hasattr(records, "lengths"):
-        raise DataError(
-            f"{type(records).__name__} cannot tell its lengths without reading every record, so its lines cannot "
-            "be joined: join them when the file is made, or use text, tsv or jsonl"
-        )
-    return records.lengths()
-
-
-class JoinedLines:
-    """Groups of consecutive lines joined with a space, so that short lines become long examples.
-
-    A line belongs to the group `characters before it // target_characters`: groups have about the target's length, a
-    longer line stays whole, no line is lost or repeated, and any group is found in O(1).
+    Every group has the same number of records, chosen from the mean length of some of them: nothing is read to build
+    the groups, no record is lost or repeated, and any group is found in O(1).
     """
 
     def __init__(self, records: RandomAccess, target_characters: int):
-        """Builds the groups from the lengths only.
+        """Chooses the number of records per group.
 
         Args:
-          records: monolingual, with a method `lengths()` (characters of each record, int64[N]).
-          target_characters: about this many characters a group, at least 1.
+          records: monolingual.
+          target_characters: about this many characters per group, at least 1.
 
         Raises:
-          DataError: a target below 1, or records that cannot tell their lengths.
+          DataError: a target below 1.
         """
         if target_characters < 1:
             raise DataError(f"target_characters must be at least 1, got {target_characters}")
+        step = -(-len(records) // JOIN_SAMPLE)
+        sizes = [len(records[index].texts[0]) + 1 for index in range(0, len(records), step)]  # 1: the joining space
         self.records = records
-        self.offsets = np.concatenate([[0], np.cumsum(lengths(records) + 1)])  # 1: the joining space
-        groups = self.offsets[:-1] // target_characters
-        self.bounds = np.concatenate([[0], np.flatnonzero(np.diff(groups)) + 1, [len(records)]])
+        self.count = max(1, round(target_characters * len(sizes) / sum(sizes)))
 
     def __len__(self) -> int:
-        return len(self.bounds) - 1
+        return -(-len(self.records) // self.count)
 
     def __getitem__(self, index: int) -> Record:
-        index = range(len(self))[index]
-        members = [self.records[row] for row in range(int(self.bounds[index]), int(self.bounds[index + 1]))]
-        return Record((" ".join(member.texts[0] for member in members),), members[0].languages)
-
-    def lengths(self) -> np.ndarray:
-        """Characters of each group, int64[N]."""
-        return np.diff(self.offsets[self.bounds]) - 1
+        start = range(0, len(self.records), self.count)[index]
+        members = [self.records[row] for row in range(start, min(start + self.count, len(self.records)))]
+        # A blank text, which some formats only show when it is read, adds no space.
+        text = " ".join(member.texts[0] for member in members if member.texts[0])
+        return Record((text,), members[0].languages)
 
 
 def open_source(name: str, source: SourceConfig, languages: tuple[str, ...], kind: Kind) -> dict[str, RandomAccess]:

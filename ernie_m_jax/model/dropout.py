@@ -64,6 +64,25 @@ def random_bits(shape: tuple[int, ...], rng: jax.Array) -> jax.Array:
     return jnp.broadcast_to(_bits(shape, jax.random.bits(rng, (2,), jnp.uint32)), shape)
 
 
+def random_bits_of_columns(rows: int, start: jax.Array | int, size: int, rng: jax.Array) -> jax.Array:
+    """Columns [start, start + size) of an array of random bits with `rows` rows and any number of columns.
+
+    Args:
+      rows: number of rows.
+      start: the first column, a Python or device integer.
+      size: number of columns.
+      rng: a PRNG key of any implementation.
+
+    Returns:
+      uint32 [rows, size]; an element depends on the key, its row and its column only.
+    """
+    seed = jax.random.bits(rng, (2,), jnp.uint32)
+    # Each row has seed words of its own, and the column is what they hash.
+    of_rows = (_bits((rows, 1), seed), _bits((rows, 1), (seed[1], seed[0])))
+    columns = jnp.asarray(start, jnp.uint32) + jax.lax.broadcasted_iota(jnp.uint32, (1, size), 1)
+    return _hash(columns, of_rows)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _drop(rate: float, x: jax.Array, seed: jax.Array) -> jax.Array:
     kept = _bits(x.shape, seed) >= jnp.uint32(min(round(rate * _UINT32), _UINT32 - 1))

@@ -204,13 +204,16 @@ class ErnieM(nn.Module):
         """
         return loss.vocabulary_cross_entropy(*self._predicted(hidden), labels, self.compute.vocab_chunk)
 
-    def generate(self, hidden: jax.Array, rng: jax.Array | None, temperature: float) -> loss.Generated:
+    def generate(
+        self, hidden: jax.Array, rng: jax.Array | None, temperature: float, never: tuple[int, ...] = ()
+    ) -> loss.Generated:
         """Writes a token at each position: the most probable one, or a draw.
 
         Args:
           hidden: [N, H], the encoder's output at those positions.
           rng: a PRNG key; may be None if `temperature` is 0.
           temperature: 0 for the most probable token, otherwise that of the softmax.
+          never: ids that are not written, such as the special tokens'; their probability counts as 0.
 
         Returns:
           Generated: ids int32 [N] and log-probabilities f32 [N] at temperature 1.
@@ -218,7 +221,8 @@ class ErnieM(nn.Module):
         Raises:
           ValueError: if `temperature` is negative, or positive without a key.
         """
-        arguments = (*self._predicted(hidden), self.compute.vocab_chunk)
+        x, table, bias = self._predicted(hidden)
+        arguments = (x, table, loss.without(bias, never), self.compute.vocab_chunk)
         if temperature == 0.0:
             return loss.vocabulary_argmax(*arguments)
         if rng is None:

@@ -6,15 +6,16 @@ Axes: N positions, V vocabulary, H width.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ernie_m_jax.model.dropout import random_bits
+from ernie_m_jax.model.dropout import random_bits_of_columns
 
 _BLOCK = 128  # columns of a block in `_argmax`
+_NEVER = -1e30  # added to the bias of words that must not be written; finite, for a chunk may hold nothing else
 
 
 class Scores(NamedTuple):
@@ -212,6 +213,11 @@ def _check_shapes(hidden: jax.Array, embedding: jax.Array, bias: jax.Array) -> N
         raise ValueError(f"bias must be [V] = {embedding.shape[:1]}, got {bias.shape}")
 
 
+def without(bias: jax.Array, words: Sequence[int]) -> jax.Array:
+    """The decoder's bias [V] with which `words` have probability 0 and are never written."""
+    return bias.at[jnp.asarray(words, jnp.int32)].set(_NEVER) if len(words) else bias
+
+
 def vocabulary_argmax(hidden: jax.Array, embedding: jax.Array, bias: jax.Array, chunk: int) -> Generated:
     """The most probable token of each position; the first one of equals. Arguments as `vocabulary_cross_entropy`."""
     _check_shapes(hidden, embedding, bias)
@@ -235,7 +241,7 @@ def vocabulary_sample(
       hidden: as in `vocabulary_cross_entropy`, like `embedding`, `bias` and `chunk`.
       embedding: [V, H].
       bias: [V].
-      chunk: words at a time; the drawn tokens depend on it.
+      chunk: words at a time; the drawn tokens do not depend on it, for the noise belongs to the word.
       rng: a PRNG key.
       temperature: greater than 0.
 
@@ -251,15 +257,16 @@ def vocabulary_sample(
 
     def body(start: jax.Array | int, size: int, running: _Running) -> _Running:
         logits = _logits(hidden, embedding, bias, start, size)
-        noise = _gumbel(logits.shape, jax.random.fold_in(rng, start))
+        noise = _gumbel(logits.shape[0], start, size, rng)
         return _accumulate(running, logits, logits / temperature + noise, start)
 
     return _generated(_over_chunks(body, embedding.shape[0], chunk, _start_running(hidden.shape[0])))
 
 
-def _gumbel(shape: tuple[int, ...], rng: jax.Array) -> jax.Array:
-    """Standard Gumbel noise f32; precise in the upper tail, where the winner among 250002 words is."""
-    upper = (random_bits(shape, rng).astype(jnp.float32) + 0.5) * jnp.float32(2.0**-32)
+def _gumbel(rows: int, start: jax.Array | int, size: int, rng: jax.Array) -> jax.Array:
+    """Standard Gumbel noise f32 of columns [start, start + size); precise in the upper tail, where the winner is."""
+    bits = random_bits_of_columns(rows, start, size, rng)
+    upper = (bits.astype(jnp.float32) + 0.5) * jnp.float32(2.0**-32)
     upper = jnp.minimum(upper, jnp.float32(1.0 - 2.0**-24))  # 1 is where log1p ends
     return -jnp.log(-jnp.log1p(-upper))
 

@@ -71,36 +71,51 @@ def records(cfg: Config) -> dict[str, Group]:
     return groups
 
 
-def example(record: Record, tokenizer: Any, cfg: Config, rng: np.random.Generator) -> Example | None:
-    """`CLS source SEP SEP placeholders SEP`, once whole (stage 1) and once with source words masked (stage 2)."""
+def examples(record: Record, tokenizer: Any, cfg: Config, rng: np.random.Generator) -> list[Example]:
+    """For each window of the text, `CLS source SEP SEP placeholders SEP`."""
     keys = cfg.objectives["btmlm"]
-    budget = int((cfg.data.sequence_length - 5) / (1 + keys.length_ratio))
-    source = masking.window(tokenizer.encode_ids(record.texts[0]), max(budget, 1), rng)
-    if not source:
-        return None
+    budget = max(int((cfg.data.sequence_length - 5) / (1 + keys.length_ratio)), 1)
+    made = []
+    for source in masking.windows(tokenizer.encode_ids(record.texts[0]), budget, rng):
+        made += source_and_placeholders(source, record, tokenizer, cfg, rng)
+    return made
+
+
+def source_and_placeholders(
+    source: list[int], record: Record, tokenizer: Any, cfg: Config, rng: np.random.Generator
+) -> list[Example]:
+    """An example of one window: whole (stage 1) and with source words masked (stage 2); none if no word is known."""
+    keys = cfg.objectives["btmlm"]
     written = max(1, round(keys.length_ratio * len(source)))
     cls, sep = tokenizer.cls_id, tokenizer.sep_id
     ids = np.array([cls, *source, sep, sep, *[tokenizer.mask_id] * written, sep], np.int32)
     boundary = len(source) + 2
     placeholders = np.arange(boundary + 1, len(ids) - 1, dtype=np.int32)
     of_target = np.arange(len(ids)) >= boundary
-    chosen = 1 + masking.choose(len(source), keys.mask_ratio, rng)
+    maskable = masking.known(ids, np.arange(1, boundary - 1), tokenizer)
+    if not len(maskable):
+        return []
+    chosen = masking.choose(maskable, keys.mask_ratio, rng)
     replacements = masking.draw_replacements(len(chosen), tokenizer, rng)
     masked_ids = masking.apply_replacements(ids, chosen, replacements)
     languages = masking.languages_of(cfg, record, of_target.astype(int))
     is_placeholder = np.isin(np.arange(len(ids)), placeholders)
-    return {
-        "ids": ids,
-        "masked_ids": masked_ids,
-        "positions": masking.pair_positions(cfg, len(ids), boundary),
-        "roles": np.where(of_target, visibility.PLACEHOLDER, visibility.SOURCE).astype(np.int32),
-        "languages": masking.language_ids(cfg, languages, is_placeholder),
-        # In stage 2 the placeholders hold words; the masks are in the source.
-        "masked_languages": masking.language_ids(cfg, languages, (masked_ids == tokenizer.mask_id) & ~is_placeholder),
-        "generate_at": placeholders,
-        "predict_at": chosen.astype(np.int32),
-        "predict_labels": ids[chosen],
-    }
+    return [
+        {
+            "ids": ids,
+            "masked_ids": masked_ids,
+            "positions": masking.pair_positions(cfg, len(ids), boundary),
+            "roles": np.where(of_target, visibility.PLACEHOLDER, visibility.SOURCE).astype(np.int32),
+            "languages": masking.language_ids(cfg, languages, is_placeholder),
+            # In stage 2 the placeholders hold words; the masks are in the source.
+            "masked_languages": masking.language_ids(
+                cfg, languages, (masked_ids == tokenizer.mask_id) & ~is_placeholder
+            ),
+            "generate_at": placeholders,
+            "predict_at": chosen,
+            "predict_labels": ids[chosen],
+        }
+    ]
 
 
 def spec(cfg: Config) -> Spec:
@@ -115,20 +130,26 @@ def spec(cfg: Config) -> Spec:
     }
 
 
-def generate(cfg: Config, model: Any, params: Any, batch: Batch, rng: jax.Array) -> PseudoTokens:
+def generate(
+    cfg: Config, model: Any, params: Any, batch: Batch, rng: jax.Array, never: tuple[int, ...] | None = None
+) -> PseudoTokens:
     """Stage 1: every placeholder sees the source and all placeholders; all are predicted in one parallel pass.
 
-    Further passes (`passes` above 1) keep each sentence's most confident tokens and mask the rest again, fewer each
-    time (mask-predict). No gradient flows through the result and no dropout applies.
+    The ids `never` are not written; None stands for the special tokens of pre-training. Further passes (`passes` above
+    1) keep each sentence's most confident tokens and mask the rest again, fewer each time (mask-predict). No gradient
+    flows through the result and no dropout applies.
     """
     keys = cfg.objectives["btmlm"]
     params = jax.lax.stop_gradient(params)
     at = batch["generate_at"]
+    never = masking.special_ids(cfg.model.vocab_size) if never is None else never
 
     def write(ids: jax.Array, languages: jax.Array, rng: jax.Array) -> PseudoTokens:
         inputs = Inputs(ids, batch["positions"], batch["segments"], batch["roles"], languages)
         hidden = model.apply({"params": params}, inputs, visibility.GENERATION, deterministic=True, method="encode")
-        out = model.apply({"params": params}, masking.gather(hidden, at), rng, keys.temperature, method="generate")
+        out = model.apply(
+            {"params": params}, masking.gather(hidden, at), rng, keys.temperature, never, method="generate"
+        )
         return PseudoTokens(out.ids.reshape(at.shape), out.log_probs.reshape(at.shape))
 
     def refine(index: jax.Array, tokens: PseudoTokens) -> PseudoTokens:
@@ -213,4 +234,4 @@ def pseudo_sums(batch: Batch, tokens: PseudoTokens) -> Sums:
     }
 
 
-TASK = Task(config=BTMLMConfig, records=records, example=example, spec=spec, loss=loss)
+TASK = Task(config=BTMLMConfig, records=records, examples=examples, spec=spec, loss=loss)

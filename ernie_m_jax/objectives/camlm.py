@@ -25,7 +25,7 @@ class CAMLMConfig:
     mask_ratio: float
 
 
-def example(record: Record, tokenizer: Any, cfg: Config, rng: np.random.Generator) -> Example | None:
+def examples(record: Record, tokenizer: Any, cfg: Config, rng: np.random.Generator) -> list[Example]:
     """`CLS source SEP SEP target SEP`, then the source's slots, then the target's.
 
     [CLS] and the first separator have the source's role, the other two separators the target's.
@@ -35,31 +35,35 @@ def example(record: Record, tokenizer: Any, cfg: Config, rng: np.random.Generato
     first, second = (tokenizer.encode_ids(record.texts[i]) for i in order)
     sides = masking.shorten_pair(first, second, word_budget(cfg.data.sequence_length, ratio))
     if not all(sides):
-        return None
+        return []
     cls, sep = tokenizer.cls_id, tokenizer.sep_id
     words = np.array([cls, *sides[0], sep, sep, *sides[1], sep], np.int32)
     boundary = len(sides[0]) + 2
-    starts = (1, boundary + 1)
-    chosen = [start + masking.choose(len(side), ratio, rng) for start, side in zip(starts, sides, strict=True)]
+    places = (np.arange(1, boundary - 1), np.arange(boundary + 1, len(words) - 1))
+    chosen = [masking.choose(masking.known(words, place, tokenizer), ratio, rng) for place in places]
     slots = np.concatenate(chosen)
+    if not len(slots):
+        return []
     of_target = np.arange(len(words)) >= boundary
     positions = masking.pair_positions(cfg, len(words), boundary)
     slot_of_target = np.repeat([False, True], [len(side) for side in chosen])
     is_slot = np.arange(len(words) + len(slots)) >= len(words)
     sides = order[np.concatenate([of_target, slot_of_target]).astype(int)]
-    return {
-        "ids": np.concatenate([words, np.full(len(slots), tokenizer.mask_id)]).astype(np.int32),
-        "positions": np.concatenate([positions, positions[slots]]),
-        "roles": np.concatenate(
-            [
-                np.where(of_target, visibility.TARGET_WORD, visibility.SOURCE_WORD),
-                np.where(slot_of_target, visibility.TARGET_SLOT, visibility.SOURCE_SLOT),
-            ]
-        ).astype(np.int32),
-        "languages": masking.language_ids(cfg, masking.languages_of(cfg, record, sides), is_slot),
-        "predict_at": (len(words) + np.arange(len(slots))).astype(np.int32),
-        "predict_labels": words[slots],
-    }
+    return [
+        {
+            "ids": np.concatenate([words, np.full(len(slots), tokenizer.mask_id)]).astype(np.int32),
+            "positions": np.concatenate([positions, positions[slots]]),
+            "roles": np.concatenate(
+                [
+                    np.where(of_target, visibility.TARGET_WORD, visibility.SOURCE_WORD),
+                    np.where(slot_of_target, visibility.TARGET_SLOT, visibility.SOURCE_SLOT),
+                ]
+            ).astype(np.int32),
+            "languages": masking.language_ids(cfg, masking.languages_of(cfg, record, sides), is_slot),
+            "predict_at": (len(words) + np.arange(len(slots))).astype(np.int32),
+            "predict_labels": words[slots],
+        }
+    ]
 
 
 def word_budget(length: int, ratio: float) -> int:
@@ -83,4 +87,4 @@ def loss(cfg: Config, model: Any, params: Any, batch: Batch, rng: jax.Array) -> 
     return masking.prediction_sums(model, params, hidden, batch["predict_at"], batch["predict_labels"])
 
 
-TASK = Task(config=CAMLMConfig, records=tlm.records, example=example, spec=spec, loss=loss)
+TASK = Task(config=CAMLMConfig, records=tlm.records, examples=examples, spec=spec, loss=loss)

@@ -15,15 +15,35 @@ from ernie_m_jax.task import IGNORE, Record, Spec, Sums
 
 # Share of the chosen tokens that become [MASK] and that become a random token; the rest stays (BERT's 80/10/10).
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
-FIRST_ORDINARY_ID = 4  # ids 0-3 are [CLS], [PAD], [SEP], [UNK]
+# Every tokenizer that pre-training takes has [CLS], [PAD], [SEP] and [UNK] at 0 to 3 and [MASK] as its last id.
+FIRST_ORDINARY_ID = 4
 # Room for predictions a row, beyond the mean share: the number of masked tokens varies with how a row is packed.
 PREDICTION_SLACK = 1.15
 
 
-def choose(count: int, ratio: float, rng: np.random.Generator) -> np.ndarray:
-    """Indices of the tokens to predict: `ratio * count` of them, rounded at random, at least one; sorted int32."""
-    number = min(count, max(1, int(ratio * count + rng.random())))
-    return np.sort(rng.choice(count, size=number, replace=False)).astype(np.int32)
+def choose(candidates: np.ndarray, ratio: float, rng: np.random.Generator) -> np.ndarray:
+    """The tokens to predict: `ratio` of the candidates, rounded at random, at least one if there are any.
+
+    Args:
+      candidates: int indices of tokens, `[n]`, ascending.
+      ratio: share of them.
+      rng: of the choice.
+
+    Returns:
+      The chosen indices, ascending int32.
+    """
+    number = min(len(candidates), max(1, int(ratio * len(candidates) + rng.random())))
+    return np.sort(rng.choice(candidates, size=number, replace=False)).astype(np.int32)
+
+
+def known(ids: np.ndarray, indices: np.ndarray, tokenizer: Any) -> np.ndarray:
+    """Those of the `indices` at which `ids` has a word of the vocabulary: nobody should learn to write [UNK]."""
+    return indices[ids[indices] != tokenizer.unk_id]
+
+
+def special_ids(vocab_size: int) -> tuple[int, ...]:
+    """The special tokens' ids, which nothing may write."""
+    return (*range(FIRST_ORDINARY_ID), vocab_size - 1)
 
 
 def draw_replacements(count: int, tokenizer: Any, rng: np.random.Generator) -> np.ndarray:
@@ -41,12 +61,16 @@ def apply_replacements(ids: np.ndarray, chosen: np.ndarray, replacements: np.nda
     return out
 
 
-def window(ids: list[int], length: int, rng: np.random.Generator) -> list[int]:
-    """A text that is longer than `length` tokens gives a random window of it; the start differs each epoch."""
-    if len(ids) <= length:
-        return ids
-    start = int(rng.integers(len(ids) - length + 1))
-    return ids[start : start + length]
+def windows(ids: list[int], length: int, rng: np.random.Generator) -> list[list[int]]:
+    """A text as consecutive windows of `length` tokens, so that none is lost; one of them is the shorter rest.
+
+    Which one is drawn: another epoch cuts a long text at other places.
+    """
+    sizes = [length] * (len(ids) // length)
+    if rest := len(ids) % length:
+        sizes.insert(int(rng.integers(len(sizes) + 1)), rest)
+    ends = np.cumsum(sizes, dtype=int)
+    return [ids[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
 def shorten_pair(first: list[int], second: list[int], length: int) -> tuple[list[int], list[int]]:

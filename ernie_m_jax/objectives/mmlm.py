@@ -31,16 +31,16 @@ def records(cfg: Config) -> dict[str, Group]:
     return mixture.groups(mixture.open_monolingual(cfg, cfg.objectives["mmlm"].join_characters), cfg.data.alpha)
 
 
-def example(record: Record, tokenizer: Any, cfg: Config, rng: np.random.Generator) -> Example | None:
-    """`CLS text SEP` with tokens masked in place."""
-    ids = masking.window(tokenizer.encode_ids(record.texts[0]), cfg.data.sequence_length - 2, rng)
-    if not ids:
-        return None
-    words = np.array([tokenizer.cls_id, *ids, tokenizer.sep_id], np.int32)
-    positions = np.arange(len(words), dtype=np.int32)
-    sides = np.zeros(len(words), np.int32)
-    ratio = cfg.objectives["mmlm"].mask_ratio
-    return masked_in_place(words, positions[1:-1], positions, sides, record, tokenizer, cfg, ratio, rng)
+def examples(record: Record, tokenizer: Any, cfg: Config, rng: np.random.Generator) -> list[Example]:
+    """`CLS text SEP` with tokens masked in place, for each window of the text."""
+    made = []
+    for ids in masking.windows(tokenizer.encode_ids(record.texts[0]), cfg.data.sequence_length - 2, rng):
+        words = np.array([tokenizer.cls_id, *ids, tokenizer.sep_id], np.int32)
+        positions = np.arange(len(words), dtype=np.int32)
+        sides = np.zeros(len(words), np.int32)
+        ratio = cfg.objectives["mmlm"].mask_ratio
+        made += masked_in_place(words, positions[1:-1], positions, sides, record, tokenizer, cfg, ratio, rng)
+    return made
 
 
 def masked_in_place(
@@ -53,23 +53,29 @@ def masked_in_place(
     cfg: Config,
     ratio: float,
     rng: np.random.Generator,
-) -> Example:
+) -> list[Example]:
     """An example in which a share of the `maskable` indices of `words` is replaced 80/10/10 and predicted.
 
-    `positions` and `sides` (which text of the record a token belongs to) are int32 `[n]` like `words`.
+    None if nothing can be predicted. `positions` and `sides` (which text of the record a token belongs to) are int32
+    `[n]` like `words`.
     """
-    chosen = maskable[masking.choose(len(maskable), ratio, rng)].astype(np.int32)
+    maskable = masking.known(words, maskable, tokenizer)
+    if not len(maskable):
+        return []
+    chosen = masking.choose(maskable, ratio, rng)
     replacements = masking.draw_replacements(len(chosen), tokenizer, rng)
     ids = masking.apply_replacements(words, chosen, replacements)
     languages = masking.languages_of(cfg, record, sides)
-    return {
-        "ids": ids,
-        "positions": positions,
-        "roles": np.zeros(len(words), np.int32),
-        "languages": masking.language_ids(cfg, languages, ids == tokenizer.mask_id),
-        "predict_at": chosen,
-        "predict_labels": words[chosen],
-    }
+    return [
+        {
+            "ids": ids,
+            "positions": positions,
+            "roles": np.zeros(len(words), np.int32),
+            "languages": masking.language_ids(cfg, languages, ids == tokenizer.mask_id),
+            "predict_at": chosen,
+            "predict_labels": words[chosen],
+        }
+    ]
 
 
 def spec(cfg: Config) -> Spec:
@@ -88,4 +94,4 @@ def loss(cfg: Config, model: Any, params: Any, batch: Batch, rng: jax.Array) -> 
     return masking.prediction_sums(model, params, hidden, batch["predict_at"], batch["predict_labels"])
 
 
-TASK = Task(config=MMLMConfig, records=records, example=example, spec=spec, loss=loss)
+TASK = Task(config=MMLMConfig, records=records, examples=examples, spec=spec, loss=loss)

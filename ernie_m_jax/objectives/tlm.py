@@ -27,13 +27,13 @@ def records(cfg: Config) -> dict[str, Group]:
     return mixture.groups(mixture.open_parallel(cfg), cfg.data.alpha)
 
 
-def example(record: Record, tokenizer: Any, cfg: Config, rng: np.random.Generator) -> Example | None:
+def examples(record: Record, tokenizer: Any, cfg: Config, rng: np.random.Generator) -> list[Example]:
     """`CLS source SEP SEP target SEP` with tokens of both sides masked in place; either side may be the source."""
     order = rng.permutation(2)
     first, second = (tokenizer.encode_ids(record.texts[i]) for i in order)
     first, second = masking.shorten_pair(first, second, cfg.data.sequence_length - 4)
     if not first or not second:
-        return None
+        return []
     cls, sep = tokenizer.cls_id, tokenizer.sep_id
     words = np.array([cls, *first, sep, sep, *second, sep], np.int32)
     boundary = len(first) + 2  # the second separator is the target's
@@ -49,4 +49,4 @@ def spec(cfg: Config) -> Spec:
     return masking.row_spec(cfg, masking.prediction_room(cfg.data.sequence_length, cfg.objectives["tlm"].mask_ratio))
 
 
-TASK = Task(config=TLMConfig, records=records, example=example, spec=spec, loss=mmlm.loss)
+TASK = Task(config=TLMConfig, records=records, examples=examples, spec=spec, loss=mmlm.loss)

@@ -32,7 +32,7 @@ def compile_steps(config: Config) -> dict[str, dict[str, float]]:
         "step", *(f"{name}, GiB" for name in ("arguments", "temporary")), "GFLOP", title="Compiled steps"
     )
     results: dict[str, dict[str, float]] = {}
-    for name in sorted(config.stages):
+    for name in config.stages:
         stage = train.make_stage(config, name, Path(name))
         for objective, step in train.compiled_steps(run, stage).items():
             numbers = _measure(run, stage, objective, step)

@@ -9,13 +9,14 @@ Out: the same, bit for bit, on any mesh, or a `CheckpointError` that says what i
     <directory>/<step>/manifest.json    size and SHA-256 of every file above; written last
 
 A step counts only when its manifest is there, so neither a run killed in the middle of a save nor a stray directory can
-be taken for a checkpoint. Orbax itself restores an array with a flipped bit without a word; the manifest notices.
+be taken for a checkpoint. Orbax itself restores an array with a flipped bit without a word; the manifest notices, and
+reading the newest step falls back to the newest good one (`saved_steps`).
 
-With several processes, `save`, `wait` and `restore` are called by all of them at the same point of the program. Process
-0 writes `meta.json` and the manifest and does all deleting; each process writes the streams it owns.
+With several processes, `save`, `wait`, `newest_good` and `restore` are called by all of them at the same point of the
+program. Process 0 writes `meta.json` and the manifest and does all renaming and deleting; each process writes the
+streams it owns.
 """
 
-import json
 import os
 import re
 import threading
@@ -27,28 +28,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
-from jax.experimental import multihost_utils
 
-from ernie_m_jax.training import tree
-from ernie_m_jax.training.manifest import MANIFEST, CheckpointError, dump_json, load_json, verify, write_manifest
+from ernie_m_jax.training import saved_steps, tree
+from ernie_m_jax.training.manifest import MANIFEST, CheckpointError, dump_json, load_json, write_manifest
 
 FORMAT = 1
 META = "meta.json"
 _TIMEOUT = 3600  # seconds Orbax may take to write one checkpoint
 _STREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-
-
-def complete_steps(directory: Any) -> list[int]:
-    """The steps in a directory that have their manifest, ascending; empty if there is no such directory."""
-    return [step for step, complete in _found(epath.Path(directory)) if complete]
-
-
-def _found(directory: Any) -> list[tuple[int, bool]]:
-    """The directories named by a number, ascending, and whether each has its manifest."""
-    if not directory.exists():
-        return []
-    steps = sorted(int(path.name) for path in directory.iterdir() if re.fullmatch(r"0|[1-9][0-9]*", path.name))
-    return [(step, (directory / str(step) / MANIFEST).exists()) for step in steps]
 
 
 class Checkpoints:
@@ -75,15 +62,31 @@ class Checkpoints:
         self.fingerprint = fingerprint
         self._thread: threading.Thread | None = None
         self._failure: CheckpointError | None = None
+        self._good: int | None = None  # the step `newest_good` returned: need not be checked once more
         self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(), timeout_secs=_TIMEOUT)
 
     def steps(self) -> list[int]:
         """Returns the steps with a complete checkpoint, ascending."""
-        return complete_steps(self.directory)
+        return saved_steps.complete(self.directory)
 
     def latest(self) -> int | None:
         """Returns the newest step with a complete checkpoint, or None."""
         return max(self.steps(), default=None)
+
+    def newest_good(self, set_aside: bool = False) -> int | None:
+        """Returns the newest step all of whose files are as they were written, or None if no step is complete.
+
+        Each damaged step that is passed over is printed with its damage.
+
+        Args:
+          set_aside: rename those to `<step>.damaged`; for the run that writes here, never for a reader of it.
+
+        Raises:
+          CheckpointError: no complete step is good; each is named with its damage.
+        """
+        self.wait()
+        self._good = saved_steps.newest_good(self.directory, set_aside)
+        return self._good
 
     def save(self, step: int, state: Any, streams: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
         """Starts writing a checkpoint and returns as soon as the caller may donate or overwrite `state`.
@@ -131,13 +134,13 @@ class Checkpoints:
         self._thread.join()
         self._thread = None
         failure, self._failure = self._failure, None
-        _raise_together(failure, "waiting for a checkpoint")
+        saved_steps.raise_together(failure, "waiting for a checkpoint")
 
     def restore(self, step: int | None, abstract: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         """Reads a checkpoint after checking every file of it.
 
         Args:
-          step: which one; None is the newest.
+          step: which one; None is the newest good one.
           abstract: pytree of `jax.ShapeDtypeStruct`s with shardings, like the state; the arrays are born with these
             shardings, whatever mesh they were saved from.
 
@@ -145,7 +148,7 @@ class Checkpoints:
           The state with the structure of `abstract`, all streams by name, and `meta` as it was saved.
 
         Raises:
-          CheckpointError: no such checkpoint; a missing, truncated or altered file; another tokenizer; or arrays that
+          CheckpointError: no such checkpoint; a missing, altered or unlisted file; another tokenizer; or arrays that
             differ in name, shape or dtype from `abstract`.
           ValueError: a leaf of `abstract` has no sharding.
         """
@@ -153,7 +156,7 @@ class Checkpoints:
         state = self._read(directory, record["state"], abstract, prefix="", partial=False)
         folder = directory / "streams"
         paths = sorted(folder.iterdir()) if folder.exists() else []
-        streams = {path.name.removesuffix(".json"): json.loads(path.read_text()) for path in paths}
+        streams = {path.name.removesuffix(".json"): load_json(path) for path in paths}
         return state, streams, record["meta"]
 
     def restore_params(self, step: int | None, abstract: Any, *, partial: bool = False) -> Any:
@@ -162,7 +165,7 @@ class Checkpoints:
         All files are still checked, since one file holds chunks of many arrays.
 
         Args:
-          step: which one; None is the newest.
+          step: which one; None is the newest good one.
           abstract: like the parameters, `jax.ShapeDtypeStruct`s with shardings.
           partial: allow parameters in the checkpoint that `abstract` does not have (say, a head that fine-tuning
             drops). Every parameter of `abstract` must always be there.
@@ -179,6 +182,8 @@ class Checkpoints:
 
     def contents(self, step: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns each saved array's name (`params/embeddings/word`) with its shape and dtype, reading no array.
+
+        Only a step that `newest_good` returned has been checked for damage.
 
         Raises:
           CheckpointError: no such checkpoint, or unreadable.
@@ -201,13 +206,13 @@ class Checkpoints:
                 (target / "streams").mkdir(parents=True)
         except OSError as caught:
             error = caught
-        _raise_together(error, f"creating {target}")
+        saved_steps.raise_together(error, f"creating {target}")
         try:
             for name, text in files.items():
                 (target / name).write_text(text)
         except OSError as caught:
             error = caught
-        _raise_together(error, f"writing to {target}")
+        saved_steps.raise_together(error, f"writing to {target}")
         # The loop runs under a transfer guard; this copy to the host is meant.
         with jax.transfer_guard("allow"):
             self._orbax.save(target / "state", args=ocp.args.PyTreeSave(nested))
@@ -226,7 +231,7 @@ class Checkpoints:
             return
         try:
             if jax.process_index() == 0:
-                self._delete_old(step)
+                saved_steps.delete_old(self.directory, self.keep, step)
         except Exception as error:
             self._failure = CheckpointError(
                 f"step {step} is saved, but deleting an old one in {self.directory} failed: {error}"
@@ -250,24 +255,11 @@ class Checkpoints:
             f"{type(error).__name__}: {cause}{left}"
         )
 
-    def _delete_old(self, step: int) -> None:
-        """Deletes checkpoints beyond `keep`, never the one just written, and older steps that were never finished."""
-        found = _found(self.directory)
-        complete = [number for number, done in found if done]
-        surplus = complete[: -self.keep] if self.keep else []
-        for number, done in found:
-            old = self.directory / str(number)
-            if not done and number < step:
-                old.rmtree()
-            elif done and number in surplus and number != step:
-                (old / MANIFEST).unlink()  # first, so that an interrupted deletion leaves nothing that counts
-                old.rmtree()
-
     # Reading.
 
     def _existing(self, step: int | None) -> Any:
         """The directory of a complete step, or an error that lists the complete and incomplete ones."""
-        found = _found(self.directory)
+        found = saved_steps.found(self.directory)
         complete = [number for number, done in found if done]
         chosen = max(complete, default=None) if step is None else step
         if chosen is None or chosen not in complete:
@@ -281,13 +273,10 @@ class Checkpoints:
     def _open(self, step: int | None) -> tuple[Any, dict[str, Any]]:
         """Checks all files and the tokenizer; returns the directory and `meta.json`."""
         self.wait()
+        step = self.newest_good() if step is None else step
         directory = self._existing(step)
-        error = None
-        try:
-            verify(directory)
-        except CheckpointError as caught:
-            error = caught
-        _raise_together(error, f"checking {directory}")
+        if step != self._good:
+            saved_steps.check(directory)
         record = load_json(directory / META)
         if record["format"] != FORMAT:
             raise CheckpointError(f"{directory / META} has format {record['format']}; this version reads {FORMAT}")
@@ -332,14 +321,3 @@ def _checked_name(name: str) -> str:
     if not _STREAM_NAME.fullmatch(name):
         raise ValueError(f"stream {name!r}: use letters, digits, '_', '-' and '.', beginning with a letter or digit")
     return name
-
-
-def _raise_together(error: Exception | None, doing: str) -> None:
-    """Raises `error`; with several processes all raise if one does, so that none is left waiting. Also a barrier."""
-    if jax.process_count() > 1:
-        with jax.transfer_guard("allow"):
-            failed = np.flatnonzero(multihost_utils.process_allgather(np.array(error is not None)))
-        if error is None and failed.size:
-            raise CheckpointError(f"{doing} failed on process {failed.tolist()}; its log has the cause")
-    if error is not None:
-        raise error

@@ -58,6 +58,10 @@ class RetrievalResult:
         column = self.matrix[:, self.languages.index("en")].tolist()
         return {language: value for language, value in zip(self.languages, column, strict=True) if language != "en"}
 
+    def write(self, directory: epath.PathLike, name: str = "retrieval") -> None:
+        """Writes `<name>.csv` and `<name>.png`; see `write_retrieval`."""
+        write_retrieval(directory, name, self)
+
 
 def retrieval(encode: Callable[[list[str]], np.ndarray], sentences: Mapping[str, Sequence[str]]) -> RetrievalResult:
     """Searches each sentence's translation in every other language by the nearest cosine.

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+import ernie_m_jax
+
 
 def heat_map(path: str | os.PathLike[str], languages: Sequence[str], matrix: Any, title: str) -> None:
     """Draws the language-by-language accuracies as a PNG, the percentages in the cells, the diagonal blank.
@@ -86,6 +88,20 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     _replace(path, text.encode())
 
 
+def aside(path: Any, why: str = "damaged") -> Any:
+    """Where to keep what makes room for another: `<name>.<why>` beside it, with a number from 2 on if that is taken.
+
+    Args:
+      path: a `pathlib` or `epath` path; the result is of the same class.
+      why: one word.
+    """
+    kept, number = path.with_name(f"{path.name}.{why}"), 1
+    while kept.exists():
+        number += 1
+        kept = path.with_name(f"{path.name}.{why}-{number}")
+    return kept
+
+
 def json_value(value: Any) -> Any:
     """Returns `value` as JSON can hold it: NumPy and 0-d device numbers as Python's, NaN and infinities as strings.
 
@@ -114,11 +130,12 @@ def versions() -> dict[str, Any]:
     import jax
 
     result: dict[str, Any] = {"python": platform.python_version()}
-    for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ernie_m_jax"):
+    for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"):
         try:
             result[name.removesuffix("-checkpoint")] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             result[name.removesuffix("-checkpoint")] = None
+    result["ernie_m_jax"] = ernie_m_jax.__version__
     result |= {"device": jax.devices()[0].device_kind, "device_count": jax.device_count(), "commit": _commit()}
     return result
 

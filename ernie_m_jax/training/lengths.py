@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from ernie_m_jax.config import Config, StageConfig, build
-from ernie_m_jax.training import optimizer
-from ernie_m_jax.training.checkpoint import complete_steps
+from ernie_m_jax.training import optimizer, saved_steps
 
 
 def unfit(lines: list[str], stored: Mapping[str, Any], config: Config, workdir: Path) -> list[str]:
@@ -32,14 +31,14 @@ def unfit(lines: list[str], stored: Mapping[str, Any], config: Config, workdir: 
 
 def _why_length_is_fixed(name: str, stored: Mapping[str, Any], config: Config, workdir: Path) -> str:
     """Why a stage may not get the config's number of steps instead of the stored one; empty if it may."""
-    later = [other for other in sorted(config.stages) if other > name]
-    if begun := [other for other in later if complete_steps(workdir / other / "checkpoints")]:
+    later = list(config.stages)[list(config.stages).index(name) + 1 :]
+    if begun := [other for other in later if saved_steps.complete(workdir / other / "checkpoints")]:
         return f"{begun[0]} started from its old end"
-    done, new = max(complete_steps(workdir / name / "checkpoints"), default=0), config.stages[name]
+    done, new = max(saved_steps.complete(workdir / name / "checkpoints"), default=0), config.stages[name]
     if done > new.steps:
         return f"{done} steps are done"
     old = build(StageConfig, stored, f"config.stages.{name}")
-    rates = [np.asarray(optimizer.schedule(stage)(np.arange(done))) for stage in (old, new)]
-    if not np.array_equal(*rates):
+    before, after = (np.asarray(optimizer.schedule(stage)(np.arange(done))) for stage in (old, new))
+    if not np.array_equal(before, after):
         return f"the {done} steps done would have had other learning rates, schedule {new.schedule!r}"
     return ""

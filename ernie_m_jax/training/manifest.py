@@ -1,12 +1,13 @@
 """The manifest of a checkpoint: size and SHA-256 of every file in its directory, written last, checked before use.
 
 Orbax restores an array with a flipped bit without a word, and a directory cut short looks like any other; the manifest
-is what tells a checkpoint from them.
+is what tells a checkpoint from them. It counts only once every file it lists would survive a loss of power.
 """
 
 import concurrent.futures
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,15 +22,23 @@ class CheckpointError(Exception):
 
 
 def write_manifest(directory: Any) -> None:
-    """Writes the size and digest of every file; the file appears whole or not at all."""
+    """Writes the size and digest of every file, once all are synced to disk; appears whole or not at all."""
     files = dict(zip(paths := list(_files(directory)), _digests(directory, paths), strict=True))
+    _sync(*(directory / name for name in paths), *_directories(directory))
     temporary = directory / f"{MANIFEST}.tmp"
     temporary.write_text(dump_json({"files": files, "sha256": _seal(files)}))
+    _sync(temporary)
     temporary.replace(directory / MANIFEST)
+    # The directories above, down from the run's, may be as new as this step.
+    _sync(directory, *list(directory.parents)[:3])
 
 
 def verify(directory: Any) -> None:
-    """Compares the files with the manifest; with several processes, each checks its share."""
+    """Compares the files with the manifest; with several processes, each checks its share.
+
+    Raises:
+      CheckpointError: the first file that is missing, altered, not listed or not to be read.
+    """
     path = directory / MANIFEST
     manifest = load_json(path)
     if (
@@ -39,15 +48,23 @@ def verify(directory: Any) -> None:
     ):
         raise CheckpointError(f"{path} is damaged: its content does not have the digest it names")
     names = sorted(manifest["files"])[jax.process_index() :: jax.process_count()]
-    for name in names:
-        file, size = directory / name, manifest["files"][name]["size"]
-        if not file.exists():
-            raise CheckpointError(f"{file} is missing")
-        if (actual := file.stat().length) != size:
-            raise CheckpointError(f"{file} is damaged: it has {actual} bytes, not the {size} written")
-    for name, entry in zip(names, _digests(directory, names), strict=True):
-        if entry != manifest["files"][name]:
-            raise CheckpointError(f"{directory / name} is damaged: its SHA-256 is not that of what was written")
+    try:
+        for name in _files(directory):
+            if name != MANIFEST and name not in manifest["files"]:
+                raise CheckpointError(
+                    f"{directory / name} is not in {MANIFEST}: it was not written with the checkpoint"
+                )
+        for name in names:
+            file, size = directory / name, manifest["files"][name]["size"]
+            if not file.exists():
+                raise CheckpointError(f"{file} is missing")
+            if (actual := file.stat().length) != size:
+                raise CheckpointError(f"{file} is damaged: it has {actual} bytes, not the {size} written")
+        for name, entry in zip(names, _digests(directory, names), strict=True):
+            if entry != manifest["files"][name]:
+                raise CheckpointError(f"{directory / name} is damaged: its SHA-256 is not that of what was written")
+    except OSError as error:
+        raise CheckpointError(f"{directory} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _files(directory: Any, prefix: str = "") -> Iterator[str]:
@@ -56,6 +73,25 @@ def _files(directory: Any, prefix: str = "") -> Iterator[str]:
             yield from _files(path, f"{prefix}{path.name}/")
         else:
             yield prefix + path.name
+
+
+def _directories(directory: Any) -> Iterator[Any]:
+    yield directory
+    for path in directory.iterdir():
+        if path.is_dir():
+            yield from _directories(path)
+
+
+def _sync(*paths: Any) -> None:
+    """Has the system write files and directories to disk; an object store does so by itself."""
+    for path in paths:
+        if "://" in (name := os.fspath(path)):
+            continue
+        descriptor = os.open(name, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _digests(directory: Any, names: list[str]) -> list[dict[str, Any]]:

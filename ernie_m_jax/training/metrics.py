@@ -4,9 +4,12 @@ In: `Sums`, that is `{name: (total, weight)}`, one a step (contract in `ernie_m_
 screen (`ernie_m_jax.training.report`) and one JSON object a line on disk.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
+import shutil
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
@@ -15,7 +18,7 @@ import jax
 from tensorboardX import SummaryWriter
 
 from ernie_m_jax.task import Sums
-from ernie_m_jax.training import files
+from ernie_m_jax.training import files, report, summary
 
 FILE = "metrics.jsonl"
 _RESERVED = ("step", "objective", "timing")
@@ -35,14 +38,11 @@ class MetricsWriter:
     "inf" or "-inf", which `float()` reads back.
 
     Resuming drops every line with `step >= resume_step`, since the run will write these again, so that in the end the
-    file is that of a run never interrupted. A last line cut short by a crash is dropped too.
+    file is that of a run never interrupted. What is no metrics line is dropped too (see `repair`).
 
     Args:
       workdir: a local directory; made if it does not exist.
       resume_step: the step whose checkpoint was restored; 0 for a run from the beginning.
-
-    Raises:
-      ValueError: a line of an existing `metrics.jsonl`, other than a last one cut short, is no JSON object with a step.
     """
 
     def __init__(self, workdir: str | os.PathLike[str], resume_step: int):
@@ -52,7 +52,7 @@ class MetricsWriter:
         path = pathlib.Path(workdir) / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            files.write_text(path, "".join(line for line in _lines(path) if json.loads(line)["step"] < resume_step))
+            files.write_text(path, "".join(line for line in repair(path) if json.loads(line)["step"] < resume_step))
         self._file = path.open("a", encoding="utf-8")
         # With a purge step TensorBoard hides what earlier event files hold from there on.
         self._board = SummaryWriter(str(path.parent / "tensorboard"), purge_step=resume_step, write_to_disk=True)
@@ -107,12 +107,80 @@ class MetricsWriter:
         self.close()
 
 
-def _lines(path: pathlib.Path) -> list[str]:
-    """The whole lines of a metrics file."""
-    whole = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    for number, line in enumerate(whole, 1):
-        try:
-            int(json.loads(line)["step"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}, line {number} is no metrics line ({error}): {line[:80]!r}") from error
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A step that was dispatched, until its numbers are read.
+
+    Attributes:
+      index: of the step.
+      objective: what it trained.
+      sums: its numbers, perhaps still being computed.
+      streams: where the objective's streams stood before its batch was drawn.
+    """
+
+    index: int
+    objective: str
+    sums: Sums
+    streams: Mapping[str, Any]
+
+
+class Meter:
+    """What the steps say: every step to the writer, windows of them to the screen and the summary."""
+
+    def __init__(self, writer: MetricsWriter):
+        self._writer = writer
+        self._since, self._tokens = time.perf_counter(), 0.0
+        self._window: dict[str, list[dict[str, float]]] = {}
+
+    def read(self, step: Step) -> dict[str, float]:
+        """Writes and returns a step's numbers."""
+        sums = jax.device_get(step.sums)
+        values = finalize(sums)
+        values |= {"scored": float(sums["loss"][1]), "tokens": float(sums["fill"][0])}
+        self._writer.write(step.index, values, objective=step.objective)
+        self._tokens += values["tokens"]
+        self._window.setdefault(step.objective, []).append(values)
+        return values
+
+    def window(self, index: int) -> tuple[dict[str, float], float]:
+        """Mean losses and real tokens per second since the last call; all means also go to TensorBoard."""
+        now = time.perf_counter()
+        timing = {"tokens_per_second": self._tokens / max(now - self._since, 1e-9)}
+        means = {name: summary.means(summary.applied(lines)) for name, lines in self._window.items()}
+        self._window, self._since, self._tokens = {}, now, 0.0
+        self._writer.write(index, {}, timing=timing)
+        self._writer.draw(index, means | {"timing": timing})
+        losses = {name: values["loss"] for name, values in means.items() if "loss" in values}
+        return losses, timing["tokens_per_second"]
+
+
+def repair(path: pathlib.Path) -> list[str]:
+    """Returns the whole lines of a metrics file, after dropping from it what is none; [] if there is no file.
+
+    A last line cut short by a crash goes without a word. If any other line is no JSON object with a step and numbers,
+    the file is first kept aside as `metrics.jsonl.damaged`, and what is dropped is printed.
+    """
+    if not path.exists():
+        return []
+    *lines, torn = path.read_bytes().split(b"\n")
+    bad = {number for number, line in enumerate(lines, 1) if not _is_entry(line)}
+    whole = [f"{line.decode()}\n" for number, line in enumerate(lines, 1) if number not in bad]
+    if bad:
+        shutil.copyfile(path, kept := files.aside(path))
+        numbers = ", ".join(map(str, sorted(bad)[:5])) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
+        report.show(f"{path}, line {numbers}: no metrics, dropped; the file as it was is kept as {kept}")
+    if bad or torn:
+        files.write_text(path, "".join(whole))
     return whole
+
+
+def _is_entry(line: bytes) -> bool:
+    """Whether a line is what `MetricsWriter.write` writes."""
+    try:
+        entry = json.loads(line.decode())
+        for name, value in (entry | entry.get("timing", {})).items():
+            if name not in ("objective", "timing"):
+                float(value)
+        return type(entry["step"]) is int and isinstance(entry.get("objective", ""), str)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False

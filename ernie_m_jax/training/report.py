@@ -207,7 +207,10 @@ def objectives_table(stages: Mapping[str, Mapping[str, Mapping[str, float]]]) ->
         "scored": "scored a step",
         "pseudo_novel": "pseudo novel",
         "pseudo_confidence": "confidence",
+        "skipped": "skipped",
     }
+    if not any("skipped" in values for objectives in stages.values() for values in objectives.values()):
+        del shown["skipped"]
     for title in shown.values():
         table.add_column(title, justify="right")
     for stage, objectives in stages.items():
@@ -217,7 +220,8 @@ def objectives_table(stages: Mapping[str, Mapping[str, Mapping[str, float]]]) ->
     return table
 
 
-def _cell(value: float) -> str:
+def _cell(value: float | str) -> str:
+    value = float(value) if isinstance(value, str) else value  # "nan", out of a file of JSON
     return f"{value:,}" if isinstance(value, int) else f"{value:.1f}" if value >= 100 else f"{value:.3f}"
 
 

@@ -3,14 +3,15 @@
     workdir/config.json            the resolved config, versions and commit
     workdir/tokenizer/             the tokenizer, if the run trained it
     workdir/<stage>/               checkpoints/ metrics.jsonl tensorboard/ retrieval.csv retrieval.png summary.json
+    workdir/elapsed.json           seconds of all parts of the run so far
     workdir/summary.json           what the screen shows at the end
 
-Where a stage starts is `start`'s business.
+Where a stage starts is `start`'s business, whose the work directory is `claim`'s.
 """
 
+import dataclasses
 import functools
-import json
-import time
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,70 +21,25 @@ from jax.experimental import multihost_utils
 
 from ernie_m_jax import encode, tokenizer
 from ernie_m_jax import task as tasks
-from ernie_m_jax.config import Config, ConfigError, RetrievalConfig, differences, to_dict
-from ernie_m_jax.config_files import stored_config_tree
+from ernie_m_jax.config import Config, ConfigError, RetrievalConfig
 from ernie_m_jax.data import mixture
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.model.encoder import ErnieM
 from ernie_m_jax.task import Group
-from ernie_m_jax.training import evaluate, files, lengths, optimizer, report, sharding, start, summary, train
-
-# Keys that change how fast a run goes or what it keeps, not its numbers; a run may go on with others.
-FREE_KEYS = (
-    "config.mesh",
-    "config.compute.attention",
-    "config.compute.remat",
-    "config.compute.vocab_chunk",
-    "config.data.prefetch",
-    "config.train.evaluate_every",
-    "config.train.keep",
-    "config.train.log_every",
-    "config.train.save_every",
+from ernie_m_jax.training import (
+    claim,
+    evaluate,
+    files,
+    metrics,
+    optimizer,
+    report,
+    saved_steps,
+    sharding,
+    start,
+    summary,
+    train,
 )
-MODEL_KEYS = ("languages", "model")  # what decides the numbers of a model that is only used
-
-
-def check(config: Config, workdir: Path) -> None:
-    """A work directory in which something was made must hold a run of this config, but for `FREE_KEYS`.
-
-    Raises:
-      ConfigError: it is of another config; each differing key is named.
-    """
-    made = [workdir / "tokenizer", *workdir.glob("*/checkpoints")]
-    if not any(path.exists() for path in made):
-        return
-    stored = stored_config_tree(workdir)
-    lines = differences(stored, to_dict(config))
-    lines = [line for line in lines if not line.startswith(FREE_KEYS)]
-    lines = lengths.unfit(lines, stored, config, workdir)
-    if lines:
-        raise ConfigError(
-            f"{workdir} holds a run of a different config; choose another --workdir, or make these keys agree:\n  "
-            + "\n  ".join(lines)
-        )
-
-
-def check_model(config: Config, workdir: Path) -> None:
-    """What a work directory's `config.json` says of the model must be what the config says.
-
-    Raises:
-      ConfigError: there are checkpoints but no `config.json`, or it is another model's; each differing key is named.
-    """
-    if not any(path.exists() for path in (workdir / "checkpoints", *workdir.glob("*/checkpoints"))):
-        return
-    stored, here = stored_config_tree(workdir), to_dict(config)
-    lines = [line for key in MODEL_KEYS if key in stored for line in differences({key: stored[key]}, {key: here[key]})]
-    if lines:
-        raise ConfigError(
-            f"{workdir} holds another model; leave these keys as they are there:\n  " + "\n  ".join(lines)
-        )
-
-
-def claim(config: Config, workdir: Path) -> None:
-    """Checks the work directory and writes `config.json` into it."""
-    check(config, workdir)
-    if jax.process_index() == 0:
-        files.write_json(workdir / "config.json", {"config": to_dict(config), "versions": files.versions()})
+from ernie_m_jax.training.clock import Clock
 
 
 def open_tokenizer(config: Config, workdir: Path, training: bool) -> tokenizer.Tokenizer:
@@ -164,7 +120,7 @@ def make(config: Config, workdir: Path, training: bool = False) -> train.Run:
     sentences = evaluate.aligned_sentences(config.retrieval.source, config.languages) if has_retrieval(config) else {}
     entries = open_entries(config) if training else {}
     if training:
-        claim(config, workdir)
+        claim.claim(config, workdir)
     loaded = open_tokenizer(config, workdir, training)
     model = ErnieM(config.model, config.compute)
     return train.Run(
@@ -218,17 +174,22 @@ def pretrain(config: Config, workdir: Path) -> dict[str, Any]:
       ConfigError, DataError, CheckpointError: what is wrong and where; what is on disk stays intact.
       Interrupted: a signal asked to stop; the same command goes on from there.
     """
-    began = time.perf_counter()
-    check(config, workdir)
-    run = make(config, workdir, training=True)
-    if train.is_complete(run, workdir) and (workdir / "summary.json").exists():
+    claim.check(config, workdir)
+    begun = claim.is_begun(workdir)
+    clock = Clock(workdir / "elapsed.json", begun)
+    run = dataclasses.replace(make(config, workdir, training=True), keep_time=clock.keep)
+    if not begun and jax.process_index() == 0:
+        (workdir / "summary.json").unlink(missing_ok=True)  # of another run that was here
+    stored = summary.stored(workdir / "summary.json", summary.is_of_run) if train.is_complete(run, workdir) else None
+    if stored is not None:
         report.show(f"{workdir} is complete")
-        return json.loads((workdir / "summary.json").read_text("utf-8"))
+        return stored
     numbers: dict[str, Any] = {"retrieval": {}, "objectives": {}, "stages": {}}
     previous: Path | None = None
-    for name in sorted(config.stages):
+    for name, following in itertools.zip_longest(config.stages, list(config.stages)[1:]):
         stage = train.make_stage(config, name, workdir / name)
-        stage_numbers = run_stage(run, stage, previous)
+        needed = following is not None and not saved_steps.complete(workdir / following / "checkpoints")
+        stage_numbers = run_stage(run, stage, previous, needed)
         previous = stage.directory
         if jax.process_index() != 0:
             continue  # the first process has the numbers
@@ -241,7 +202,8 @@ def pretrain(config: Config, workdir: Path) -> dict[str, Any]:
     if jax.process_index() != 0:
         return {}
     numbers |= summary.totals(numbers["stages"].values())
-    numbers["wall_seconds"] = time.perf_counter() - began
+    clock.keep()
+    numbers["wall_seconds"] = clock.seconds()
     numbers["versions"] = files.versions()
     files.write_json(workdir / "summary.json", numbers)
     shown = {name: value for name, value in numbers.items() if name not in ("objectives", "stages", "versions")}
@@ -249,29 +211,43 @@ def pretrain(config: Config, workdir: Path) -> dict[str, Any]:
     return numbers
 
 
-def run_stage(run: train.Run, stage: train.Stage, previous: Path | None) -> dict[str, Any]:
-    """Runs one stage from wherever it stands; returns its numbers."""
-    done = stage.directory / "summary.json"
+def run_stage(run: train.Run, stage: train.Stage, previous: Path | None, needed: bool) -> dict[str, Any]:
+    """Runs one stage from wherever it stands; returns its numbers.
+
+    `needed` says that the next stage will start from this one's last checkpoint, which then must be a good one.
+    """
+    done, first = stage.directory / "summary.json", stage.directory / "retrieval-start.json"
     saved = train.checkpoints(run, stage.directory)
-    if saved.latest() == stage.config.steps and done.exists():
+    newest = saved.latest()
+    if needed and newest == stage.config.steps:
+        newest = saved.newest_good(set_aside=True)
+    if newest == stage.config.steps and (stored := summary.stored(done, summary.is_of_stage)) is not None:
         report.show(f"{stage.name} is complete: {stage.directory}")
-        return json.loads(done.read_text("utf-8"))
-    numbers: dict[str, Any] = {}
+        return stored
+    if newest is None and jax.process_index() == 0:
+        for path in (done, first):  # of a start that failed
+            path.unlink(missing_ok=True)
+    elif newest is not None and first.exists() and summary.stored(first, summary.is_number) is None:
+        _evaluate_start(run, stage, start.fresh(run, stage, previous).params, first)
     current, streams = start.begin(run, stage, saved, previous)
-    first = stage.directory / "retrieval-start.json"
     if int(current.step) == 0 and previous is None:
-        average = run.evaluate(current.params, stage.directory, "retrieval-start")
-        if average is not None and jax.process_index() == 0:
-            files.write_json(first, average)
-    if first.exists():
-        numbers["retrieval_start"] = json.loads(first.read_text("utf-8"))
+        _evaluate_start(run, stage, current.params, first)
     if int(current.step) < stage.config.steps:
         current = train.train_stage(run, stage, current, streams)
     average = run.evaluate(current.params, stage.directory, "retrieval")
     if jax.process_index() != 0:
         return {}
-    numbers |= summary.of_stage(stage.directory / "metrics.jsonl")
+    numbers = summary.of_stage(metrics.repair(stage.directory / metrics.FILE))
+    if (untrained := summary.stored(first, summary.is_number)) is not None:
+        numbers["retrieval_start"] = untrained
     if average is not None:
         numbers["retrieval"] = average
     files.write_json(done, numbers)
     return numbers
+
+
+def _evaluate_start(run: train.Run, stage: train.Stage, params: Any, path: Path) -> None:
+    """Evaluates what the first stage starts from, and keeps the number in `path`."""
+    average = run.evaluate(params, stage.directory, "retrieval-start")
+    if average is not None and jax.process_index() == 0:
+        files.write_json(path, average)

@@ -11,19 +11,26 @@ from typing import Any
 import jax
 import optax
 
+from ernie_m_jax import config as configs
 from ernie_m_jax.config import ConfigError
-from ernie_m_jax.training import checkpoint, init_params, report, state, train
+from ernie_m_jax.training import checkpoint, init_params, report, saved_steps, state, train
 
 
 def begin(
     run: train.Run, stage: train.Stage, saved: checkpoint.Checkpoints, previous: Path | None
 ) -> tuple[state.TrainState, Mapping[str, Any]]:
-    """The state and streams a stage begins with; the order is the module's docstring."""
+    """The state and streams a stage begins with; the order is the module's docstring.
+
+    Of a stage and of `init.resume` the newest good checkpoint counts; the stage's own damaged ones are set aside.
+
+    Raises:
+      CheckpointError: none is good, or the last one of the stage before is damaged.
+    """
     init = run.config.init
     abstract = train.abstract_state(run, stage)
-    if saved.latest() is not None:
-        restored, streams, _ = saved.restore(None, abstract)
-        report.show(f"{stage.name}: going on from step {int(restored.step)} of {stage.directory}")
+    if (step := saved.newest_good(set_aside=True)) is not None:
+        restored, streams, _ = saved.restore(step, abstract)
+        report.show(f"{stage.name}: going on from step {step} of {stage.directory}")
         return restored, streams
     if previous is None and init.resume:
         restored, streams, _ = train.checkpoints(run, find_stage(Path(init.resume))).restore(None, abstract)
@@ -34,14 +41,20 @@ def begin(
             )
         report.show(f"{stage.name}: going on from step {int(restored.step)} of init.resume {init.resume}")
         return restored, streams
-    params = None
-    if previous is not None:
-        params = train.checkpoints(run, previous).restore_params(None, abstract.params)
-    elif init.params:
-        params = _params_from(run, abstract.params)
     source = previous or init.params
     report.show(f"{stage.name}: starting from {f'the parameters of {source}' if source else 'scratch'}")
-    return train.initial_state(run, stage, params), {}
+    return fresh(run, stage, previous), {}
+
+
+def fresh(run: train.Run, stage: train.Stage, previous: Path | None) -> state.TrainState:
+    """The state at step 0: from the stage before, `init.params` or scratch."""
+    params = None
+    if previous is not None:
+        last = run.config.stages[previous.name].steps
+        params = train.checkpoints(run, previous).restore_params(last, train.abstract_state(run, stage).params)
+    elif run.config.init.params:
+        params = _params_from(run, train.abstract_state(run, stage).params)
+    return train.initial_state(run, stage, params)
 
 
 def _params_from(run: train.Run, abstract: Any) -> Any:
@@ -66,9 +79,9 @@ def find_stage(path: Path) -> Path:
     Raises:
       ConfigError: there are no checkpoints.
     """
-    candidates = [path, *sorted((child for child in path.glob("*") if child.is_dir()), reverse=True)]
-    for candidate in candidates:
-        if checkpoint.complete_steps(candidate / "checkpoints"):
+    stages = configs.in_order(child.name for child in path.glob("*") if child.is_dir())
+    for candidate in [path, *(path / name for name in reversed(stages))]:
+        if saved_steps.complete(candidate / "checkpoints"):
             return candidate
     raise ConfigError(f"{path} holds no checkpoints: name a run's --workdir or one of its stages")
 
@@ -82,12 +95,13 @@ def load_params(run: train.Run, workdir: Path) -> Any:
       ConfigError: neither holds a checkpoint, or that of `init.params` does not fit.
     """
     abstract = state.abstract_state(run.model, _no_optimizer, run.mesh, jax.random.key(0), *train.init_inputs()).params
-    places = [workdir, *(workdir / name for name in sorted(run.config.stages, reverse=True))]
-    place = next((place for place in places if checkpoint.complete_steps(place / "checkpoints")), None)
+    places = [workdir, *(workdir / name for name in reversed(list(run.config.stages)))]
+    place = next((place for place in places if saved_steps.complete(place / "checkpoints")), None)
     if place is not None:
         saved = train.checkpoints(run, place)
-        report.show(f"parameters of step {saved.latest()} in {place}")
-        return saved.restore_params(None, abstract)
+        step = saved.newest_good()
+        report.show(f"parameters of step {step} in {place}")
+        return saved.restore_params(step, abstract)
     if not run.config.init.params:
         raise ConfigError(f"{workdir} holds no checkpoints and config.init.params names none: nothing to use")
     report.show(f"parameters of {run.config.init.params}")

@@ -4,6 +4,7 @@ Losses are (total, weight) pairs until the end: gradients of totals are added up
 weight, so microbatches and devices, however many, give the numbers of one big batch.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from ernie_m_jax.training.state import Purpose, TrainState
 LossFn = Callable[[Any, Batch, jax.Array], Sums]
 TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Sums]]
 
-OWN_SUMS = ("gradient_norm", "learning_rate")
+OWN_SUMS = ("gradient_norm", "learning_rate", "skipped")
 
 
 def make_train_step(
@@ -43,8 +44,10 @@ def make_train_step(
     Returns:
       (state, batch, key) -> (new state, sums). Every array of the batch is [rows, ...] with `batch_sharding(mesh)`.
       `key` is the run's key, the same every step, put on the mesh (`replicated(mesh)`) once by the caller. The sums are
-      loss_fn's added up over the batch (float32, replicated), plus "gradient_norm" (of the mean loss, before clipping)
-      and "learning_rate", each with weight 1. A batch of weight 0 has zero gradients.
+      loss_fn's added up over the batch (float32, replicated), plus "gradient_norm" (of the mean loss, before clipping),
+      "learning_rate" and "skipped" (0 or 1), each with weight 1. A batch of weight 0 has zero gradients. If the loss or
+      the gradient norm is not finite, "skipped" is 1 and parameters and optimizer state stay what they were; only the
+      step and the schedule count on.
 
     Raises:
       ValueError: when it is traced, if the rows do not divide or loss_fn returns no "loss" or a name of ours.
@@ -55,11 +58,22 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Sums]:
         rng = jax.random.fold_in(jax.random.fold_in(key, Purpose.TRAIN), state.step)
         gradients, sums = accumulate(loss_fn, state.params, batch, rng, microbatches, mesh, state_shardings.params)
+        norm = optax.tree.norm(gradients)
+        finite = jnp.isfinite(sums["loss"][0]) & jnp.isfinite(norm)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        new = TrainState(
+            step=state.step + 1,
+            params=jax.tree.map(functools.partial(jnp.where, finite), params, state.params),
+            opt_state=_kept_unless(finite, opt_state, state.opt_state),
+        )
         one = jnp.ones((), jnp.float32)
-        own = {"gradient_norm": (optax.tree.norm(gradients), one), "learning_rate": (learning_rate(state.step), one)}
-        return TrainState(step=state.step + 1, params=params, opt_state=opt_state), sums | own
+        own = {
+            "gradient_norm": (norm, one),
+            "learning_rate": (learning_rate(state.step), one),
+            "skipped": (1.0 - finite.astype(jnp.float32), one),
+        }
+        return new, sums | own
 
     return jax.jit(
         train_step,
@@ -67,6 +81,18 @@ def make_train_step(
         out_shardings=(state_shardings, sharding.replicated(mesh)),
         donate_argnums=0,
     )
+
+
+def _kept_unless(finite: jax.Array, new: Any, old: Any) -> Any:
+    """The new optimizer state if the step was finite, else the old one, but for the schedule's count of steps."""
+
+    def is_schedule(node: Any) -> bool:
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    def choose(new: Any, old: Any) -> Any:
+        return new if is_schedule(new) else jnp.where(finite, new, old)
+
+    return jax.tree.map(choose, new, old, is_leaf=is_schedule)
 
 
 def accumulate(

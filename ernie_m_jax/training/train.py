@@ -4,9 +4,9 @@ A `Run` (what stays the same over the stages) and a stage come in; checkpoints, 
 It never changes when an objective is added. The order within a step is contract 5 of docs/design.md.
 """
 
+import contextlib
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,18 @@ from ernie_m_jax.data import loader, mixture
 from ernie_m_jax.model.encoder import Inputs
 from ernie_m_jax.model.visibility import FULL
 from ernie_m_jax.task import Group
-from ernie_m_jax.training import checkpoint, files, metrics, optimizer, report, sharding, state, step, summary, watch
+from ernie_m_jax.training import (
+    checkpoint,
+    files,
+    guard,
+    metrics,
+    optimizer,
+    report,
+    sharding,
+    state,
+    step,
+    watch,
+)
 
 
 def init_inputs() -> tuple[Any, ...]:
@@ -33,7 +44,10 @@ def init_inputs() -> tuple[Any, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What every stage of a run shares; `entries` are the mixtures of all objectives with a weight in any stage."""
+    """What every stage of a run shares; `entries` are the mixtures of all objectives with a weight in any stage.
+
+    `keep_time` is called with every save.
+    """
 
     config: Config
     tokenizer: Any
@@ -41,6 +55,7 @@ class Run:
     mesh: jax.sharding.Mesh
     entries: Mapping[str, Mapping[str, Group]]
     evaluate: Callable[[Any, Path, str], float | None]
+    keep_time: Callable[[], None] = lambda: None
 
 
 @dataclasses.dataclass
@@ -139,42 +154,9 @@ def show_mixtures(stage: Stage, config: Config, loaders: Mapping[str, loader.Loa
     total = sum(stage.config.weights.values())
     rows = stage.config.steps * config.train.batch_rows
     for name, source in loaders.items():
-        share = stage.config.weights[name] / total
-        report.show(
-            report.mixture_table(
-                [report.MixtureRow(**row) for row in mixture.table(source.entries, source.size, rows * share)],
-                title=f"{stage.name}: {name}",
-            )
-        )
-
-
-class Meter:
-    """What the steps say: every step to the writer, windows of them to the screen and the summary."""
-
-    def __init__(self, writer: metrics.MetricsWriter):
-        self._writer = writer
-        self._since, self._tokens = time.perf_counter(), 0.0
-        self._window: dict[str, list[dict[str, float]]] = {}
-
-    def read(self, index: int, objective: str, sums: tasks.Sums) -> None:
-        """Writes step `index`'s numbers."""
-        sums = jax.device_get(sums)
-        values = metrics.finalize(sums)
-        values |= {"scored": float(sums["loss"][1]), "tokens": float(sums["fill"][0])}
-        self._writer.write(index, values, objective=objective)
-        self._tokens += values["tokens"]
-        self._window.setdefault(objective, []).append(values)
-
-    def window(self, index: int) -> tuple[dict[str, float], float]:
-        """Mean losses and real tokens a second since the last call; all means also go to TensorBoard."""
-        now = time.perf_counter()
-        timing = {"tokens_per_second": self._tokens / max(now - self._since, 1e-9)}
-        means = {name: summary.means(lines) for name, lines in self._window.items()}
-        self._window, self._since, self._tokens = {}, now, 0.0
-        self._writer.write(index, {}, timing=timing)
-        self._writer.draw(index, means | {"timing": timing})
-        losses = {name: values["loss"] for name, values in means.items() if "loss" in values}
-        return losses, timing["tokens_per_second"]
+        drawn = rows * stage.config.weights[name] / total * source.records_per_row()
+        table = [report.MixtureRow(**row) for row in mixture.table(source.entries, source.tokens, drawn)]
+        report.show(report.mixture_table(table, title=f"{stage.name}: {name}"))
 
 
 def train_stage(run: Run, stage: Stage, start: state.TrainState, streams: Mapping[str, Any]) -> state.TrainState:
@@ -183,63 +165,90 @@ def train_stage(run: Run, stage: Stage, start: state.TrainState, streams: Mappin
     Raises:
       Interrupted: a signal asked to stop; state and streams are saved.
       CheckpointError: a save failed; earlier checkpoints are intact.
+      TrainingError: the loss or gradient was not finite too often in a row.
     """
-    config, saved = run.config, checkpoints(run, stage.directory)
-    loaders = open_loaders(run, stage)
-    restore_streams(loaders, streams)
-    show_mixtures(stage, config, loaders)
-    steps = compiled_steps(run, stage)
+    config, first = run.config, int(start.step)
+    with contextlib.ExitStack() as stack:
+        loaders = open_loaders(run, stage)
+        for source in loaders.values():
+            stack.callback(source.close)
+        restore_streams(loaders, streams)
+        show_mixtures(stage, config, loaders)
+        writer = stack.enter_context(metrics.MetricsWriter(stage.directory, first))
+        progress = stack.enter_context(report.Progress(stage.name, stage.config.steps, first, config.train.log_every))
+        stop = stack.enter_context(watch.StopRequest())
+        return _loop(run, stage, start, loaders, metrics.Meter(writer), progress, stop)
+
+
+def _loop(
+    run: Run,
+    stage: Stage,
+    current: state.TrainState,
+    loaders: Mapping[str, loader.Loader],
+    meter: metrics.Meter,
+    progress: report.Progress,
+    stop: watch.StopRequest,
+) -> state.TrainState:
+    """The steps themselves, in the order of contract 5; see `train_stage`."""
+    config, first, last = run.config, int(current.step), stage.config.steps
+    saved, steps = checkpoints(run, stage.directory), compiled_steps(run, stage)
     rows_sharding = sharding.batch_sharding(run.mesh)
-    key = jax.device_put(jax.random.key(stage.seed), sharding.replicated(run.mesh))
-    current, first, last = start, int(start.step), stage.config.steps
+    key = run_key(stage.seed, run.mesh)
     meta = {"stage": stage.name, "versions": files.versions()}
+    finite = guard.Guard(
+        config.train.max_skipped, stage.directory, lambda name, streams: loaders[name].trace(streams), progress.log
+    )
+    pending: metrics.Step | None = None
 
     def save(index: int) -> None:
         saved.save(index, current, stream_states(loaders), meta)
+        run.keep_time()
 
-    pending: tuple[int, str, tasks.Sums] | None = None
-    with (
-        metrics.MetricsWriter(stage.directory, first) as writer,
-        report.Progress(stage.name, last, first, config.train.log_every) as progress,
-        watch.StopRequest() as stop,
-    ):
-        meter = Meter(writer)
-        try:
-            for index in range(first, last):
-                if due(index, config.train.evaluate_every, first):
-                    run.evaluate(current.params, stage.directory, f"retrieval-{index}")
-                if due(index, config.train.save_every, first):
-                    if pending:  # read first: a kill during the save must not lose its line
-                        meter.read(*pending)
-                    pending = None
-                    save(index)
-                objective = stage.objective(index)
-                rows = next(loaders[objective])
-                batch = batches.to_global(rows, config.train.batch_rows, rows_sharding)
-                with jax.transfer_guard("disallow"):
-                    current, sums = steps[objective](current, batch, key)
-                if pending:
-                    meter.read(*pending)
-                pending = index, objective, sums
-                if (index + 1) % config.train.log_every == 0:
-                    progress.update(index + 1, *meter.window(index))
-                if stop.due(index + 1) and index + 1 < last:
-                    meter.read(*pending)
-                    save(index + 1)
-                    saved.wait()
-                    raise watch.Interrupted(f"stopped after step {index + 1} of {last} of {stage.name}, saved")
-            if pending:
-                meter.read(*pending)
-            if last % config.train.log_every:
-                progress.update(last, *meter.window(last - 1))
-            save(last)
-            saved.wait()
-            if stop.due(last):
-                raise watch.Interrupted(f"stopped at the end of {stage.name}, saved")
-        finally:
-            for source in loaders.values():
-                source.close()
+    def read() -> None:
+        nonlocal pending
+        if pending is not None:
+            step, pending = pending, None
+            finite.note(step, meter.read(step))
+
+    for index in range(first, last):
+        if due(index, config.train.evaluate_every, first):
+            run.evaluate(current.params, stage.directory, f"retrieval-{index}")
+        if due(index, config.train.save_every, first):
+            read()  # first: a kill during the save must not lose its line
+            if not finite.in_row:
+                save(index)
+        objective = stage.objective(index)
+        before = loaders[objective].state()
+        rows = next(loaders[objective])
+        batch = batches.to_global(rows, config.train.batch_rows, rows_sharding)
+        with jax.transfer_guard("disallow"):
+            current, sums = steps[objective](current, batch, key)
+        read()
+        pending = metrics.Step(index, objective, sums, before)
+        if (index + 1) % config.train.log_every == 0:
+            progress.update(index + 1, *meter.window(index))
+        if stop.due(index + 1) and index + 1 < last:
+            read()
+            where = "saved"
+            if finite.in_row:
+                where = f"not saved, for its update was skipped; the last checkpoint is of step {saved.latest()}"
+            else:
+                save(index + 1)
+                saved.wait()
+            raise watch.Interrupted(f"stopped after step {index + 1} of {last} of {stage.name}, {where}")
+    read()
+    if last % config.train.log_every:
+        progress.update(last, *meter.window(last - 1))
+    save(last)
+    saved.wait()
+    if stop.due(last):
+        raise watch.Interrupted(f"stopped at the end of {stage.name}, saved")
     return current
+
+
+def run_key(seed: int, mesh: jax.sharding.Mesh) -> jax.Array:
+    """The key that every step gets, whole on every device of all processes."""
+    return jax.jit(lambda: jax.random.key(seed), out_shardings=sharding.replicated(mesh))()
 
 
 def due(index: int, every: int, first: int) -> bool:

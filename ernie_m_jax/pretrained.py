@@ -1,0 +1,258 @@
+"""A model in memory, with all that it can do.
+
+    Model --encode, retrieve--> vectors, accuracies      Model --fill_mask, back_translate--> words
+
+Here a caller's arguments are checked and get their defaults; `encode`, `predict` and `training.evaluate` do the work.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from ernie_m_jax import encode, predict
+from ernie_m_jax.config import ModelConfig
+from ernie_m_jax.config_checks import nearest
+from ernie_m_jax.convert.model import COMPUTE
+from ernie_m_jax.model.encoder import ErnieM
+from ernie_m_jax.predict import Filled, Written
+from ernie_m_jax.tokenizer import Tokenizer
+from ernie_m_jax.training import evaluate
+from ernie_m_jax.training.evaluate import RetrievalResult
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A model in memory; it unpacks as (config, params, tokenizer).
+
+    To change it, make another: `dataclasses.replace(model, languages=("en", "de"))`.
+
+    Attributes:
+      config: the architecture.
+      params: nested dictionaries of float32 NumPy arrays, as `ErnieM.apply` takes them ({"params": params}); not to be
+        changed in place, for the methods keep a copy on the device.
+      tokenizer: None where the folder has no tokenizer's files.
+      languages: names of the language table's rows; () where there is no table, or no name is known.
+      pair_positions: `config.data.pair_positions` of the training.
+      path: where it was loaded from, for messages.
+    """
+
+    config: ModelConfig
+    params: Any
+    tokenizer: Tokenizer | None
+    languages: tuple[str, ...] = ()
+    pair_positions: str = "continued"
+    path: str = ""
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from (self.config, self.params, self.tokenizer)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the fine-tuning head's outputs, in their order; () where they have none."""
+        return self.config.labels
+
+    def encoder(self, dtype: str = "float32") -> ErnieM:
+        """The module that takes these parameters; `dtype` ("float32", "bfloat16") is that of its activations."""
+        compute = dataclasses.replace(COMPUTE, dtype=dtype, scan_layers="layers" in self.params)
+        return ErnieM(self.config, compute)
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        layer: int = -1,
+        pooling: str = "mean",
+        normalize: bool = False,
+        max_length: int = 128,
+        batch_rows: int = 32,
+    ) -> np.ndarray:
+        """Turns texts into vectors; see `encode_texts`.
+
+        Args:
+          texts: N sentences.
+          layer: 0 is the embeddings' output, n the output of layer n, -1 the last layer.
+          pooling: "mean", "cls" or "max" over a sentence's tokens.
+          normalize: divide each vector by its Euclidean length (a zero vector stays).
+          max_length: tokens per sentence at most, specials included, and never more than the model has positions for;
+            longer sentences are cut.
+          batch_rows: sentences per batch.
+
+        Returns:
+          float32 [N, H].
+
+        Raises:
+          ValueError: no tokenizer, `texts` that are no list of strings, or an argument out of range.
+        """
+        vectors = encode.encode_texts(
+            self.encoder(),
+            self._on_device,
+            self._tokenizer("encode"),
+            texts,
+            layer=layer,
+            pooling=pooling,
+            max_length=min(max_length, predict.positions_of(self.config)),
+            batch_rows=batch_rows,
+        )
+        if not normalize:
+            return vectors
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors / np.where(lengths > 0, lengths, 1)
+
+    def fill_mask(self, text: str, top_k: int = 5, *, language: str | None = None) -> list[list[Filled]]:
+        """Proposes words for each "[MASK]" in a text.
+
+        Args:
+          text: with one or several "[MASK]" (or the tokenizer's own name, "<mask>"); a mask without white space before
+            it stands within a word or between a word and its punctuation.
+          top_k: words per mask.
+          language: the language to write, one of `languages`; needed where the model has a language table of several
+            rows, for there a mask carries its language.
+
+        Returns:
+          For each mask its (token, probability, text) tuples, the most probable first; no special tokens.
+
+        Raises:
+          ValueError: no tokenizer or mlm_head, no mask, a text longer than the model's positions, or an argument that
+            cannot be.
+        """
+        tokenizer = self._writer("fill_mask")
+        if not isinstance(text, str):
+            raise ValueError(f"text is {text!r}; it must be a string")
+        row = self._row_to_write(language)
+        return predict.fill_mask(self.encoder(), self._on_device, tokenizer, text, top_k=top_k, language=row)
+
+    def back_translate(
+        self,
+        texts: Sequence[str],
+        source: str,
+        target: str,
+        length_ratio: float = 1.0,
+        temperature: float = 0.0,
+        passes: int = 1,
+        seed: int = 0,
+    ) -> list[Written]:
+        """Writes pseudo tokens of another language behind each text, as BTMLM does in training.
+
+        It is there to look at what the objective learns from: a parallel guess for each placeholder, no translation.
+
+        Args:
+          texts: sentences of the language `source`.
+          source: one of `languages`.
+          target: the language to write, one of `languages`.
+          length_ratio: placeholders per token of the text.
+          temperature: 0 writes the most probable tokens; above 0 they are drawn.
+          passes: passes of generation; each further one writes the least confident tokens again.
+          seed: of the draws; the same texts and seed give the same tokens.
+
+        Returns:
+          For each text (text, tokens, log_probs); empty for a text without tokens.
+
+        Raises:
+          ValueError: no tokenizer, mlm_head or language table, an unknown language, a text that is too long (it is
+            named), or an argument out of range.
+        """
+        tokenizer = self._writer("back_translate")
+        texts = encode.check_texts(texts, "texts")
+        if self.config.language_embedding == "none":
+            raise ValueError(f"{self._name}: has no language embedding: nothing tells it which language to write")
+        for name, language in (("source", source), ("target", target)):
+            self._row(name, language)
+        return predict.back_translate(
+            self.encoder(),
+            self._on_device,
+            tokenizer,
+            texts,
+            source=source,
+            target=target,
+            languages=self.languages,
+            pair_positions=self.pair_positions,
+            length_ratio=length_ratio,
+            temperature=temperature,
+            passes=passes,
+            seed=seed,
+        )
+
+    def retrieve(
+        self,
+        sentences: Mapping[str, Sequence[str]],
+        layer: int = -1,
+        pooling: str = "mean",
+        max_length: int = 128,
+        batch_rows: int = 32,
+    ) -> RetrievalResult:
+        """Searches each sentence's translation in every other language by the nearest cosine.
+
+        Args:
+          sentences: the texts of each language, by any names; the same index is the same meaning.
+          layer: see `encode`, as for the other arguments.
+          pooling: see there.
+          max_length: see there.
+          batch_rows: see there.
+
+        Returns:
+          Accuracies in percent between every two languages; its `write(directory)` makes a CSV file and a heat map.
+
+        Raises:
+          ValueError: no tokenizer, fewer than two languages, unequal numbers of sentences, or as `encode`.
+        """
+        self._tokenizer("retrieve")
+        texts = {key: encode.check_texts(own, f"sentences[{key!r}]") for key, own in sentences.items()}
+        encode_own = functools.partial(
+            self.encode, layer=layer, pooling=pooling, max_length=max_length, batch_rows=batch_rows
+        )
+        return evaluate.retrieval(encode_own, texts)
+
+    @functools.cached_property
+    def _on_device(self) -> Any:
+        return jax.device_put(self.params)
+
+    @property
+    def _name(self) -> str:
+        return self.path or "this model"
+
+    def _tokenizer(self, method: str) -> Tokenizer:
+        if self.tokenizer is None:
+            raise ValueError(
+                f"{self._name}: {method} needs a tokenizer, and there is no tokenizer's file beside the weights; put "
+                "them there, or say dataclasses.replace(model, tokenizer=ernie_m_jax.Tokenizer.load(FOLDER, STYLE))"
+            )
+        return self.tokenizer
+
+    def _writer(self, method: str) -> Tokenizer:
+        """The tokenizer of a model that can write words."""
+        if self.config.mlm_head == "none":
+            raise ValueError(
+                f"{self._name}: {method} predicts words, and this model has no mlm_head; pre-trained runs have one, "
+                "released ERNIE-M models have none"
+            )
+        return self._tokenizer(method)
+
+    def _row(self, name: str, language: str) -> int:
+        """Row of the language table; `name` is the argument's."""
+        if not self.languages:
+            raise ValueError(
+                f"{self._name}: the names of its {self.config.num_languages} languages are not known; say "
+                "dataclasses.replace(model, languages=(NAME, ...)), in the order of the language table's rows"
+            )
+        if language not in self.languages:
+            raise ValueError(
+                f"{name} {language!r} is unknown{nearest(str(language), self.languages)}; it must be one of "
+                f"{', '.join(self.languages)}"
+            )
+        return self.languages.index(language)
+
+    def _row_to_write(self, language: str | None) -> int:
+        """Row of the language that `fill_mask` writes; any where there is no table."""
+        if self.config.language_embedding == "none":
+            if language is not None:
+                raise ValueError(f"{self._name}: has no language embedding; leave language out")
+            return 0
+        if language is None and self.config.num_languages > 1:
+            raise ValueError(
+                f"{self._name}: a mask carries the language to write: say language=..., one of "
+                f"{', '.join(self.languages) or 'its names, which are not known'}"
+            )
+        return 0 if language is None else self._row("language", language)

@@ -1,0 +1,93 @@
+"""Whose a work directory is: a config and a directory in, `config.json` out, or an error that names what differs.
+
+A directory belongs to the config of its first checkpoint. What a start leaves that failed before binds no other config.
+"""
+
+from pathlib import Path
+
+import jax
+
+from ernie_m_jax.config import Config, ConfigError, differences, to_dict
+from ernie_m_jax.config_files import stored_config_tree
+from ernie_m_jax.training import files, lengths, report, saved_steps
+
+# Keys that change how fast a run goes or what it keeps, not its numbers; a run may go on with others.
+FREE_KEYS = (
+    "config.mesh",
+    "config.compute.attention",
+    "config.compute.remat",
+    "config.compute.vocab_chunk",
+    "config.data.prefetch",
+    "config.train.evaluate_every",
+    "config.train.keep",
+    "config.train.log_every",
+    "config.train.max_skipped",
+    "config.train.save_every",
+)
+# Keys on which a tokenizer trained here depends.
+TOKENIZER_KEYS = (
+    "config.data.monolingual",
+    "config.data.parallel",
+    "config.languages",
+    "config.model.vocab_size",
+    "config.tokenizer",
+)
+
+
+def is_begun(workdir: Path) -> bool:
+    """Whether any stage has a checkpoint, damaged or not; what a start leaves that failed before is none."""
+    return any(saved_steps.complete(path) for path in workdir.glob("*/checkpoints"))
+
+
+def check(config: Config, workdir: Path) -> None:
+    """A work directory with a checkpoint must hold a run of this config, but for `FREE_KEYS` and longer stages.
+
+    Raises:
+      ConfigError: it is of another config; each differing key is named.
+    """
+    if not is_begun(workdir):
+        return
+    stored = stored_config_tree(workdir)
+    lines = [line for line in differences(stored, to_dict(config)) if not line.startswith(FREE_KEYS)]
+    lines = lengths.unfit(lines, stored, config, workdir)
+    if lines:
+        raise ConfigError(
+            f"{workdir} holds a run of a different config; choose another --workdir, or make these keys agree:\n  "
+            + "\n  ".join(lines)
+        )
+
+
+def check_model(config: Config, workdir: Path) -> None:
+    """The architecture that a work directory's `config.json` states must be the config's.
+
+    Raises:
+      ConfigError: there are checkpoints but no `config.json`, or it is another model's; each differing key is named.
+    """
+    if not (is_begun(workdir) or saved_steps.complete(workdir / "checkpoints")):
+        return
+    if lines := differences(stored_config_tree(workdir)["model"], to_dict(config)["model"], "config.model"):
+        raise ConfigError(
+            f"{workdir} holds another model; leave these keys as they are there:\n  " + "\n  ".join(lines)
+        )
+
+
+def claim(config: Config, workdir: Path) -> None:
+    """Checks the work directory and writes `config.json` into it; another config's tokenizer makes room before."""
+    check(config, workdir)
+    if jax.process_index() != 0:
+        return
+    own = workdir / "tokenizer"
+    if own.exists() and not config.tokenizer.path and not _is_trained_for(config, workdir):
+        kept = files.aside(own, "replaced")
+        own.rename(kept)
+        report.show(f"{own} was trained with other settings; it is kept as {kept}")
+    files.write_json(workdir / "config.json", {"config": to_dict(config), "versions": files.versions()})
+
+
+def _is_trained_for(config: Config, workdir: Path) -> bool:
+    """Whether the stored config trains the same tokenizer."""
+    try:
+        lines = differences(stored_config_tree(workdir), to_dict(config))
+    except ConfigError:
+        return False
+    return not any(line.startswith(TOKENIZER_KEYS) for line in lines)

@@ -76,10 +76,11 @@ def from_file(flag: str) -> dict[str, Any]:
 
 
 def _execute(path: str) -> ModuleType:
-    loader = importlib.machinery.SourceFileLoader("ernie_m_jax_config_file", path)
+    loader = importlib.machinery.SourceFileLoader(f"config_file_{Path(path).stem}", path)
     spec = importlib.util.spec_from_file_location(loader.name, path, loader=loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[loader.name] = module  # a dataclass in the file looks itself up there
     loader.exec_module(module)
     return module
 
@@ -126,8 +127,9 @@ def stored_config_tree(workdir: Path) -> dict[str, Any]:
         tree = written.get("config", written)
         if not isinstance(tree, dict):
             raise TypeError(f"config is {tree!r:.80}, not a mapping")
-        if tree is written and not (isinstance(tree["model"], dict) and isinstance(tree["tokenizer"], dict)):
-            raise TypeError("model and tokenizer must be mappings")
+        parts = (tree["model"], tree["tokenizer"], tree.get("data", {})) if tree is written else ()
+        if not all(isinstance(part, dict) for part in parts):
+            raise TypeError("model, tokenizer and data must be mappings")
     except FileNotFoundError:
         raise ConfigError(f"{workdir} holds no run: there is no {path.name} in it") from None
     except KeyError:
@@ -183,9 +185,11 @@ def override(tree: dict[str, Any], settings: Iterable[str]) -> list[str]:
             problems.append(str(error))
     for path, message in added.items():
         _, _, kind, name = path.split(".")
-        if not tree["data"][kind].get(name, {}).get("path"):
+        source = tree["data"][kind].pop(name, None)
+        if isinstance(source, dict) and source.get("path"):
+            tree["data"][kind][name] = source
+        else:
             problems.append(f"{message}; a new source needs {path}.path")
-            del tree["data"][kind][name]
     return problems
 
 

@@ -63,7 +63,8 @@ def main(arguments: list[str]) -> None:
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        print(f"error: out of memory ({str(error).splitlines()[0]}): {OUT_OF_MEMORY}", file=sys.stderr)
+        what = (str(error) or "of the host").splitlines()[0]
+        print(f"error: out of memory ({what}): {OUT_OF_MEMORY}", file=sys.stderr)
         sys.exit(2)
 
 

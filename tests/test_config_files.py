@@ -37,7 +37,7 @@ def test_everything_that_is_wrong_is_said_at_once():
     assert said.splitlines() == [
         "5 things are wrong with the config:",
         "  config.train.batch_row is unknown (nearest: batch_rows); keys here: batch_rows, microbatches, log_every, "
-        "evaluate_every, save_every, keep",
+        "evaluate_every, save_every, keep, max_skipped",
         "  config.stages.stage1.learning_rat is unknown (nearest: learning_rate); keys here: steps, weights, "
         "learning_rate, warmup_steps, schedule, final_fraction",
         "  config.train.keep must be of type int, got 'many'",

@@ -97,8 +97,9 @@ def test_a_converted_model_is_a_work_directory(trained, tmp_path):
 def test_another_librarys_directory_must_be_converted_first(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "ernie_m"}')
     assert "python -m ernie_m_jax.convert" in refused("--mode=encode", f"--workdir={tmp_path}")
-    (tmp_path / "config.json").write_text("[1")
-    assert "config.json is damaged" in refused("--mode=encode", f"--workdir={tmp_path}")
+    for text in ("[1", '{"model": {}, "tokenizer": {}, "data": 3}'):
+        (tmp_path / "config.json").write_text(text)
+        assert "config.json is damaged" in refused("--mode=encode", f"--workdir={tmp_path}")
 
 
 def test_out_of_memory_says_what_to_set(trained, tmp_path, monkeypatch, capsys):

@@ -65,7 +65,7 @@ def check_model(config: Config, workdir: Path) -> None:
     """
     if not (is_begun(workdir) or saved_steps.complete(workdir / "checkpoints")):
         return
-    if lines := differences(stored_config_tree(workdir)["model"], to_dict(config)["model"], "config.model"):
+    if lines := differences(stored_config_tree(workdir).get("model", {}), to_dict(config)["model"], "config.model"):
         raise ConfigError(
             f"{workdir} holds another model; leave these keys as they are there:\n  " + "\n  ".join(lines)
         )

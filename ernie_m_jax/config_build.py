@@ -72,7 +72,9 @@ def _collect_keys(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
         if field.name in value:
             made[field.name] = collect(hints[field.name], value[field.name], f"{path}.{field.name}", problems)
         elif field.default is dataclasses.MISSING:
-            problems.append(f"{path}.{field.name} is missing; start the config from configs.base")
+            problems.append(
+                f"{path}.{field.name} is missing; start the config from configs.base, or give --{path}.{field.name}"
+            )
             made[field.name] = None
     return kind(**made)
 

@@ -75,6 +75,8 @@ def test_a_work_directory_speaks_for_itself(trained, tmp_path):
     assert (workdir / "config.json").read_bytes() == stored
     said = refused("--mode=evaluate", f"--workdir={workdir}", "--config.model.num_heads=2")
     assert "config.model.num_heads: 4 there, 2 here" in said
+    said = refused(f"--workdir={workdir}", "--config.stages.stage1.steps=8")  # stage2 has trained on from step 4
+    assert f"--config.init.resume={workdir / 'stage1'}" in said
     assert f"--workdir={workdir} goes on with its run" in refused(f"--workdir={workdir / 'stage1'}")
 
 

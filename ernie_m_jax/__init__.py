@@ -10,7 +10,7 @@ _PUBLIC = {
     "Model": "ernie_m_jax.pretrained",
     "Tokenizer": "ernie_m_jax.tokenizer",
     "__version__": "ernie_m_jax.version",
-    "encode_texts": "ernie_m_jax.encode",
+    "encode_texts": "ernie_m_jax.evaluation.encode",
     "load": "ernie_m_jax.api",
     "save": "ernie_m_jax.api",
     "train": "ernie_m_jax.api",

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from ernie_m_jax import config as configs
+from ernie_m_jax.checkpoint import tree
 from ernie_m_jax.config import Config, ModelConfig
 from ernie_m_jax.convert import layers
 from ernie_m_jax.convert import model as conversion
 from ernie_m_jax.convert.native import NO_FACTS, Facts
 from ernie_m_jax.pretrained import Model
 from ernie_m_jax.tokenizer import Tokenizer
-from ernie_m_jax.training import run, tree
+from ernie_m_jax.training import run
 
 
 def load(

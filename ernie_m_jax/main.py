@@ -17,12 +17,13 @@ import jax
 from absl import app, flags, logging
 
 from ernie_m_jax import config as configs
-from ernie_m_jax import config_files, encode
+from ernie_m_jax import config_files
+from ernie_m_jax.checkpoint.checkpoints import CheckpointError
 from ernie_m_jax.data.records import DataError
-from ernie_m_jax.training import ahead, claim, run, start
-from ernie_m_jax.training.checkpoint import CheckpointError
+from ernie_m_jax.evaluation import encode
+from ernie_m_jax.training import claim, compile, restore, run
 from ernie_m_jax.training.guard import TrainingError
-from ernie_m_jax.training.watch import Interrupted
+from ernie_m_jax.training.preemption import Interrupted
 
 MODES = {
     "train": "pre-train every stage; an interrupted run goes on where it stood",
@@ -92,7 +93,7 @@ def run_mode(config: configs.Config) -> None:
         return
     start_jax()
     if _MODE.value == "compile":
-        ahead.compile_steps(config)
+        compile.compile_steps(config)
         return
     if not _WORKDIR.value:
         raise configs.ConfigError(f"--workdir=DIR is missing; --mode={_MODE.value} needs it")
@@ -106,7 +107,7 @@ def use(config: configs.Config, workdir: Path) -> None:
     """The modes that use the model in a work directory; they change nothing of the run or model in it."""
     claim.check_model(config, workdir)
     made = run.make(config, config_files.home(workdir))
-    params = start.load_params(made, workdir)
+    params = restore.load_params(made, workdir)
     if _MODE.value == "evaluate":
         if not run.has_retrieval(config):
             raise configs.ConfigError("config.retrieval.source.path is empty: nothing to evaluate on")

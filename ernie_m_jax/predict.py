@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, cast
 import jax
 import numpy as np
 
-from ernie_m_jax import encode
 from ernie_m_jax.config import Config, ModelConfig
 from ernie_m_jax.config_checks import OBJECTIVE_RANGES
+from ernie_m_jax.evaluation import encode
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.encoder import ErnieM, Inputs
 from ernie_m_jax.objectives import btmlm, masking

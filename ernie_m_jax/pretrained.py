@@ -2,7 +2,7 @@
 
     Model --encode, retrieve--> vectors, accuracies      Model --fill_mask, back_translate--> words
 
-Here a caller's arguments are checked and get their defaults; `encode`, `predict` and `training.evaluate` do the work.
+Here a caller's arguments are checked and get their defaults; `evaluation` and `predict` do the work.
 """
 
 import dataclasses
@@ -13,15 +13,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from ernie_m_jax import encode, predict
+from ernie_m_jax import predict
 from ernie_m_jax.config import ModelConfig
 from ernie_m_jax.config_checks import nearest
 from ernie_m_jax.convert.model import COMPUTE
+from ernie_m_jax.evaluation import encode, retrieval
+from ernie_m_jax.evaluation.retrieval import RetrievalResult
 from ernie_m_jax.model.encoder import ErnieM
 from ernie_m_jax.predict import Filled, Written
 from ernie_m_jax.tokenizer import Tokenizer
-from ernie_m_jax.training import evaluate
-from ernie_m_jax.training.evaluate import RetrievalResult
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -203,7 +203,7 @@ class Model:
         encode_own = functools.partial(
             self.encode, layer=layer, pooling=pooling, max_length=max_length, batch_rows=batch_rows
         )
-        return evaluate.retrieval(encode_own, texts)
+        return retrieval.retrieval(encode_own, texts)
 
     @functools.cached_property
     def _on_device(self) -> Any:

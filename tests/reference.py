@@ -11,7 +11,7 @@ import pickle
 import numpy as np
 from safetensors.numpy import save_file
 
-from ernie_m_jax.training import tree
+from ernie_m_jax.checkpoint import tree
 from tests.golden import weights
 
 MODELS = pathlib.Path(__file__).parent / "golden" / "models"

@@ -6,8 +6,8 @@ import numpy as np
 
 import ernie_m_jax
 from ernie_m_jax import config as configs
+from ernie_m_jax.checkpoint import tree
 from ernie_m_jax.convert import model as conversion
-from ernie_m_jax.training import tree
 from tests.conftest import small_tree
 
 LANGUAGES = ("en", "de", "ru")

@@ -18,8 +18,8 @@ import ernie_m_jax
 from ernie_m_jax import config as configs
 from ernie_m_jax import version
 from ernie_m_jax.convert import __main__ as cli
-from ernie_m_jax.convert.tensors import ConversionError
-from ernie_m_jax.training import evaluate
+from ernie_m_jax.evaluation import retrieval
+from ernie_m_jax.weights.tensors import ConversionError
 from tests.conftest import small_tree
 from tests.reference import assert_same
 from tests.small_models import LANGUAGES, random_model
@@ -178,7 +178,7 @@ def test_what_is_no_list_of_texts_is_refused(texts, message, model, tokenizer):
 def test_retrieve_searches_and_writes_table_and_picture(model, tmp_path):
     sentences = {"en": ["the class name", "a file", "missing"], "de": ["der Klassenname", "eine Datei", "fehlt"]}
     result = model.retrieve(sentences, layer=1, pooling="cls")
-    expected = evaluate.retrieval(lambda texts: model.encode(texts, layer=1, pooling="cls"), sentences)
+    expected = retrieval.retrieval(lambda texts: model.encode(texts, layer=1, pooling="cls"), sentences)
     np.testing.assert_array_equal(result.matrix, expected.matrix)
     result.write(tmp_path / "out", "mine")
     rows = list(csv.reader((tmp_path / "out" / "mine.csv").read_text().splitlines()))

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from ernie_m_jax.training.checkpoint import CheckpointError, Checkpoints
+from ernie_m_jax.checkpoint.checkpoints import CheckpointError, Checkpoints
 
 DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 STREAMS = {"0": {"index": 3, "epoch": 0}, "1": {"index": [5, 6]}}
@@ -337,7 +337,7 @@ def test_a_failure_in_the_background_surfaces_at_the_next_save(tmp_path, monkeyp
     def fail(*_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("ernie_m_jax.training.checkpoint.write_manifest", fail)
+    monkeypatch.setattr("ernie_m_jax.checkpoint.checkpoints.write_manifest", fail)
     checkpoints.save(2, make_state(2), STREAMS, META)
     with pytest.raises(CheckpointError, match=r"saving step 2 .*Input/output error"):
         checkpoints.save(3, make_state(3), STREAMS, META)

@@ -15,10 +15,10 @@ import pytest
 from safetensors.numpy import load_file
 
 import ernie_m_jax
+from ernie_m_jax.checkpoint import tree
 from ernie_m_jax.convert import __main__ as cli
 from ernie_m_jax.convert import model
-from ernie_m_jax.convert.tensors import ConversionError
-from ernie_m_jax.training import tree
+from ernie_m_jax.weights.tensors import ConversionError
 from tests import reference
 from tests.reference import assert_same
 

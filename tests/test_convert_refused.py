@@ -9,10 +9,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import ernie_m_jax
+from ernie_m_jax.checkpoint.checkpoints import CheckpointError
 from ernie_m_jax.convert import __main__ as cli
-from ernie_m_jax.convert import checksums
-from ernie_m_jax.convert.tensors import ConversionError
-from ernie_m_jax.training.checkpoint import CheckpointError
+from ernie_m_jax.weights import checksums
+from ernie_m_jax.weights.tensors import ConversionError
 from tests import reference
 
 

@@ -8,8 +8,8 @@ from safetensors.numpy import load_file
 
 import ernie_m_jax
 from ernie_m_jax.convert import __main__ as cli
-from ernie_m_jax.convert import checksums
-from ernie_m_jax.convert.tensors import ConversionError
+from ernie_m_jax.weights import checksums
+from ernie_m_jax.weights.tensors import ConversionError
 from tests import reference
 from tests.reference import assert_same
 from tests.test_convert_refused import changed

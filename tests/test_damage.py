@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from ernie_m_jax import config as configs
+from ernie_m_jax.checkpoint.checkpoints import CheckpointError
 from ernie_m_jax.convert import native
 from ernie_m_jax.tokenizer import Tokenizer
-from ernie_m_jax.training import claim, run, start, train, watch
-from ernie_m_jax.training.checkpoint import CheckpointError
+from ernie_m_jax.training import claim, loop, preemption, restore, run, stages
 from ernie_m_jax.training.clock import Clock
 from tests.conftest import small_tree
 from tests.test_saved_steps import flip, listing
@@ -71,8 +71,8 @@ def undo_last_steps(workdir):
 
 def arrays(config, workdir, name):
     made = run.make(config, workdir)
-    stage = train.make_stage(config, name, workdir / name)
-    restored, streams, _ = train.checkpoints(made, stage.directory).restore(None, train.abstract_state(made, stage))
+    stage = stages.make_stage(config, name, workdir / name)
+    restored, streams, _ = stages.checkpoints(made, stage.directory).restore(None, stages.abstract_state(made, stage))
     return jax.tree.map(np.asarray, restored), streams
 
 
@@ -100,13 +100,13 @@ def assert_same(config, workdir, finished):
 def test_stages_run_in_the_order_of_their_numbers(config, finished):
     assert list(claim.stored_config_tree(finished)["stages"]) == ["stage2", "stage10"]
     assert list(summary_of(finished)["stages"]) == ["stage2", "stage10"]
-    assert start.find_stage(finished) == finished / "stage10"
+    assert restore.find_stage(finished) == finished / "stage10"
     assert native.find(finished) == finished / "stage10"
-    first = train.make_stage(config, "stage2", finished / "stage2")
+    first = stages.make_stage(config, "stage2", finished / "stage2")
     made = run.make(config, finished)
-    abstract = train.abstract_state(made, first).params
-    started = train.initial_state(made, first, None).params
-    ended = train.checkpoints(made, finished / "stage2").restore_params(2, abstract)
+    abstract = stages.abstract_state(made, first).params
+    started = stages.initial_state(made, first, None).params
+    ended = stages.checkpoints(made, finished / "stage2").restore_params(2, abstract)
     assert any(
         (one != other).any() for one, other in zip(jax.tree.leaves(started), jax.tree.leaves(ended), strict=True)
     )
@@ -152,7 +152,7 @@ def test_a_reader_of_a_run_falls_back_too_and_renames_nothing(tokenizer_path, co
     expected = native.read(workdir / "stage2", 4)
     undo_second_stage(workdir)
     made = run.make(config, workdir)
-    params = start.load_params(made, workdir)
+    params = restore.load_params(made, workdir)
     np.testing.assert_array_equal(params["embeddings"]["word"], expected["embeddings/word"])
     shown = capsys.readouterr().out
     assert "step 6 is damaged" in shown
@@ -209,11 +209,11 @@ def test_a_damaged_summary_of_the_run_is_made_again(content, config, workdir, fi
 def test_damaged_numbers_of_a_stage_are_made_again(config, workdir, finished, capsys):
     (workdir / "summary.json").unlink()
     (workdir / "stage2" / "summary.json").write_text('{"steps": 6}')
-    (workdir / "stage2" / "retrieval-start.json").write_text("{")
+    (workdir / "stage2" / "retrieval-restore.json").write_text("{")
     run.pretrain(config, workdir)
     shown = capsys.readouterr().out
     assert f"{workdir / 'stage2' / 'summary.json'} is damaged" in shown
-    assert f"{workdir / 'stage2' / 'retrieval-start.json'} is damaged" in shown
+    assert f"{workdir / 'stage2' / 'retrieval-restore.json'} is damaged" in shown
     assert summary_of(workdir) == summary_of(finished)
 
 
@@ -239,7 +239,7 @@ def test_the_time_of_a_run_is_that_of_all_its_parts(tokenizer_path, tmp_path, mo
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(watch.StopRequest, "due", slow_then_dead)
+        patch.setattr(preemption.StopRequest, "due", slow_then_dead)
         with pytest.raises(KeyboardInterrupt):
             run.pretrain(config, tmp_path)
     began = time.perf_counter()
@@ -269,7 +269,7 @@ def fail_in(monkeypatch, message="no space left"):
     def fail(*_):
         raise OSError(message)
 
-    monkeypatch.setattr(train, "train_stage", fail)
+    monkeypatch.setattr(loop, "train_stage", fail)
 
 
 def test_a_start_that_failed_refuses_no_mended_config(tmp_path, monkeypatch, capsys):
@@ -296,7 +296,7 @@ def test_a_start_that_failed_refuses_no_mended_config(tmp_path, monkeypatch, cap
 
 def test_the_numbers_of_a_failed_start_are_not_those_of_the_next(tokenizer_path, tmp_path):
     (tmp_path / "stage2").mkdir()
-    (tmp_path / "stage2" / "retrieval-start.json").write_text("99.0")
+    (tmp_path / "stage2" / "retrieval-restore.json").write_text("99.0")
     (tmp_path / "summary.json").write_text('{"wall_seconds": 9, "stages": {}, "objectives": {}}')
     (tmp_path / "elapsed.json").write_text("1000000")
     keys = {"retrieval__source__path": "", "stages__stage2__steps": 1, "stages__stage10__steps": 1}

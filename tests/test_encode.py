@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from ernie_m_jax import encode, tokenizer
+from ernie_m_jax import sharding, tokenizer
 from ernie_m_jax.config import ComputeConfig, ConfigError, MeshConfig, ModelConfig
 from ernie_m_jax.data.records import DataError
+from ernie_m_jax.evaluation import encode
 from ernie_m_jax.model.encoder import ErnieM, Inputs
-from ernie_m_jax.training import sharding
 
 MAX_LENGTH = 40
 LINES = [

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ernie_m_jax.config import SourceConfig
-from ernie_m_jax.training import evaluate
+from ernie_m_jax.evaluation import retrieval
 
 
 def lookup(vectors):
@@ -36,7 +36,7 @@ def run(vectors_by_language):
     for language, vectors in vectors_by_language.items():
         sentences[language] = [f"{language}{i}" for i in range(len(vectors))]
         table.update(zip(sentences[language], vectors, strict=True))
-    return evaluate.retrieval(lookup(table), sentences)
+    return retrieval.retrieval(lookup(table), sentences)
 
 
 def test_hand_made_vectors_give_the_known_accuracy_in_each_direction():
@@ -82,11 +82,11 @@ def test_among_equal_candidates_the_first_index_wins():
 
 def test_equal_candidates_tie_whatever_their_place_in_the_matrix_product():
     rng = np.random.default_rng(1)
-    queries = rng.normal(size=(evaluate.QUERY_ROWS + 37, 53))
+    queries = rng.normal(size=(retrieval.QUERY_ROWS + 37, 53))
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     candidates = np.concatenate([queries[:301]] * 3)  # every candidate again 301 and 602 places on
     expected = np.argmax(queries @ queries[:301].T, axis=1)
-    np.testing.assert_array_equal(evaluate.nearest(queries, candidates), expected)
+    np.testing.assert_array_equal(retrieval.nearest(queries, candidates), expected)
 
 
 def test_a_zero_vector_finds_index_0():
@@ -105,15 +105,15 @@ def test_a_zero_vector_finds_index_0():
 )
 def test_sentences_that_cannot_be_compared_are_refused(sentences, message):
     with pytest.raises(ValueError, match=message):
-        evaluate.retrieval(lambda texts: np.ones((len(texts), 2)), sentences)
+        retrieval.retrieval(lambda texts: np.ones((len(texts), 2)), sentences)
 
 
 def test_vectors_that_are_not_finite_or_too_few_are_refused():
     sentences = {"en": ["a", "b"], "de": ["c", "d"]}
     with pytest.raises(ValueError, match="1 of 2 'en' vectors are not finite, first at index 1"):
-        evaluate.retrieval(lambda texts: np.array([[1.0], [np.nan]]), sentences)
+        retrieval.retrieval(lambda texts: np.array([[1.0], [np.nan]]), sentences)
     with pytest.raises(ValueError, match=re.escape("shape (1, 3) for 2 'en' texts")):
-        evaluate.retrieval(lambda texts: np.ones((1, 3)), sentences)
+        retrieval.retrieval(lambda texts: np.ones((1, 3)), sentences)
 
 
 def write_table(path, header, rows):
@@ -126,7 +126,7 @@ ROWS = [("one", "eins", "un"), ("two", "zwei", "deux"), ("two", "zwei Stück", "
 
 def test_aligned_sentences_reads_all_languages_of_a_wide_table(tmp_path):
     source = write_table(tmp_path / "wide.tsv", ("en", "de", "fr"), ROWS)
-    aligned = evaluate.aligned_sentences(source, ("de", "fr", "en"))
+    aligned = retrieval.aligned_sentences(source, ("de", "fr", "en"))
     assert list(aligned) == ["de", "fr", "en"]
     assert aligned == {
         "en": ["one", "two", "two", "three"],
@@ -138,45 +138,46 @@ def test_aligned_sentences_reads_all_languages_of_a_wide_table(tmp_path):
 def test_the_source_selects_from_the_configured_languages(tmp_path):
     source = write_table(tmp_path / "wide.tsv", ("en", "de", "fr"), ROWS)
     source = dataclasses.replace(source, languages=("fr", "en"))
-    assert list(evaluate.aligned_sentences(source, ("en", "de", "fr"))) == ["fr", "en"]
-    with pytest.raises(evaluate.DataError, match=r"fr not among the configured ones: en, de"):
-        evaluate.aligned_sentences(source, ("en", "de"))
+    assert list(retrieval.aligned_sentences(source, ("en", "de", "fr"))) == ["fr", "en"]
+    with pytest.raises(retrieval.DataError, match=r"fr not among the configured ones: en, de"):
+        retrieval.aligned_sentences(source, ("en", "de"))
 
 
 def test_aligned_sentences_refuses_too_few_languages_and_pairs(tmp_path):
     source = write_table(tmp_path / "wide.tsv", ("en", "de", "fr"), ROWS)
     for languages in (("en",), ("en", "de", "en")):
-        with pytest.raises(evaluate.ConfigError, match="at least 2 languages, each once"):
-            evaluate.aligned_sentences(source, languages)
-    with pytest.raises(evaluate.ConfigError, match=r"retrieval.source.pairs is \['en-de'\]; it must be empty"):
-        evaluate.aligned_sentences(dataclasses.replace(source, pairs=("en-de",)), ("en", "de"))
+        with pytest.raises(retrieval.ConfigError, match="at least 2 languages, each once"):
+            retrieval.aligned_sentences(source, languages)
+    with pytest.raises(retrieval.ConfigError, match=r"retrieval.source.pairs is \['en-de'\]; it must be empty"):
+        retrieval.aligned_sentences(dataclasses.replace(source, pairs=("en-de",)), ("en", "de"))
 
 
 def test_a_row_without_one_of_the_languages_is_refused(tmp_path):
     source = write_table(tmp_path / "wide.tsv", ("en", "de", "fr"), [*ROWS, ("four", "vier", "")])
-    with pytest.raises(evaluate.DataError, match=r"wide.tsv: .* numbers of sentences differ: en-de 5, en-fr 4"):
-        evaluate.aligned_sentences(source, ("en", "de", "fr"))
+    with pytest.raises(retrieval.DataError, match=r"wide.tsv: .* numbers of sentences differ: en-de 5, en-fr 4"):
+        retrieval.aligned_sentences(source, ("en", "de", "fr"))
 
 
 def test_aligned_sentences_refuses_rows_that_do_not_match(monkeypatch):
     def pretend(pairs):
         found = {
-            pair: [evaluate.records.Record(row, tuple(pair.split("-"))) for row in rows] for pair, rows in pairs.items()
+            pair: [retrieval.records.Record(row, tuple(pair.split("-"))) for row in rows]
+            for pair, rows in pairs.items()
         }
-        monkeypatch.setattr(evaluate.records, "open_source", lambda *_: found)
+        monkeypatch.setattr(retrieval.records, "open_source", lambda *_: found)
 
     source = SourceConfig(path="x.tsv", format="tsv", languages=(), pairs=(), columns=(), split="")
     pretend({"en-de": [("a", "A"), ("b", "B")], "en-fr": [("a", "A")]})
     with pytest.raises(ValueError, match=re.escape("x.tsv: all languages must be aligned") + ".*en-de 2, en-fr 1"):
-        evaluate.aligned_sentences(source, ("en", "de", "fr"))
+        retrieval.aligned_sentences(source, ("en", "de", "fr"))
     pretend({"en-de": [("a", "A"), ("b", "B")], "en-fr": [("a", "A"), ("c", "C")]})
     with pytest.raises(ValueError, match="sentence 1 of en-fr has 'c' in 'en', but en-de has 'b'"):
-        evaluate.aligned_sentences(source, ("en", "de", "fr"))
+        retrieval.aligned_sentences(source, ("en", "de", "fr"))
 
 
 def test_write_retrieval_leaves_a_table_and_a_picture(tmp_path):
     matrix = np.array([[np.nan, 100.0, 100 / 3], [50.0, np.nan, 0.0], [25.0, 12.5, np.nan]])
-    evaluate.write_retrieval(tmp_path / "new", "step_10", evaluate.RetrievalResult(("en", "de", "fr"), matrix))
+    retrieval.write_retrieval(tmp_path / "new", "step_10", retrieval.RetrievalResult(("en", "de", "fr"), matrix))
     rows = list(csv.reader((tmp_path / "new" / "step_10.csv").read_text(encoding="utf-8").splitlines()))
     assert rows[0][1:] == ["en", "de", "fr"]
     assert [row[0] for row in rows[1:4]] == ["en", "de", "fr"]

@@ -8,10 +8,11 @@ import pytest
 
 import ernie_m_jax
 from ernie_m_jax import config as configs
+from ernie_m_jax.checkpoint import tree
 from ernie_m_jax.convert import model
 from ernie_m_jax.convert.__main__ import main
 from ernie_m_jax.tokenizer import Tokenizer
-from ernie_m_jax.training import init_params, run, train, tree
+from ernie_m_jax.training import init_params, run, stages
 from tests.conftest import small_tree
 
 LANGUAGE = {"init__fresh": ("embeddings/language",)}
@@ -39,10 +40,10 @@ def started(config, tokenizer_path):
     """The parameters a run of `config` starts with, and a run's own from scratch."""
     mesh = run.sharding.make_mesh(config.mesh)
     tokenizer = Tokenizer.load(tokenizer_path)
-    made = train.Run(config, tokenizer, run.ErnieM(config.model, config.compute), mesh, {}, lambda *_: None)
-    stage = train.make_stage(config, "one", None)
-    abstract = train.abstract_state(made, stage).params
-    scratch = train.initial_state(made, stage, None).params
+    made = stages.Run(config, tokenizer, run.ErnieM(config.model, config.compute), mesh, {}, lambda *_: None)
+    stage = stages.make_stage(config, "one", None)
+    abstract = stages.abstract_state(made, stage).params
+    scratch = stages.initial_state(made, stage, None).params
     found = init_params.load(config.init, config.model, tokenizer, abstract, lambda: scratch)
     jax.tree.map(lambda have, want: (have.sharding == want.sharding) or pytest.fail("misplaced"), found, abstract)
     return {name: np.asarray(x) for name, x in tree.named(found).items()}, tree.named(scratch)

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ernie_m_jax import sharding
 from ernie_m_jax import task as tasks
 from ernie_m_jax.data import loader
 from ernie_m_jax.model import CAMLM, GENERATION, ErnieM, Inputs
 from ernie_m_jax.objectives import btmlm, camlm, masking
 from ernie_m_jax.task import IGNORE, Record
-from ernie_m_jax.training import sharding
 
 OBJECTIVES = ("mmlm", "tlm", "camlm", "btmlm")
 PAIR = Record(("the class name is not a valid name", "der Name ist hier nicht erlaubt und fehlt"), ("en", "de"))

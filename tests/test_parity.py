@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import ernie_m_jax
+from ernie_m_jax.checkpoint import tree
 from ernie_m_jax.config import ComputeConfig
 from ernie_m_jax.convert import rules, transform
 from ernie_m_jax.model import FULL, ErnieM, Inputs
-from ernie_m_jax.training import tree
 from tests import reference
 
 COMPUTE = ComputeConfig(dtype="float32", scan_layers=True, remat="none", attention="xla", vocab_chunk=16_384)

@@ -11,10 +11,10 @@ import pytest
 import ernie_m_jax
 from configs import base
 from ernie_m_jax import config as configs
+from ernie_m_jax.checkpoint import tree
 from ernie_m_jax.config import SourceConfig
 from ernie_m_jax.convert import model
 from ernie_m_jax.data import records
-from ernie_m_jax.training import tree
 from tests.command import ROOT, call, refused
 from tests.conftest import VOCAB_SIZE, small_tree
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import rich.console
 
-from ernie_m_jax.training import files, metrics, report
+from ernie_m_jax.reporting import files, metrics, screen
 
 LANGUAGES = ("ar", "de", "en")
 MATRIX = np.array([[np.nan, 0.5, 0.25], [1.0, np.nan, np.nan], [0.125, 0.0, np.nan]])
@@ -26,7 +26,7 @@ def text_of(item, width=200, terminal=False):
     console = rich.console.Console(
         file=io.StringIO(), width=width, force_terminal=terminal, color_system="truecolor" if terminal else None
     )
-    report.show(item, console=console)
+    screen.show(item, console=console)
     return console.file.getvalue()
 
 
@@ -141,7 +141,7 @@ def test_tensorboard_events_hold_the_scalars(tmp_path):
 
 def test_progress_without_a_terminal_prints_plain_lines():
     console, now = rich.console.Console(file=io.StringIO(), width=40), iter(range(0, 1000, 2))
-    with report.Progress("stage1", 25, 0, log_every=10, console=console, clock=lambda: next(now)) as progress:
+    with screen.Progress("stage1", 25, 0, log_every=10, console=console, clock=lambda: next(now)) as progress:
         for step in range(1, 26):
             progress.update(step, {"mmlm" if step % 2 else "tlm": 2.0}, 12_345.6)
         progress.update(25, {})  # said once
@@ -155,15 +155,15 @@ def test_progress_without_a_terminal_prints_plain_lines():
 
 def test_objectives_table_shows_what_there_is():
     values = {"steps": 1200, "first_loss": 7.5, "loss": 3.25, "accuracy": 0.25, "scored": 612.0}
-    shown = text_of(report.objectives_table({"stage1": {"mmlm": values}}))
+    shown = text_of(screen.objectives_table({"stage1": {"mmlm": values}}))
     for cell in ("stage1 mmlm", "1,200", "7.500", "3.250", "0.250", "612.0"):
         assert cell in shown
 
 
 def test_a_nan_shows_and_passes():
-    assert "nan" in text_of(report.objectives_table({"stage1": {"mmlm": {"steps": 3, "loss": "nan"}}}))
+    assert "nan" in text_of(screen.objectives_table({"stage1": {"mmlm": {"steps": 3, "loss": "nan"}}}))
     console = rich.console.Console(file=io.StringIO(), width=80)
-    with report.Progress("s", 5, console=console) as progress:
+    with screen.Progress("s", 5, console=console) as progress:
         for step, loss in enumerate((1.0, 2.0, math.nan, 3.0), 1):
             progress.update(step, {"mmlm": loss})
     shown = [line.split("mmlm ")[1].split()[0] for line in console.file.getvalue().splitlines()]
@@ -172,7 +172,7 @@ def test_a_nan_shows_and_passes():
 
 def test_progress_on_a_terminal_draws_a_bar_and_keeps_messages():
     console = rich.console.Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
-    with report.Progress("stage1", 4, 2, console=console, live=True) as progress:
+    with screen.Progress("stage1", 4, 2, console=console, live=True) as progress:
         progress.update(3, {"mmlm": 1.5}, 2e6)
         progress.log("checkpoint [3] written")
         progress.update(4, {})
@@ -185,7 +185,7 @@ def test_a_narrow_terminal_keeps_the_count(width):
     console = rich.console.Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
     losses = {"btmlm": 4.9, "camlm": 3.5, "mmlm": 4.8, "tlm": 4.3}
     now = iter(range(0, 10_000, 100))
-    with report.Progress("stage1", 200_000, 0, 10, console, live=True, clock=lambda: next(now)) as progress:
+    with screen.Progress("stage1", 200_000, 0, 10, console, live=True, clock=lambda: next(now)) as progress:
         for step in (100_000, 100_010):
             progress.update(step, losses, 12_345.6)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
@@ -197,8 +197,8 @@ def test_a_narrow_terminal_keeps_the_count(width):
 
 
 def test_mixture_table():
-    rows = [report.MixtureRow("en", 1000, 25_000, 0.75, 1.5), report.MixtureRow("en-de", 20, None, 0.25, None)]
-    shown = text_of(report.mixture_table(rows))
+    rows = [screen.MixtureRow("en", 1000, 25_000, 0.75, 1.5), screen.MixtureRow("en-de", 20, None, 0.25, None)]
+    shown = text_of(screen.mixture_table(rows))
     cells = [line.replace("│", " ").replace("┃", " ").split() for line in shown.splitlines()]
     assert ["records", "tokens", "probability", "epochs"] in cells
     assert ["en", "1,000", "25,000", "0.7500", "1.50"] in cells
@@ -207,7 +207,7 @@ def test_mixture_table():
 
 
 def test_retrieval_table_has_percentages_and_averages():
-    shown = text_of(report.retrieval_table(LANGUAGES, np.where(np.eye(3), 1.0, MATRIX)))
+    shown = text_of(screen.retrieval_table(LANGUAGES, np.where(np.eye(3), 1.0, MATRIX)))
     cells = [line.replace("│", " ").replace("┃", " ").split() for line in shown.splitlines()]
     assert ["ar", "de", "en", "mean"] in cells
     assert ["ar", "-", "50.0", "25.0", "37.5"] in cells
@@ -215,12 +215,12 @@ def test_retrieval_table_has_percentages_and_averages():
     assert ["en", "12.5", "0.0", "-", "6.2"] in cells
     assert ["mean", "56.2", "25.0", "25.0", "37.5"] in cells
     assert "\x1b[" not in shown
-    assert "\x1b[" in text_of(report.retrieval_table(LANGUAGES, MATRIX), terminal=True)
+    assert "\x1b[" in text_of(screen.retrieval_table(LANGUAGES, MATRIX), terminal=True)
 
 
 def test_a_wide_table_is_not_cut_where_there_is_no_terminal():
     languages = [f"{number:02d}" for number in range(40)]
-    shown = text_of(report.retrieval_table(languages, np.full((40, 40), 0.5)), width=80)
+    shown = text_of(screen.retrieval_table(languages, np.full((40, 40), 0.5)), width=80)
     rows = [line for line in shown.splitlines() if line.count("50.0") >= 40]
     assert len(rows) == 41
     assert "…" not in shown
@@ -231,7 +231,7 @@ def test_strings_are_shown_as_they_are():
 
 
 def test_summary_table_flattens():
-    shown = text_of(report.summary_table({"steps": 1200, "loss": {"mmlm": 0.123456}, "path": "a [b]"}))
+    shown = text_of(screen.summary_table({"steps": 1200, "loss": {"mmlm": 0.123456}, "path": "a [b]"}))
     cells = [line.replace("│", " ").split() for line in shown.splitlines()]
     assert ["steps", "1,200"] in cells
     assert ["loss.mmlm", "0.1235"] in cells
@@ -325,7 +325,7 @@ def test_commit_is_that_of_the_checkout_that_tracks_the_package(tmp_path, monkey
 
 
 def test_importing_the_screen_loads_neither_jax_nor_matplotlib():
-    script = "import sys, ernie_m_jax.training.report; print({'jax', 'matplotlib', 'orbax'} & set(sys.modules))"
+    script = "import sys, ernie_m_jax.reporting.screen; print({'jax', 'matplotlib', 'orbax'} & set(sys.modules))"
     root = pathlib.Path(__file__).parents[1]
     assert (
         subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True).stdout

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
+from ernie_m_jax import sharding
 from ernie_m_jax.config import ConfigError, MeshConfig
-from ernie_m_jax.training import sharding
 
 MESH = AbstractMesh((2, 4, 2), sharding.AXES)  # rules need no devices
 

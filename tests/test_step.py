@@ -17,9 +17,10 @@ import numpy as np
 import optax
 import pytest
 
+from ernie_m_jax import sharding
 from ernie_m_jax.config import ComputeConfig, ConfigError, MeshConfig, ModelConfig, OptimizerConfig, StageConfig
 from ernie_m_jax.model.encoder import ErnieM, Inputs
-from ernie_m_jax.training import optimizer, sharding, state
+from ernie_m_jax.training import optimizer, state
 from ernie_m_jax.training.step import make_train_step
 
 ONE = MeshConfig(data=1, fsdp=1, tensor=1)

@@ -9,7 +9,7 @@ import pytest
 
 from ernie_m_jax import config as configs
 from ernie_m_jax.data.records import DataError
-from ernie_m_jax.training import claim, guard, run, train, watch
+from ernie_m_jax.training import claim, guard, preemption, run, stages
 from tests.conftest import small_tree
 
 STEPS = 8
@@ -38,8 +38,8 @@ def lines(workdir, stage="one"):
 def final_arrays(config, workdir):
     """Every array of the last checkpoint: parameters and optimizer."""
     made = run.make(config, workdir)
-    stage = train.make_stage(config, "one", workdir / "one")
-    restored, streams, _ = train.checkpoints(made, stage.directory).restore(None, train.abstract_state(made, stage))
+    stage = stages.make_stage(config, "one", workdir / "one")
+    restored, streams, _ = stages.checkpoints(made, stage.directory).restore(None, stages.abstract_state(made, stage))
     return jax.tree.map(np.asarray, restored), streams
 
 
@@ -63,8 +63,8 @@ def assert_same(config, workdir, uninterrupted):
 def test_stopped_and_resumed_is_bit_identical(at, tokenizer_path, uninterrupted, tmp_path, monkeypatch):
     config = configs.resolve(tree(tokenizer_path))
     with monkeypatch.context() as patch:
-        patch.setattr(watch.StopRequest, "due", lambda self, step: step == at)
-        with pytest.raises(watch.Interrupted, match=f"stopped after step {at} of {STEPS} of one"):
+        patch.setattr(preemption.StopRequest, "due", lambda self, step: step == at)
+        with pytest.raises(preemption.Interrupted, match=f"stopped after step {at} of {STEPS} of one"):
             run.pretrain(config, tmp_path)
     run.pretrain(config, tmp_path)
     assert_same(config, tmp_path, uninterrupted)
@@ -78,7 +78,7 @@ def test_killed_without_warning_goes_on_from_the_last_save(tokenizer_path, unint
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(watch.StopRequest, "due", die)
+        patch.setattr(preemption.StopRequest, "due", die)
         with pytest.raises(KeyboardInterrupt):
             run.pretrain(config, tmp_path)
     assert len(lines(tmp_path)) > 3
@@ -120,14 +120,14 @@ def test_a_run_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(token
 
 def test_skipped_steps_are_counted_and_the_run_goes_on(tokenizer_path, tmp_path, monkeypatch):
     config = configs.resolve(tree(tokenizer_path, train__save_every=0))
-    counted = train.counted_loss
+    counted = stages.counted_loss
 
     def sometimes(loss, config, model, params, batch, rng):
         sums = counted(loss, config, model, params, batch, rng)
         spoilt = jax.random.bernoulli(jax.random.fold_in(rng, 9), 0.4)
         return sums | {"loss": (jax.numpy.where(spoilt, jax.numpy.inf, sums["loss"][0]), sums["loss"][1])}
 
-    monkeypatch.setattr(train, "counted_loss", sometimes)
+    monkeypatch.setattr(stages, "counted_loss", sometimes)
     numbers = run.pretrain(config, tmp_path)
     skipped = [line["skipped"] for line in lines(tmp_path) if "objective" in line]
     assert 0 < sum(skipped) < STEPS
@@ -152,8 +152,8 @@ def test_a_second_stage_starts_from_the_first_ones_parameters(tokenizer_path, tm
     made = run.make(config, tmp_path)
 
     def params(name):
-        stage = train.make_stage(config, name, tmp_path / name)
-        return train.checkpoints(made, stage.directory).restore_params(None, train.abstract_state(made, stage).params)
+        stage = stages.make_stage(config, name, tmp_path / name)
+        return stages.checkpoints(made, stage.directory).restore_params(None, stages.abstract_state(made, stage).params)
 
     # With a learning rate of 0 the second stage must end where the first ended.
     jax.tree.map(np.testing.assert_array_equal, params("one"), params("two"))
@@ -190,7 +190,7 @@ def test_a_later_stage_is_checked_before_the_first_one_trains(tokenizer_path, tm
 
 def test_objectives_are_drawn_by_weight_and_step(tokenizer_path, tmp_path):
     config = configs.resolve(tree(tokenizer_path, stages__one__weights={"mmlm": 3.0, "tlm": 1.0, "camlm": 0.0}))
-    stage = train.make_stage(config, "one", tmp_path)
+    stage = stages.make_stage(config, "one", tmp_path)
     drawn = [stage.objective(index) for index in range(4000)]
     assert drawn.count("mmlm") == pytest.approx(3000, abs=100)
     assert drawn.count("camlm") == 0

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ernie_m_jax.convert.paddle_files import write_pdparams
-from ernie_m_jax.convert.safetensors_files import write_safetensors
-from ernie_m_jax.convert.tensors import ConversionError, open_weights
+from ernie_m_jax.weights.open import open_weights
+from ernie_m_jax.weights.paddle_files import write_pdparams
+from ernie_m_jax.weights.safetensors_files import write_safetensors
+from ernie_m_jax.weights.tensors import ConversionError
 from tests import weight_files as made
 
 RECORDED = {

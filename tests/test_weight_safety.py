@@ -8,8 +8,9 @@ import tracemalloc
 
 import pytest
 
-from ernie_m_jax.convert import archives
-from ernie_m_jax.convert.tensors import ConversionError, open_weights
+from ernie_m_jax.weights import archives
+from ernie_m_jax.weights.open import open_weights
+from ernie_m_jax.weights.tensors import ConversionError
 from tests import weight_files as made
 from tests.weight_files import array, call, dtype, many, mapping, name, number, tensor, text
 

@@ -7,7 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from ernie_m_jax.convert.tensors import ConversionError, open_weights
+from ernie_m_jax.weights.open import open_weights
+from ernie_m_jax.weights.tensors import ConversionError
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "files"
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19." + b"\x80\x02M\xe9\x03." + b"\x80\x02}."

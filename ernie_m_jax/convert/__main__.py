@@ -12,9 +12,9 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from ernie_m_jax.convert import model, rules, selection, targets
-from ernie_m_jax.convert.tensors import ConversionError
-from ernie_m_jax.training.manifest import CheckpointError
+from ernie_m_jax.checkpoint.manifest import CheckpointError
+from ernie_m_jax.convert import model, parts, rules, targets
+from ernie_m_jax.weights.tensors import ConversionError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="*",
         default=[],
         metavar="NAME",
-        help=f"parts of the model to leave out: {', '.join(selection.PARTS)}",
+        help=f"parts of the model to leave out: {', '.join(parts.PARTS)}",
     )
     made.add_argument(
         "--ignore",
@@ -64,7 +64,7 @@ def convert(flags: argparse.Namespace) -> None:
     options = {"form": flags.format, "style": flags.style, "num_heads": flags.num_heads, "ignore": flags.ignore}
     options["with_tokenizer"] = not flags.no_tokenizer
     with model.open_source(flags.source, **options) as source:
-        selection.check_used(flags.ignore, source.left_out, "--ignore")
+        parts.check_used(flags.ignore, source.left_out, "--ignore")
         said = (
             "none" if source.tokenizer is None else f"{source.tokenizer.style}, {source.tokenizer.vocab_size} entries"
         )

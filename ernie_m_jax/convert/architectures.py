@@ -12,7 +12,7 @@ from ernie_m_jax.config import ModelConfig
 from ernie_m_jax.config_checks import HEADS, POOLED_HEADS
 from ernie_m_jax.convert import rules, targets
 from ernie_m_jax.convert.rules import Format
-from ernie_m_jax.convert.tensors import ConversionError, Tensor
+from ernie_m_jax.weights.tensors import ConversionError, Tensor
 
 _HEAD_WIDTH = 64
 # What follows the family in a class's name -> fine-tuning head.

@@ -10,10 +10,11 @@ from collections.abc import Iterable
 import numpy as np
 
 from ernie_m_jax.config import ModelConfig
-from ernie_m_jax.convert import checksums, paddle_files, safetensors_files, targets, transform
-from ernie_m_jax.convert.tensors import ConversionError
+from ernie_m_jax.convert import targets, transform
+from ernie_m_jax.reporting import files
 from ernie_m_jax.tokenizer import Tokenizer
-from ernie_m_jax.training import files
+from ernie_m_jax.weights import checksums, paddle_files, safetensors_files
+from ernie_m_jax.weights.tensors import ConversionError
 
 _WEIGHTS = {"huggingface": "model.safetensors", "xlm-roberta": "model.safetensors", "paddle": "model_state.pdparams"}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ernie_m_jax.convert import rules
 from ernie_m_jax.convert.rules import Format
-from ernie_m_jax.convert.tensors import ConversionError, Tensor
+from ernie_m_jax.weights.tensors import ConversionError, Tensor
 
 
 def recognise(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ernie_m_jax.convert.tensors import ConversionError
+from ernie_m_jax.weights.tensors import ConversionError
 
 _UNROLLED = re.compile(r"layers_(\d+)/(.+)")
 

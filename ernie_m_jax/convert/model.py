@@ -16,28 +16,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ernie_m_jax.checkpoint import tree
 from ernie_m_jax.config import ComputeConfig, ConfigError, ModelConfig
 from ernie_m_jax.config_checks import validate_model
 from ernie_m_jax.convert import (
     architectures,
-    archives,
-    beside,
-    checksums,
     exports,
     formats,
     layers,
     native,
+    parts,
     rules,
-    selection,
+    sidecar_files,
     targets,
     transform,
 )
 from ernie_m_jax.convert.native import NO_FACTS, Facts
-from ernie_m_jax.convert.tensors import ConversionError, find_weights, open_weights
 from ernie_m_jax.model.encoder import ErnieM, Inputs
 from ernie_m_jax.model.visibility import FULL
 from ernie_m_jax.tokenizer import Tokenizer
-from ernie_m_jax.training import tree
+from ernie_m_jax.weights import archives, checksums
+from ernie_m_jax.weights.open import find_weights, open_weights
+from ernie_m_jax.weights.tensors import ConversionError
 
 COMPUTE = ComputeConfig(dtype="float32", scan_layers=True, remat="none", attention="xla", vocab_chunk=16_384)
 _DEPTH = 4  # folders below the one given in which weights are looked for
@@ -113,7 +113,7 @@ def open_source(
             if place is not None and form in ("", "native"):
                 source = _open_native(place, num_heads, wanted_style)
             else:
-                source = _open_foreign(opened, form, num_heads, selection.pattern(ignore), wanted_style)
+                source = _open_foreign(opened, form, num_heads, parts.pattern(ignore), wanted_style)
             yield source
         except ConversionError as error:  # an archive was unpacked to a place that is gone when this is read
             raise ConversionError(str(error).replace(str(opened), str(path))) from error
@@ -150,7 +150,7 @@ def _open_foreign(path: pathlib.Path, name: str, num_heads: int, ignore: str, st
     weights_path = _weights_in(path)
     weights = open_weights(weights_path)
     folder = weights_path if weights_path.is_dir() else weights_path.parent
-    config = beside.config(folder, weights.facts)
+    config = sidecar_files.config(folder, weights.facts)
     form, tensors = formats.recognise(weights.tensors, config, str(weights_path), name)
     tensors = checksums.guarded(folder, tensors)
     model = architectures.model_config(form, config, tensors, str(folder), num_heads)
@@ -158,7 +158,7 @@ def _open_foreign(path: pathlib.Path, name: str, num_heads: int, ignore: str, st
     parts, unknown = transform.plan(form, model.head, wanted)
     transform.check(form, parts, unknown, tensors, ignore)
     root = path if path.is_dir() else folder
-    tokenizer = None if style is None else beside.tokenizer(folder, root, form, style)
+    tokenizer = None if style is None else sidecar_files.tokenizer(folder, root, form, style)
     if tokenizer is not None and tokenizer.vocab_size != model.vocab_size:
         raise ConversionError(
             f"{form.encoder['embeddings/word']}: shape {wanted['embeddings/word']} in {weights_path}, but the "
@@ -230,7 +230,7 @@ def write(
     Raises:
       ConversionError: the target cannot hold the parameters, or `drop` names what it cannot leave out.
     """
-    left = selection.without(config, drop)
+    left = parts.without(config, drop)
     kept = shapes(left)
     params = ((name, array) for name, array in params if name in kept)
     if left.language_embedding == "none":

@@ -3,7 +3,7 @@
     DIR/config.json       {"model": ..., "languages": [...], "data": {"pair_positions": ...},
                            "tokenizer": {"style": ...}, "versions": ...}
     DIR/tokenizer/        the tokenizer's files, if there is one
-    DIR/checkpoints/0/    the parameters, as `training.checkpoint` writes them: every file with its SHA-256
+    DIR/checkpoints/0/    the parameters, as `checkpoint` writes them: every file with its SHA-256
 
 A run's work directory or one of its stages is read the same way; its `config.json` has the whole config.
 Parameters are flat here: path -> array, layers stacked.
@@ -19,13 +19,14 @@ import jax
 import numpy as np
 
 from ernie_m_jax import config as configs
+from ernie_m_jax.checkpoint import saved_steps, tree
+from ernie_m_jax.checkpoint.checkpoints import Checkpoints
 from ernie_m_jax.config import ConfigError, ModelConfig
 from ernie_m_jax.config_checks import PAIR_POSITIONS, validate_model
 from ernie_m_jax.convert import layers
-from ernie_m_jax.convert.tensors import ConversionError
+from ernie_m_jax.reporting import files
 from ernie_m_jax.tokenizer import Tokenizer
-from ernie_m_jax.training import files, saved_steps, tree
-from ernie_m_jax.training.checkpoint import Checkpoints
+from ernie_m_jax.weights.tensors import ConversionError
 
 
 class Facts(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Any
 from ernie_m_jax.config import ModelConfig
 from ernie_m_jax.convert import rules
 from ernie_m_jax.convert.rules import Format
-from ernie_m_jax.convert.tensors import ConversionError
+from ernie_m_jax.weights.tensors import ConversionError
 
 TARGETS: Mapping[str, Format] = {
     "huggingface": rules.HUGGINGFACE,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ernie_m_jax.convert.rules import Format
-from ernie_m_jax.convert.tensors import ConversionError, Tensor
+from ernie_m_jax.weights.tensors import ConversionError, Tensor
 
 SHOWN = 20  # problems in one message
 # Larger than any weight of a trained model; a flipped exponent bit gives numbers far beyond.

@@ -8,14 +8,12 @@ the word's own position, which sees the whole other sentence and its own side's 
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 
 from ernie_m_jax.config import Config
 from ernie_m_jax.model import visibility
-from ernie_m_jax.model.encoder import Inputs
 from ernie_m_jax.objectives import masking, tlm
-from ernie_m_jax.task import Batch, Example, Record, Spec, Sums, Task
+from ernie_m_jax.task import Example, Record, Spec, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,14 +75,6 @@ def spec(cfg: Config) -> Spec:
     return masking.row_spec(cfg, masking.prediction_room(cfg.data.sequence_length / (1 + ratio), ratio))
 
 
-def loss(cfg: Config, model: Any, params: Any, batch: Batch, rng: jax.Array) -> Sums:
-    """Negative log-likelihood of the words at their slots, both sides together."""
-    del cfg
-    inputs = Inputs.of(batch)
-    hidden = model.apply(
-        {"params": params}, inputs, visibility.CAMLM, deterministic=False, method="encode", rngs={"dropout": rng}
-    )
-    return masking.prediction_sums(model, params, hidden, batch["predict_at"], batch["predict_labels"])
-
-
-TASK = Task(config=CAMLMConfig, records=tlm.records, examples=examples, spec=spec, loss=loss)
+TASK = Task(
+    config=CAMLMConfig, records=tlm.records, examples=examples, spec=spec, loss=masking.loss_under(visibility.CAMLM)
+)

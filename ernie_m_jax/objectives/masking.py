@@ -4,6 +4,7 @@ On the host, actions are drawn first and applied after, so that each can be test
 come in, `Sums` go out.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ernie_m_jax.config import Config
-from ernie_m_jax.task import IGNORE, Record, Spec, Sums
+from ernie_m_jax.model.encoder import Inputs
+from ernie_m_jax.task import IGNORE, Batch, Record, Spec, Sums
 
 # Share of the chosen tokens that become [MASK] and that become a random token; the rest stays (BERT's 80/10/10).
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
@@ -129,6 +131,19 @@ def gather(hidden: jax.Array, at: jax.Array) -> jax.Array:
     """Hidden states `[B, L, H]` at token indices `[B, P]`, as `[B * P, H]`; an index past the end gives the last."""
     picked = jnp.take_along_axis(hidden, at[:, :, None], axis=1, mode="clip")
     return picked.reshape(-1, hidden.shape[-1])
+
+
+def loss_under(table: np.ndarray) -> Callable[..., Sums]:
+    """A task's `loss`: negative log-likelihood of the tokens to predict, where `table` says who sees whom."""
+
+    def loss(cfg: Config, model: Any, params: Any, batch: Batch, rng: jax.Array) -> Sums:
+        del cfg
+        hidden = model.apply(
+            {"params": params}, Inputs.of(batch), table, deterministic=False, method="encode", rngs={"dropout": rng}
+        )
+        return prediction_sums(model, params, hidden, batch["predict_at"], batch["predict_labels"])
+
+    return loss
 
 
 def prediction_sums(model: Any, params: Any, hidden: jax.Array, at: jax.Array, labels: jax.Array) -> Sums:

@@ -7,15 +7,13 @@ Monolingual records in, one segment a record (or a join of short lines) out; eve
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 
 from ernie_m_jax.config import Config
 from ernie_m_jax.data import mixture
 from ernie_m_jax.model import visibility
-from ernie_m_jax.model.encoder import Inputs
 from ernie_m_jax.objectives import masking
-from ernie_m_jax.task import Batch, Example, Group, Record, Spec, Sums, Task
+from ernie_m_jax.task import Example, Group, Record, Spec, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,14 +82,4 @@ def spec(cfg: Config) -> Spec:
     return masking.row_spec(cfg, masking.prediction_room(cfg.data.sequence_length, ratio))
 
 
-def loss(cfg: Config, model: Any, params: Any, batch: Batch, rng: jax.Array) -> Sums:
-    """Negative log-likelihood of the masked tokens; everything in a segment sees everything."""
-    del cfg
-    inputs = Inputs.of(batch)
-    hidden = model.apply(
-        {"params": params}, inputs, visibility.FULL, deterministic=False, method="encode", rngs={"dropout": rng}
-    )
-    return masking.prediction_sums(model, params, hidden, batch["predict_at"], batch["predict_labels"])
-
-
-TASK = Task(config=MMLMConfig, records=records, examples=examples, spec=spec, loss=loss)
+TASK = Task(config=MMLMConfig, records=records, examples=examples, spec=spec, loss=masking.loss_under(visibility.FULL))

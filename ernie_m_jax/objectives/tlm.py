@@ -11,6 +11,7 @@ import numpy as np
 
 from ernie_m_jax.config import Config
 from ernie_m_jax.data import mixture
+from ernie_m_jax.model import visibility
 from ernie_m_jax.objectives import masking, mmlm
 from ernie_m_jax.task import Example, Group, Record, Spec, Task
 
@@ -49,4 +50,4 @@ def spec(cfg: Config) -> Spec:
     return masking.row_spec(cfg, masking.prediction_room(cfg.data.sequence_length, cfg.objectives["tlm"].mask_ratio))
 
 
-TASK = Task(config=TLMConfig, records=records, examples=examples, spec=spec, loss=mmlm.loss)
+TASK = Task(config=TLMConfig, records=records, examples=examples, spec=spec, loss=masking.loss_under(visibility.FULL))

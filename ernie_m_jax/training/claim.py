@@ -7,9 +7,11 @@ from pathlib import Path
 
 import jax
 
+from ernie_m_jax.checkpoint import saved_steps
 from ernie_m_jax.config import Config, ConfigError, differences, to_dict
 from ernie_m_jax.config_files import stored_config_tree
-from ernie_m_jax.training import files, lengths, report, saved_steps
+from ernie_m_jax.reporting import files, screen
+from ernie_m_jax.training import lengths
 
 # Keys that change how fast a run goes or what it keeps, not its numbers; a run may go on with others.
 FREE_KEYS = (
@@ -80,7 +82,7 @@ def claim(config: Config, workdir: Path) -> None:
     if own.exists() and not config.tokenizer.path and not _is_trained_for(config, workdir):
         kept = files.aside(own, "replaced")
         own.rename(kept)
-        report.show(f"{own} was trained with other settings; it is kept as {kept}")
+        screen.show(f"{own} was trained with other settings; it is kept as {kept}")
     files.write_json(workdir / "config.json", {"config": to_dict(config), "versions": files.versions()})
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 
-from ernie_m_jax.training import files, summary
+from ernie_m_jax.reporting import files, summary
 
 
 class Clock:

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 
 from ernie_m_jax.data.loader import Traced
-from ernie_m_jax.training import files
-from ernie_m_jax.training.metrics import Step
+from ernie_m_jax.reporting import files
+from ernie_m_jax.reporting.metrics import Step
 
 FILE = "not_finite.json"
 SHOWN_ROWS = 3  # rows whose records the message names; the file has all of them

@@ -10,11 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from ernie_m_jax.checkpoint import tree
 from ernie_m_jax.config import ConfigError, InitConfig, ModelConfig
 from ernie_m_jax.convert import layers, model, transform
-from ernie_m_jax.convert.tensors import ConversionError
+from ernie_m_jax.reporting import screen
 from ernie_m_jax.tokenizer import Tokenizer
-from ernie_m_jax.training import report, tree
+from ernie_m_jax.weights.tensors import ConversionError
 
 # What must agree beyond shapes, for the same parameters to compute the same.
 _SAME = ("num_heads", "first_position", "pad_id", "layer_norm_eps")
@@ -44,7 +45,7 @@ def load(init: InitConfig, config: ModelConfig, tokenizer: Tokenizer, abstract: 
         raise ConfigError(f"config.init.params: {error}") from None
     for word, names in (("from scratch", fresh), ("dropped", dropped)):
         if names:
-            report.show(f"init.params: {word}: {', '.join(names)}")
+            screen.show(f"init.params: {word}: {', '.join(names)}")
     return _placed(found, fresh, abstract, scratch)
 
 
@@ -59,9 +60,9 @@ def _check_architecture(path: str, have: ModelConfig, want: ModelConfig) -> None
 
 def _check_tokenizer(path: str, have: Tokenizer | None, want: Tokenizer) -> None:
     if have is None:
-        report.show(f"init.params: no tokenizer in {path}; config.tokenizer.path must name the one it was trained with")
+        screen.show(f"init.params: no tokenizer in {path}; config.tokenizer.path must name the one it was trained with")
     elif have.style != want.style and have.entries() == want.entries():
-        report.show(
+        screen.show(
             f"init.params: {path} was written with a tokenizer of style {have.style}, this run's is {want.style}"
         )
     elif have.fingerprint != want.fingerprint:

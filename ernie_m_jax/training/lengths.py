@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ernie_m_jax.checkpoint import saved_steps
 from ernie_m_jax.config import Config, StageConfig, build
-from ernie_m_jax.training import optimizer, saved_steps
+from ernie_m_jax.training import optimizer
 
 
 def unfit(lines: list[str], stored: Mapping[str, Any], config: Config, workdir: Path) -> list[str]:

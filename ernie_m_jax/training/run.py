@@ -6,7 +6,7 @@
     workdir/elapsed.json           seconds of all parts of the run so far
     workdir/summary.json           what the screen shows at the end
 
-Where a stage starts is `start`'s business, whose the work directory is `claim`'s.
+Where a stage starts is `restore`'s business, whose the work directory is `claim`'s.
 """
 
 import dataclasses
@@ -19,26 +19,17 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from ernie_m_jax import encode, tokenizer
+from ernie_m_jax import sharding, tokenizer
 from ernie_m_jax import task as tasks
+from ernie_m_jax.checkpoint import saved_steps
 from ernie_m_jax.config import Config, ConfigError, RetrievalConfig
 from ernie_m_jax.data import mixture
 from ernie_m_jax.data.records import DataError
+from ernie_m_jax.evaluation import encode, retrieval
 from ernie_m_jax.model.encoder import ErnieM
+from ernie_m_jax.reporting import files, metrics, screen, summary
 from ernie_m_jax.task import Group
-from ernie_m_jax.training import (
-    claim,
-    evaluate,
-    files,
-    metrics,
-    optimizer,
-    report,
-    saved_steps,
-    sharding,
-    start,
-    summary,
-    train,
-)
+from ernie_m_jax.training import claim, loop, optimizer, restore, stages
 from ernie_m_jax.training.clock import Clock
 
 
@@ -59,7 +50,7 @@ def open_tokenizer(config: Config, workdir: Path, training: bool) -> tokenizer.T
     if missing and not training:
         raise ConfigError(f"{workdir} holds no tokenizer and config.tokenizer.path names none")
     if missing and jax.process_index() == 0:
-        report.show(f"training a tokenizer of {config.model.vocab_size} entries")
+        screen.show(f"training a tokenizer of {config.model.vocab_size} entries")
         try:
             tokenizer.train(training_text(config), config.model.vocab_size, own, config.tokenizer.character_coverage)
         except DataError:
@@ -113,17 +104,17 @@ def open_entries(config: Config) -> dict[str, Mapping[str, Group]]:
     return {name: tasks.load(name).records(config) for name in sorted(active)}
 
 
-def make(config: Config, workdir: Path, training: bool = False) -> train.Run:
+def make(config: Config, workdir: Path, training: bool = False) -> stages.Run:
     """Tokenizer, model, mesh, data and evaluation of a run; only training opens the data and makes a tokenizer."""
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_rows(mesh, config.train.batch_rows, config.train.microbatches)
-    sentences = evaluate.aligned_sentences(config.retrieval.source, config.languages) if has_retrieval(config) else {}
+    sentences = retrieval.aligned_sentences(config.retrieval.source, config.languages) if has_retrieval(config) else {}
     entries = open_entries(config) if training else {}
     if training:
         claim.claim(config, workdir)
     loaded = open_tokenizer(config, workdir, training)
     model = ErnieM(config.model, config.compute)
-    return train.Run(
+    return stages.Run(
         config=config,
         tokenizer=loaded,
         model=model,
@@ -160,10 +151,10 @@ def retrieve(
         max_length=config.length,
         batch_rows=config.batch_rows,
     )
-    result = evaluate.retrieval(vectors, sentences)
+    result = retrieval.retrieval(vectors, sentences)
     if jax.process_index() == 0:
-        evaluate.write_retrieval(directory, name, result)
-        report.show(report.retrieval_table(result.languages, result.matrix / 100, title=f"{directory.name}: {name}, %"))
+        retrieval.write_retrieval(directory, name, result)
+        screen.show(screen.retrieval_table(result.languages, result.matrix / 100, title=f"{directory.name}: {name}, %"))
     return result.average
 
 
@@ -180,14 +171,14 @@ def pretrain(config: Config, workdir: Path) -> dict[str, Any]:
     run = dataclasses.replace(make(config, workdir, training=True), keep_time=clock.keep)
     if not begun and jax.process_index() == 0:
         (workdir / "summary.json").unlink(missing_ok=True)  # of another run that was here
-    stored = summary.stored(workdir / "summary.json", summary.is_of_run) if train.is_complete(run, workdir) else None
+    stored = summary.stored(workdir / "summary.json", summary.is_of_run) if stages.is_complete(run, workdir) else None
     if stored is not None:
-        report.show(f"{workdir} is complete")
+        screen.show(f"{workdir} is complete")
         return stored
     numbers: dict[str, Any] = {"retrieval": {}, "objectives": {}, "stages": {}}
     previous: Path | None = None
     for name, following in itertools.zip_longest(config.stages, list(config.stages)[1:]):
-        stage = train.make_stage(config, name, workdir / name)
+        stage = stages.make_stage(config, name, workdir / name)
         needed = following is not None and not saved_steps.complete(workdir / following / "checkpoints")
         stage_numbers = run_stage(run, stage, previous, needed)
         previous = stage.directory
@@ -207,33 +198,33 @@ def pretrain(config: Config, workdir: Path) -> dict[str, Any]:
     numbers["versions"] = files.versions()
     files.write_json(workdir / "summary.json", numbers)
     shown = {name: value for name, value in numbers.items() if name not in ("objectives", "stages", "versions")}
-    report.show(report.objectives_table(numbers["objectives"]), report.summary_table(shown))
+    screen.show(screen.objectives_table(numbers["objectives"]), screen.summary_table(shown))
     return numbers
 
 
-def run_stage(run: train.Run, stage: train.Stage, previous: Path | None, needed: bool) -> dict[str, Any]:
+def run_stage(run: stages.Run, stage: stages.Stage, previous: Path | None, needed: bool) -> dict[str, Any]:
     """Runs one stage from wherever it stands; returns its numbers.
 
     `needed` says that the next stage will start from this one's last checkpoint, which then must be a good one.
     """
-    done, first = stage.directory / "summary.json", stage.directory / "retrieval-start.json"
-    saved = train.checkpoints(run, stage.directory)
+    done, first = stage.directory / "summary.json", stage.directory / "retrieval-restore.json"
+    saved = stages.checkpoints(run, stage.directory)
     newest = saved.latest()
     if needed and newest == stage.config.steps:
         newest = saved.newest_good(set_aside=True)
     if newest == stage.config.steps and (stored := summary.stored(done, summary.is_of_stage)) is not None:
-        report.show(f"{stage.name} is complete: {stage.directory}")
+        screen.show(f"{stage.name} is complete: {stage.directory}")
         return stored
     if newest is None and jax.process_index() == 0:
         for path in (done, first):  # of a start that failed
             path.unlink(missing_ok=True)
     elif newest is not None and first.exists() and summary.stored(first, summary.is_number) is None:
-        _evaluate_start(run, stage, start.fresh(run, stage, previous).params, first)
-    current, streams = start.begin(run, stage, saved, previous)
+        _evaluate_start(run, stage, restore.fresh(run, stage, previous).params, first)
+    current, streams = restore.begin(run, stage, saved, previous)
     if int(current.step) == 0 and previous is None:
         _evaluate_start(run, stage, current.params, first)
     if int(current.step) < stage.config.steps:
-        current = train.train_stage(run, stage, current, streams)
+        current = loop.train_stage(run, stage, current, streams)
     average = run.evaluate(current.params, stage.directory, "retrieval")
     if jax.process_index() != 0:
         return {}
@@ -246,7 +237,7 @@ def run_stage(run: train.Run, stage: train.Stage, previous: Path | None, needed:
     return numbers
 
 
-def _evaluate_start(run: train.Run, stage: train.Stage, params: Any, path: Path) -> None:
+def _evaluate_start(run: stages.Run, stage: stages.Stage, params: Any, path: Path) -> None:
     """Evaluates what the first stage starts from, and keeps the number in `path`."""
     average = run.evaluate(params, stage.directory, "retrieval-start")
     if average is not None and jax.process_index() == 0:

@@ -15,7 +15,8 @@ from flax import linen as nn
 from flax import struct
 from jax.sharding import Mesh
 
-from ernie_m_jax.training import sharding, tree
+from ernie_m_jax import sharding
+from ernie_m_jax.checkpoint import tree
 
 OptimizerFactory = Callable[[Any], optax.GradientTransformation]
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ernie_m_jax import sharding
 from ernie_m_jax.task import Batch, Sums
-from ernie_m_jax.training import sharding
 from ernie_m_jax.training.state import Purpose, TrainState
 
 LossFn = Callable[[Any, Batch, jax.Array], Sums]

@@ -1,0 +1,1 @@
+"""A run's state and data streams on disk, checked before use."""

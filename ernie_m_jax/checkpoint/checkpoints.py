@@ -1,0 +1,323 @@
+"""Checkpoints: the train state and the data streams on disk and back. The only module that knows Orbax.
+
+In: the state (a pytree of possibly sharded `jax.Array`s), each virtual stream's position and a few facts about the run.
+Out: the same, bit for bit, on any mesh, or a `CheckpointError` that says what is wrong with which file.
+
+    <directory>/<step>/state/           the arrays, an Orbax pytree of nested dictionaries
+    <directory>/<step>/streams/<name>.json
+    <directory>/<step>/meta.json        step, tokenizer fingerprint, every array's shape and dtype, the caller's `meta`
+    <directory>/<step>/manifest.json    size and SHA-256 of every file above; written last
+
+A step counts only when its manifest is there, so neither a run killed in the middle of a save nor a stray directory can
+be taken for a checkpoint. Orbax itself restores an array with a flipped bit without a word; the manifest notices, and
+reading the newest step falls back to the newest good one (`saved_steps`).
+
+With several processes, `save`, `wait`, `newest_good` and `restore` are called by all of them at the same point of the
+program. Process 0 writes `meta.json` and the manifest and does all renaming and deleting; each process writes the
+streams it owns.
+"""
+
+import os
+import re
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+
+from ernie_m_jax.checkpoint import saved_steps, tree
+from ernie_m_jax.checkpoint.manifest import MANIFEST, CheckpointError, dump_json, load_json, write_manifest
+
+FORMAT = 1
+META = "meta.json"
+_TIMEOUT = 3600  # seconds Orbax may take to write one checkpoint
+_STREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one directory (local, or a bucket path that `etils.epath` understands).
+
+    Nothing is created before the first `save`, so an instance also serves for reading another run's checkpoints.
+
+    Args:
+      directory: where the step directories lie.
+      keep: how many of the newest to keep; 0 keeps all.
+      fingerprint: the tokenizer's; a checkpoint written with another tokenizer is refused. None compares nothing, for
+        reading a model together with its own tokenizer; "" is written for a model without one.
+
+    Raises:
+      ValueError: `keep` is negative.
+    """
+
+    def __init__(self, directory: Any, keep: int, fingerprint: str | None):
+        if keep < 0:
+            raise ValueError(f"train.keep={keep}: must be 0 (keep all) or more")
+        path = os.fspath(directory)
+        self.directory = epath.Path(path if "://" in path else os.path.abspath(path))  # Orbax refuses relative paths
+        self.keep = keep
+        self.fingerprint = fingerprint
+        self._thread: threading.Thread | None = None
+        self._failure: CheckpointError | None = None
+        self._good: int | None = None  # the step `newest_good` returned: need not be checked once more
+        self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(), timeout_secs=_TIMEOUT)
+
+    def steps(self) -> list[int]:
+        """Returns the steps with a complete checkpoint, ascending."""
+        return saved_steps.complete(self.directory)
+
+    def latest(self) -> int | None:
+        """Returns the newest step with a complete checkpoint, or None."""
+        return max(self.steps(), default=None)
+
+    def newest_good(self, set_aside: bool = False) -> int | None:
+        """Returns the newest step all of whose files are as they were written, or None if no step is complete.
+
+        Each damaged step that is passed over is printed with its damage.
+
+        Args:
+          set_aside: rename those to `<step>.damaged`; for the run that writes here, never for a reader of it.
+
+        Raises:
+          CheckpointError: no complete step is good; each is named with its damage.
+        """
+        self.wait()
+        self._good = saved_steps.newest_good(self.directory, set_aside)
+        return self._good
+
+    def save(self, step: int, state: Any, streams: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+        """Starts writing a checkpoint and returns as soon as the caller may donate or overwrite `state`.
+
+        A save still under way is waited for first. A complete checkpoint of the same step is left as it is; a
+        half-written one is replaced. Checkpoints beyond `keep` are deleted only once the new one is complete.
+
+        Args:
+          step: updates done so far.
+          state: pytree of `jax.Array`s; its top level has an entry `params` if `restore_params` is to work.
+          streams: JSON-able position of each virtual stream that this process owns.
+          meta: JSON-able facts to keep with it, such as the stage and versions.
+
+        Raises:
+          CheckpointError: this save could not begin, or the previous one failed in the background.
+          TypeError: a leaf is no `jax.Array`, or a value is not JSON-able.
+          ValueError: a stream's name cannot be a file name.
+        """
+        self.wait()
+        if step in self.steps():
+            return
+        target = self.directory / str(step)
+        arrays = tree.named(state)
+        nested = tree.nest({name: _checked_leaf(name, leaf) for name, leaf in arrays.items()})
+        files = {f"streams/{_checked_name(name)}.json": dump_json(value) for name, value in streams.items()}
+        if jax.process_index() == 0:
+            index = {name: tree.described(leaf) for name, leaf in arrays.items()}
+            record = {"format": FORMAT, "step": step, "tokenizer": self.fingerprint, "state": index, "meta": dict(meta)}
+            files[META] = dump_json(record)
+        try:
+            self._begin(target, nested, files)
+        except Exception as error:
+            raise self._failed(step, error) from error
+        self._thread = threading.Thread(target=self._finish, args=(step,), name=f"checkpoint-{step}")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Blocks until the save under way is on disk.
+
+        Raises:
+          CheckpointError: it failed; earlier ones are untouched and the partial directory is removed if possible.
+        """
+        if self._thread is None:
+            return
+        self._thread.join()
+        self._thread = None
+        failure, self._failure = self._failure, None
+        saved_steps.raise_together(failure, "waiting for a checkpoint")
+
+    def restore(self, step: int | None, abstract: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+        """Reads a checkpoint after checking every file of it.
+
+        Args:
+          step: which one; None is the newest good one.
+          abstract: pytree of `jax.ShapeDtypeStruct`s with shardings, like the state; the arrays are born with these
+            shardings, whatever mesh they were saved from.
+
+        Returns:
+          The state with the structure of `abstract`, all streams by name, and `meta` as it was saved.
+
+        Raises:
+          CheckpointError: no such checkpoint; a missing, altered or unlisted file; another tokenizer; or arrays that
+            differ in name, shape or dtype from `abstract`.
+          ValueError: a leaf of `abstract` has no sharding.
+        """
+        directory, record = self._open(step)
+        state = self._read(directory, record["state"], abstract, prefix="", partial=False)
+        folder = directory / "streams"
+        paths = sorted(folder.iterdir()) if folder.exists() else []
+        streams = {path.name.removesuffix(".json"): load_json(path) for path in paths}
+        return state, streams, record["meta"]
+
+    def restore_params(self, step: int | None, abstract: Any, *, partial: bool = False) -> Any:
+        """Reads only the parameters (the state's entry `params`); the optimizer's arrays are never loaded.
+
+        All files are still checked, since one file holds chunks of many arrays.
+
+        Args:
+          step: which one; None is the newest good one.
+          abstract: like the parameters, `jax.ShapeDtypeStruct`s with shardings.
+          partial: allow parameters in the checkpoint that `abstract` does not have (say, a head that fine-tuning
+            drops). Every parameter of `abstract` must always be there.
+
+        Returns:
+          The parameters, with the structure of `abstract`.
+
+        Raises:
+          CheckpointError: as for `restore`.
+          ValueError: a leaf of `abstract` has no sharding.
+        """
+        directory, record = self._open(step)
+        return self._read(directory, record["state"], abstract, prefix="params/", partial=partial)
+
+    def contents(self, step: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns each saved array's name (`params/embeddings/word`) with its shape and dtype, reading no array.
+
+        Only a step that `newest_good` returned has been checked for damage.
+
+        Raises:
+          CheckpointError: no such checkpoint, or unreadable.
+        """
+        record = load_json(self._existing(step) / META)
+        return {
+            name: jax.ShapeDtypeStruct(tuple(entry["shape"]), np.dtype(entry["dtype"]))
+            for name, entry in record["state"].items()
+        }
+
+    # Writing.
+
+    def _begin(self, target: Any, nested: Any, files: Mapping[str, str]) -> None:
+        """Makes an empty step directory, writes the small files and hands the arrays, copied to the host, to Orbax."""
+        error: OSError | None = None
+        try:
+            if jax.process_index() == 0:
+                if target.exists():
+                    target.rmtree()
+                (target / "streams").mkdir(parents=True)
+        except OSError as caught:
+            error = caught
+        saved_steps.raise_together(error, f"creating {target}")
+        try:
+            for name, text in files.items():
+                (target / name).write_text(text)
+        except OSError as caught:
+            error = caught
+        saved_steps.raise_together(error, f"writing to {target}")
+        # The loop runs under a transfer guard; this copy to the host is meant.
+        with jax.transfer_guard("allow"):
+            self._orbax.save(target / "state", args=ocp.args.PyTreeSave(nested))
+
+    def _finish(self, step: int) -> None:
+        """Background thread: after Orbax, the manifest; after the manifest, the deleting of old steps."""
+        target = self.directory / str(step)
+        try:
+            self._orbax.wait_until_finished()
+            if jax.process_index() == 0:
+                write_manifest(target)
+        except Exception as error:
+            self._failure = self._failed(step, error)
+            self._failure.__cause__ = error
+            logging.error("%s", self._failure)
+            return
+        try:
+            if jax.process_index() == 0:
+                saved_steps.delete_old(self.directory, self.keep, step)
+        except Exception as error:
+            self._failure = CheckpointError(
+                f"step {step} is saved, but deleting an old one in {self.directory} failed: {error}"
+            )
+            self._failure.__cause__ = error
+            logging.error("%s", self._failure)
+
+    def _failed(self, step: int, error: Exception) -> CheckpointError:
+        """Removes what there is of a step and returns the error to raise."""
+        target = self.directory / str(step)
+        left = ""
+        if jax.process_index() == 0:
+            try:
+                if target.exists():
+                    target.rmtree()
+            except OSError as caught:
+                left = f"; its partial directory could not be removed ({caught}) and does not count as a checkpoint"
+        cause = str(error).strip() or "no message"
+        return CheckpointError(
+            f"saving step {step} to {target} failed, earlier checkpoints are intact: "
+            f"{type(error).__name__}: {cause}{left}"
+        )
+
+    # Reading.
+
+    def _existing(self, step: int | None) -> Any:
+        """The directory of a complete step, or an error that lists the complete and incomplete ones."""
+        found = saved_steps.found(self.directory)
+        complete = [number for number, done in found if done]
+        chosen = max(complete, default=None) if step is None else step
+        if chosen is None or chosen not in complete:
+            wanted = "a checkpoint" if step is None else f"step {step}"
+            unfinished = [number for number, done in found if not done]
+            raise CheckpointError(
+                f"{wanted} is not in {self.directory}: complete steps {complete}, without {MANIFEST} {unfinished}"
+            )
+        return self.directory / str(chosen)
+
+    def _open(self, step: int | None) -> tuple[Any, dict[str, Any]]:
+        """Checks all files and the tokenizer; returns the directory and `meta.json`."""
+        self.wait()
+        step = self.newest_good() if step is None else step
+        directory = self._existing(step)
+        if step != self._good:
+            saved_steps.check(directory)
+        record = load_json(directory / META)
+        if record["format"] != FORMAT:
+            raise CheckpointError(f"{directory / META} has format {record['format']}; this version reads {FORMAT}")
+        if record["tokenizer"] and self.fingerprint is not None and record["tokenizer"] != self.fingerprint:
+            raise CheckpointError(
+                f"{directory} was written with tokenizer {record['tokenizer']}, but this run's is "
+                f"{self.fingerprint}; config.tokenizer.path must name the one it was written with"
+            )
+        return directory, record
+
+    def _read(self, directory: Any, saved: Mapping[str, Any], abstract: Any, *, prefix: str, partial: bool) -> Any:
+        """Reads the arrays that `abstract` asks for below `prefix`."""
+        wanted = {prefix + name: leaf for name, leaf in tree.named(abstract).items()}
+        have = {name: entry for name, entry in saved.items() if name.startswith(prefix)}
+        tree.match(directory, have, wanted, partial=partial)
+        arguments = {
+            name: ocp.ArrayRestoreArgs(sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype)
+            for name, leaf in wanted.items()
+        }
+        request = ocp.args.PyTreeRestore(
+            item=tree.nest(wanted), restore_args=tree.nest(arguments), partial_restore=len(wanted) < len(saved)
+        )
+        try:
+            with jax.transfer_guard("allow"):
+                restored = self._orbax.restore(directory / "state", args=request)
+        except Exception as error:
+            raise CheckpointError(f"reading {directory / 'state'} failed: {type(error).__name__}: {error}") from error
+        arrays = tree.named(restored)
+        return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in wanted])
+
+
+def _checked_leaf(name: str, leaf: Any) -> Any:
+    if not isinstance(leaf, jax.Array) or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
+        kind = leaf.dtype if isinstance(leaf, jax.Array) else type(leaf).__name__
+        raise TypeError(
+            f"{name} is {kind}: a state holds jax.Arrays of numbers only (for a key, save jax.random.key_data)"
+        )
+    return leaf
+
+
+def _checked_name(name: str) -> str:
+    if not _STREAM_NAME.fullmatch(name):
+        raise ValueError(f"stream {name!r}: use letters, digits, '_', '-' and '.', beginning with a letter or digit")
+    return name

@@ -1,0 +1,127 @@
+"""Which steps in a directory of checkpoints count: the complete ones, and among them the newest good one.
+
+A step is complete when its manifest is there, good when every file is as the manifest says, and damaged otherwise. A
+run that goes on keeps a damaged step as `<step>.damaged`, which is no step any more and is never deleted.
+
+With several processes, `check`, `newest_good` and `raise_together` are called by all of them at the same point.
+"""
+
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+
+from ernie_m_jax.checkpoint.manifest import MANIFEST, CheckpointError, verify
+from ernie_m_jax.reporting import files, screen
+
+
+def complete(directory: Any) -> list[int]:
+    """The steps in a directory that have their manifest, ascending; empty if there is no such directory."""
+    return [step for step, done in found(epath.Path(directory)) if done]
+
+
+def found(directory: Any) -> list[tuple[int, bool]]:
+    """The directories named by a number, ascending, and whether each has its manifest."""
+    if not directory.exists():
+        return []
+    steps = sorted(int(path.name) for path in directory.iterdir() if re.fullmatch(r"0|[1-9][0-9]*", path.name))
+    return [(step, (directory / str(step) / MANIFEST).exists()) for step in steps]
+
+
+def check(directory: Any) -> None:
+    """Compares all files of a step's directory with its manifest.
+
+    Raises:
+      CheckpointError: a file is missing, altered or not listed; on all processes if one finds it.
+    """
+    error = None
+    try:
+        verify(directory)
+    except CheckpointError as caught:
+        error = caught
+    raise_together(error, f"checking {directory}")
+
+
+def newest_good(directory: Any, set_aside: bool) -> int | None:
+    """The newest step without damage; prints each damaged one that is passed over, and why.
+
+    Args:
+      directory: where the step directories lie.
+      set_aside: rename the damaged steps. Only for a run that goes on in this directory.
+
+    Returns:
+      The step, or None if no step is complete.
+
+    Raises:
+      CheckpointError: every complete step is damaged; all are named, and none is renamed, so that no later start can
+        take the directory for that of a new run.
+    """
+    damage: dict[int, CheckpointError] = {}
+    # The first process's list is everyone's: file systems may show the others an older state.
+    count = _of_first_process(len(steps := complete(directory)))
+    for index in reversed(range(count)):
+        step = _of_first_process(steps[index] if index < len(steps) else -1)
+        try:
+            check(directory / str(step))
+        except CheckpointError as error:
+            damage[step] = error
+            continue
+        for bad, found_there in damage.items():
+            _pass_over(directory / str(bad), found_there, set_aside)
+        return step
+    if damage:
+        raise CheckpointError(
+            f"{directory} has no good checkpoint: " + "; ".join(f"step {step}: {damage[step]}" for step in damage)
+        )
+    return None
+
+
+def _pass_over(path: Any, damage: CheckpointError, set_aside: bool) -> None:
+    line, error = f"step {path.name} is damaged and passed over: {damage}", None
+    try:
+        if set_aside and jax.process_index() == 0:
+            kept = files.aside(path)
+            path.rename(kept)
+            line += f"; kept as {kept}"
+    except OSError as caught:
+        error = caught
+    raise_together(error, f"renaming {path}")
+    screen.show(line)
+    if jax.process_index() != 0:
+        logging.warning("%s", line)  # the screen is the first process's, but the damage may be known here only
+
+
+def delete_old(directory: Any, keep: int, step: int) -> None:
+    """Deletes steps beyond `keep` (0 keeps all), never `step`, and older ones that were never finished."""
+    all_steps = found(directory)
+    done_steps = [number for number, done in all_steps if done]
+    surplus = done_steps[:-keep] if keep else []
+    for number, done in all_steps:
+        old = directory / str(number)
+        if not done and number < step:
+            old.rmtree()
+        elif done and number in surplus and number != step:
+            (old / MANIFEST).unlink()  # first, so that an interrupted deletion leaves nothing that counts
+            old.rmtree()
+
+
+def raise_together(error: Exception | None, doing: str) -> None:
+    """Raises `error`; with several processes all raise if one does, so that none is left waiting. Also a barrier."""
+    if jax.process_count() > 1:
+        with jax.transfer_guard("allow"):
+            failed = np.flatnonzero(multihost_utils.process_allgather(np.array(error is not None)))
+        if error is None and failed.size:
+            raise CheckpointError(f"{doing} failed on process {failed.tolist()}; its log has the cause")
+    if error is not None:
+        raise error
+
+
+def _of_first_process(value: int) -> int:
+    if jax.process_count() == 1:
+        return value
+    with jax.transfer_guard("allow"):
+        return int(multihost_utils.broadcast_one_to_all(np.int32(value)))

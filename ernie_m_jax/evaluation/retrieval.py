@@ -1,0 +1,181 @@
+"""Zero-shot evaluation: sentence retrieval between every two languages of a parallel set.
+
+    source --aligned_sentences--> {language: texts} --encode--> vectors --retrieval--> RetrievalResult --> CSV, PNG
+
+After Tatoeba in XTREME: cosine similarity, nearest neighbour, accuracy. `encode` is any function from texts to vectors;
+the model's own is `encode.encode_texts`.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from etils import epath
+
+from ernie_m_jax.config import ConfigError, SourceConfig
+from ernie_m_jax.data import records
+from ernie_m_jax.data.records import DataError
+from ernie_m_jax.reporting import files
+
+TIE = (
+    1e-12  # cosines closer than this are one value: far above float64 rounding, far below what float32 vectors resolve
+)
+QUERY_ROWS = 1024  # queries compared at a time; bounds the similarity matrix
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalResult:
+    """Retrieval accuracy between every two languages.
+
+    Attributes:
+      languages: the n language codes, in the order of the matrix.
+      matrix: float64 [n, n], percent; row = language of the queries, column = language of the candidates, diagonal NaN.
+    """
+
+    languages: tuple[str, ...]
+    matrix: np.ndarray
+
+    @property
+    def average(self) -> float:
+        """Mean over all ordered pairs of two languages, percent."""
+        return float(np.nanmean(self.matrix))
+
+    @property
+    def per_language(self) -> dict[str, float]:
+        """For each language the mean over both directions of all its pairs, percent."""
+        both = (np.nanmean(self.matrix, axis=0) + np.nanmean(self.matrix, axis=1)) / 2
+        return dict(zip(self.languages, both.tolist(), strict=True))
+
+    @property
+    def to_english(self) -> dict[str, float]:
+        """For each other language the accuracy of finding the English translation, percent (the Tatoeba figure).
+
+        Empty where English ("en") is not among the languages.
+        """
+        if "en" not in self.languages:
+            return {}
+        column = self.matrix[:, self.languages.index("en")].tolist()
+        return {language: value for language, value in zip(self.languages, column, strict=True) if language != "en"}
+
+    def write(self, directory: epath.PathLike, name: str = "retrieval") -> None:
+        """Writes `<name>.csv` and `<name>.png`; see `write_retrieval`."""
+        write_retrieval(directory, name, self)
+
+
+def retrieval(encode: Callable[[list[str]], np.ndarray], sentences: Mapping[str, Sequence[str]]) -> RetrievalResult:
+    """Searches each sentence's translation in every other language by the nearest cosine.
+
+    A query counts as right when the first of its nearest candidates is the sentence with its own index. So among equal
+    candidates (a sentence that stands twice, or any tie) the first index wins, and a zero vector, as far from every
+    candidate as from any other, finds index 0.
+
+    Args:
+      encode: texts to vectors, [N, H]; called once a language.
+      sentences: the texts of each language; the same index is the same meaning.
+
+    Returns:
+      The accuracies of all ordered pairs of languages.
+
+    Raises:
+      ValueError: fewer than two languages, no sentences, unequal counts, or vectors of a wrong shape or not finite.
+    """
+    languages = tuple(sentences)
+    if len(languages) < 2:
+        raise ValueError(f"retrieval needs at least 2 languages, got {list(languages)}")
+    _check_counts({language: len(texts) for language, texts in sentences.items()})
+    vectors = {language: _unit_vectors(encode, language, list(texts)) for language, texts in sentences.items()}
+    matrix = np.full((len(languages), len(languages)), np.nan)
+    for row, column in itertools.permutations(range(len(languages)), 2):
+        found = nearest(vectors[languages[row]], vectors[languages[column]])
+        matrix[row, column] = 100.0 * np.mean(found == np.arange(len(found)))
+    return RetrievalResult(languages, matrix)
+
+
+def nearest(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """Returns for each unit vector in `queries` [Q, H] the index of its nearest in `candidates` [C, H]: int [Q].
+
+    Cosines within `TIE` of the best are ties, and the first index wins; without this margin the outcome between two
+    equal candidates would depend on how the matrix product rounds at their places.
+    """
+    found = np.empty(len(queries), np.int64)
+    for start in range(0, len(queries), QUERY_ROWS):
+        cosines = queries[start : start + QUERY_ROWS] @ candidates.T
+        best = cosines.max(axis=1, keepdims=True)
+        found[start : start + QUERY_ROWS] = np.argmax(cosines >= best - TIE, axis=1)
+    return found
+
+
+def aligned_sentences(source: SourceConfig, languages: Sequence[str]) -> dict[str, list[str]]:
+    """Reads a parallel set whose rows hold one meaning in all of `languages`.
+
+    Read pair by pair, the first language with each other; the first language's texts must come out the same each time.
+
+    Args:
+      source: the set; `pairs` must be empty, since every language is compared with every other one.
+      languages: the configured codes; `source.languages`, where there are any, selects from them.
+
+    Returns:
+      The texts of each language, in the order of the languages; the same index is the same meaning.
+
+    Raises:
+      ConfigError: fewer than two languages, one named twice, or pairs.
+      DataError: the source cannot be read, or its rows are not aligned over all languages.
+    """
+    wanted = tuple(source.languages or languages)
+    if len(wanted) < 2 or len(set(wanted)) < len(wanted):
+        raise ConfigError(f"retrieval.source needs at least 2 languages, each once; got {list(wanted)}")
+    if source.pairs:
+        raise ConfigError(
+            f"retrieval.source.pairs is {list(source.pairs)}; it must be empty, for every language of "
+            "retrieval.source.languages is compared with every other one"
+        )
+    first, *others = wanted
+    pairs = {other: f"{first}-{other}" for other in others}
+    source = dataclasses.replace(source, pairs=tuple(pairs.values()))
+    opened = records.open_source("retrieval.source", source, tuple(languages), "parallel")
+    texts = {other: [opened[pair][i].texts for i in range(len(opened[pair]))] for other, pair in pairs.items()}
+    try:
+        _check_counts({pairs[other]: len(rows) for other, rows in texts.items()})
+    except ValueError as error:
+        raise DataError(f"{source.path}: {error}") from None
+    aligned = {first: [text for text, _ in texts[others[0]]]}
+    for other, rows in texts.items():
+        for i, (text, _) in enumerate(rows):
+            if text != aligned[first][i]:
+                raise DataError(
+                    f"{source.path}: sentence {i} of {pairs[other]} has {text!r} in {first!r}, but "
+                    f"{pairs[others[0]]} has {aligned[first][i]!r}; all languages must be aligned row by row"
+                )
+        aligned[other] = [translation for _, translation in rows]
+    return aligned
+
+
+def write_retrieval(directory: epath.PathLike, name: str, result: RetrievalResult) -> None:
+    """Writes `<name>.csv` (fractions, a row for each language of the queries) and `<name>.png` (heat map, percent)."""
+    fractions = result.matrix / 100.0  # what `files` takes
+    files.write_csv(epath.Path(directory) / f"{name}.csv", result.languages, fractions)
+    title = f"Sentence retrieval, {name}: {result.average:.1f} %"
+    files.heat_map(epath.Path(directory) / f"{name}.png", result.languages, fractions, title)
+
+
+def _check_counts(counts: Mapping[str, int]) -> None:
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{language} {count}" for language, count in counts.items())
+        raise ValueError(f"all languages must be aligned row by row, but the numbers of sentences differ: {listed}")
+    if not all(counts.values()):
+        raise ValueError(f"no sentences to compare in {', '.join(counts)}")
+
+
+def _unit_vectors(encode: Callable[[list[str]], np.ndarray], language: str, texts: list[str]) -> np.ndarray:
+    """Encodes one language's texts to float64 [N, H] vectors of length 1; zero vectors stay zero."""
+    vectors = np.asarray(encode(texts), np.float64)
+    if vectors.ndim != 2 or len(vectors) != len(texts):
+        raise ValueError(f"encode returned shape {vectors.shape} for {len(texts)} {language!r} texts; expected [N, H]")
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        raise records.DataError(
+            f"{len(bad)} of {len(texts)} {language!r} vectors are not finite, first at index {bad[0]}"
+        )
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)

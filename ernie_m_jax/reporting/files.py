@@ -1,0 +1,177 @@
+"""Result files: JSON, CSV, PNG and the versions behind a result. A file appears whole or not at all.
+
+Importing this module imports neither JAX nor matplotlib.
+"""
+
+import csv
+import importlib.metadata
+import io
+import json
+import math
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ernie_m_jax import atomic
+from ernie_m_jax.version import __version__
+
+
+def heat_map(path: str | os.PathLike[str], languages: Sequence[str], matrix: Any, title: str) -> None:
+    """Draws the language-by-language accuracies as a PNG, the percentages in the cells, the diagonal blank.
+
+    Args:
+      path: file to write.
+      languages: L codes.
+      matrix: [L, L] in 0..1, as for `retrieval_table`.
+      title: above the picture.
+
+    Raises:
+      ValueError: `matrix` is not [L, L] or has a value outside 0..1.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    percent, count = percentages(languages, matrix), len(languages)
+    side = 0.52 * count
+    figure = Figure(figsize=(max(3.4, side + 1.9), max(3.0, side + 1.3)), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    # Cividis reads the same to colour-blind people; the fixed range makes two pictures comparable.
+    image = axes.imshow(percent, cmap="cividis", vmin=0, vmax=100)
+    for row, column in np.argwhere(np.isfinite(percent)):
+        value = percent[row, column]
+        colour = "black" if value > 47 else "white"
+        axes.text(column, row, tenths(value), ha="center", va="center", color=colour, fontsize=9)
+    axes.set_xticks(range(count), languages)
+    axes.set_yticks(range(count), languages)
+    axes.set_xticks(np.arange(count + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.5)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("language searched")
+    axes.set_ylabel("language of the query")
+    axes.set_title(title)
+    figure.colorbar(image, ax=axes, label="accuracy, %", shrink=0.8)
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+    atomic.write(path, buffer.getvalue())
+
+
+def write_csv(path: str | os.PathLike[str], languages: Sequence[str], matrix: Any) -> None:
+    """Writes the matrix (0..1, full precision) with a header; diagonal and NaN are empty cells.
+
+    Raises:
+      ValueError: `matrix` is not [L, L] or has a value outside 0..1.
+    """
+    percentages(languages, matrix)
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["query", *languages])
+    for row, language in enumerate(languages):
+        cells = [float(value) for value in np.asarray(matrix)[row]]
+        empty = [math.isnan(value) or row == column for column, value in enumerate(cells)]
+        writer.writerow([language, *("" if blank else repr(value) for blank, value in zip(empty, cells, strict=True))])
+    write_text(path, buffer.getvalue())
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes JSON, indented, with the keys' order kept; the file is replaced whole or not at all. See `json_value`."""
+    write_text(path, json.dumps(json_value(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a text file whole or not at all; its directory is made if need be."""
+    atomic.write(path, text.encode())
+
+
+def aside(path: Any, why: str = "damaged") -> Any:
+    """Where to keep what makes room for another: `<name>.<why>` beside it, with a number from 2 on if that is taken.
+
+    Args:
+      path: a `pathlib` or `epath` path; the result is of the same class.
+      why: one word.
+    """
+    kept, number = path.with_name(f"{path.name}.{why}"), 1
+    while kept.exists():
+        number += 1
+        kept = path.with_name(f"{path.name}.{why}-{number}")
+    return kept
+
+
+def json_value(value: Any) -> Any:
+    """Returns `value` as JSON can hold it: NumPy and 0-d device numbers as Python's, NaN and infinities as strings.
+
+    JSON has no NaN; the strings "nan", "inf" and "-inf" are read back by `float()`.
+
+    Raises:
+      TypeError: a value JSON cannot hold.
+    """
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {str(key): json_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):
+        return json_value(value.tolist())
+    raise TypeError(f"{type(value).__name__} has no JSON form: {value!r}")
+
+
+def versions() -> dict[str, Any]:
+    """What a result depends on: Python, libraries, devices and the commit of this package's checkout (or None)."""
+    import jax
+
+    result: dict[str, Any] = {"python": platform.python_version()}
+    for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"):
+        try:
+            result[name.removesuffix("-checkpoint")] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            result[name.removesuffix("-checkpoint")] = None
+    result["ernie_m_jax"] = __version__
+    result |= {"device": jax.devices()[0].device_kind, "device_count": jax.device_count(), "commit": _commit()}
+    return result
+
+
+def _commit() -> str | None:
+    """Commit of the checkout that tracks this file, "-dirty" if tracked files changed; None without a checkout."""
+    here = pathlib.Path(__file__).resolve()
+    git = ["git", "--no-optional-locks", "-C", str(here.parent)]
+    tracked = [
+        "ls-files",
+        "--error-unmatch",
+        here.name,
+    ]  # a virtual environment inside some checkout is not that checkout
+    describe = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        subprocess.run([*git, *tracked], capture_output=True, check=True, timeout=10)
+        output = subprocess.run([*git, *describe], capture_output=True, check=True, timeout=10, text=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return output.strip() or None
+
+
+def percentages(languages: Sequence[str], matrix: Any) -> np.ndarray:
+    """[L, L] in percent with NaN on the diagonal."""
+    values = np.array(matrix, dtype=np.float64)
+    if values.shape != (len(languages), len(languages)):
+        raise ValueError(
+            f"matrix of shape {values.shape} for {len(languages)} languages; expected one row and column each"
+        )
+    np.fill_diagonal(values, np.nan)
+    if np.nanmin(values, initial=0.0) < 0.0 or np.nanmax(values, initial=0.0) > 1.0:
+        raise ValueError(f"accuracies must lie in 0..1, got {np.nanmin(values)} to {np.nanmax(values)}")
+    return 100.0 * values
+
+
+def tenths(percent: float) -> str:
+    """A percentage as it is shown; 100 without a decimal keeps columns narrow."""
+    return f"{percent:.1f}" if percent < 99.95 else "100"

@@ -1,0 +1,186 @@
+"""Numbers of a run: `Sums` from the device are divided here and go to `metrics.jsonl` and TensorBoard.
+
+In: `Sums`, that is `{name: (total, weight)}`, one a step (contract in `ernie_m_jax.task`). Out: `{name: float}` for the
+screen (`screen`) and one JSON object a line on disk.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import jax
+from tensorboardX import SummaryWriter
+
+from ernie_m_jax.reporting import files, screen, summary
+from ernie_m_jax.task import Sums
+
+FILE = "metrics.jsonl"
+_RESERVED = ("step", "objective", "timing")
+
+
+def finalize(sums: Sums) -> dict[str, float]:
+    """Divides each total by its weight, after one explicit transfer to the host; a name of weight 0 is left out."""
+    host = jax.device_get(sums)
+    return {name: float(total) / float(weight) for name, (total, weight) in host.items() if float(weight) != 0.0}
+
+
+class MetricsWriter:
+    """Appends to `<workdir>/metrics.jsonl`, and to TensorBoard events in `<workdir>/tensorboard`; process 0 only.
+
+    A line is `{"step": 7, "objective": "mmlm", <values by name>, "timing": {...}}`. Everything but `timing` is the
+    same, bit for bit, in two runs of one config. JSON has no NaN: a value that is not finite is the string "nan",
+    "inf" or "-inf", which `float()` reads back.
+
+    Resuming drops every line with `step >= resume_step`, since the run will write these again, so that in the end the
+    file is that of a run never interrupted. What is no metrics line is dropped too (see `repair`).
+
+    Args:
+      workdir: a local directory; made if it does not exist.
+      resume_step: the step whose checkpoint was restored; 0 for a run from the beginning.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str], resume_step: int):
+        self._file = None
+        if jax.process_index() != 0:
+            return
+        path = pathlib.Path(workdir) / FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            files.write_text(path, "".join(line for line in repair(path) if json.loads(line)["step"] < resume_step))
+        self._file = path.open("a", encoding="utf-8")
+        # With a purge step TensorBoard hides what earlier event files hold from there on.
+        self._board = SummaryWriter(str(path.parent / "tensorboard"), purge_step=resume_step, write_to_disk=True)
+
+    def write(
+        self,
+        step: int,
+        values: Mapping[str, float],
+        objective: str | None = None,
+        timing: Mapping[str, float] | None = None,
+    ) -> None:
+        """Writes one line of `metrics.jsonl`, flushed.
+
+        Raises:
+          ValueError: a value is named like one of the fixed keys.
+        """
+        if clash := [name for name in _RESERVED if name in values]:
+            raise ValueError(f"metric named {clash}: step, objective and timing are the line's own keys")
+        if self._file is None:
+            return
+        line: dict[str, Any] = {"step": int(step)}
+        if objective is not None:
+            line["objective"] = objective
+        line |= {name: float(values[name]) for name in sorted(values)}
+        if timing:
+            line["timing"] = {name: float(timing[name]) for name in sorted(timing)}
+        self._file.write(json.dumps(files.json_value(line), allow_nan=False, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def draw(self, step: int, groups: Mapping[str, Mapping[str, float]]) -> None:
+        """Writes `<group>/<name>` to TensorBoard, flushed; slower than a line, so once a log interval, not a step."""
+        if self._file is None:
+            return
+        for group in sorted(groups):
+            for name in sorted(groups[group]):
+                self._board.add_scalar(f"{group}/{name}", float(groups[group][name]), int(step))
+        self._board.flush()
+
+    def close(self) -> None:
+        """Closes both files; safe to call twice."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            self._board.close()
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A step that was dispatched, until its numbers are read.
+
+    Attributes:
+      index: of the step.
+      objective: what it trained.
+      sums: its numbers, perhaps still being computed.
+      streams: where the objective's streams stood before its batch was drawn.
+    """
+
+    index: int
+    objective: str
+    sums: Sums
+    streams: Mapping[str, Any]
+
+
+class Meter:
+    """What the steps say: every step to the writer, windows of them to the screen and the summary."""
+
+    def __init__(self, writer: MetricsWriter):
+        self._writer = writer
+        self._since, self._tokens = time.perf_counter(), 0.0
+        self._window: dict[str, list[dict[str, float]]] = {}
+
+    def read(self, step: Step) -> dict[str, float]:
+        """Writes and returns a step's numbers."""
+        sums = jax.device_get(step.sums)
+        values = finalize(sums)
+        values |= {"scored": float(sums["loss"][1]), "tokens": float(sums["fill"][0])}
+        self._writer.write(step.index, values, objective=step.objective)
+        self._tokens += values["tokens"]
+        self._window.setdefault(step.objective, []).append(values)
+        return values
+
+    def window(self, index: int) -> tuple[dict[str, float], float]:
+        """Mean losses and real tokens per second since the last call; all means also go to TensorBoard."""
+        now = time.perf_counter()
+        timing = {"tokens_per_second": self._tokens / max(now - self._since, 1e-9)}
+        means = {name: summary.means(summary.applied(lines)) for name, lines in self._window.items()}
+        self._window, self._since, self._tokens = {}, now, 0.0
+        self._writer.write(index, {}, timing=timing)
+        self._writer.draw(index, means | {"timing": timing})
+        losses = {name: values["loss"] for name, values in means.items() if "loss" in values}
+        return losses, timing["tokens_per_second"]
+
+
+def repair(path: pathlib.Path) -> list[str]:
+    """Returns the whole lines of a metrics file, after dropping from it what is none; [] if there is no file.
+
+    A last line cut short by a crash goes without a word. If any other line is no JSON object with a step and numbers,
+    the file is first kept aside as `metrics.jsonl.damaged`, and what is dropped is printed.
+    """
+    if not path.exists():
+        return []
+    *lines, torn = path.read_bytes().split(b"\n")
+    bad = {number for number, line in enumerate(lines, 1) if not _is_entry(line)}
+    whole = [f"{line.decode()}\n" for number, line in enumerate(lines, 1) if number not in bad]
+    if bad:
+        shutil.copyfile(path, kept := files.aside(path))
+        numbers = ", ".join(map(str, sorted(bad)[:5])) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
+        screen.show(f"{path}, line {numbers}: no metrics, dropped; the file as it was is kept as {kept}")
+    if bad or torn:
+        files.write_text(path, "".join(whole))
+    return whole
+
+
+def _is_entry(line: bytes) -> bool:
+    """Whether a line is what `MetricsWriter.write` writes."""
+    try:
+        entry = json.loads(line.decode())
+        for name, value in (entry | entry.get("timing", {})).items():
+            if name not in ("objective", "timing"):
+                float(value)
+        return type(entry["step"]) is int and isinstance(entry.get("objective", ""), str)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False

@@ -1,0 +1,147 @@
+"""The loop: one stage of training, from its first or last saved step to its end.
+
+A `Run` and a stage come in (`stages`); checkpoints, metrics and the stage's summary go out. It never changes when an
+objective is added. The order within a step is contract 5 of docs/design.md.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from ernie_m_jax import sharding
+from ernie_m_jax.config import Config, ConfigError
+from ernie_m_jax.data import batch as batches
+from ernie_m_jax.data import loader, mixture
+from ernie_m_jax.reporting import files, metrics, screen
+from ernie_m_jax.training import guard, preemption, stages, state
+
+
+def show_mixtures(stage: stages.Stage, config: Config, loaders: Mapping[str, loader.Loader]) -> None:
+    """Prints each objective's mixture over languages, pairs or directions."""
+    total = sum(stage.config.weights.values())
+    rows = stage.config.steps * config.train.batch_rows
+    for name, source in loaders.items():
+        drawn = rows * stage.config.weights[name] / total * source.records_per_row()
+        table = [screen.MixtureRow(**row) for row in mixture.table(source.entries, source.tokens, drawn)]
+        screen.show(screen.mixture_table(table, title=f"{stage.name}: {name}"))
+
+
+def train_stage(
+    run: stages.Run, stage: stages.Stage, start: state.TrainState, streams: Mapping[str, Any]
+) -> state.TrainState:
+    """Trains from `start` (at whatever step it is) to the stage's last step and saves that.
+
+    Raises:
+      Interrupted: a signal asked to stop; state and streams are saved.
+      CheckpointError: a save failed; earlier checkpoints are intact.
+      TrainingError: the loss or gradient was not finite too often in a row.
+    """
+    config, first = run.config, int(start.step)
+    with contextlib.ExitStack() as stack:
+        loaders = stages.open_loaders(run, stage)
+        for source in loaders.values():
+            stack.callback(source.close)
+        restore_streams(loaders, streams)
+        show_mixtures(stage, config, loaders)
+        writer = stack.enter_context(metrics.MetricsWriter(stage.directory, first))
+        progress = stack.enter_context(screen.Progress(stage.name, stage.config.steps, first, config.train.log_every))
+        stop = stack.enter_context(preemption.StopRequest())
+        return _loop(run, stage, start, loaders, metrics.Meter(writer), progress, stop)
+
+
+def _loop(
+    run: stages.Run,
+    stage: stages.Stage,
+    current: state.TrainState,
+    loaders: Mapping[str, loader.Loader],
+    meter: metrics.Meter,
+    progress: screen.Progress,
+    stop: preemption.StopRequest,
+) -> state.TrainState:
+    """The steps themselves, in the order of contract 5; see `train_stage`."""
+    config, first, last = run.config, int(current.step), stage.config.steps
+    saved, steps = stages.checkpoints(run, stage.directory), stages.compiled_steps(run, stage)
+    rows_sharding = sharding.batch_sharding(run.mesh)
+    key = run_key(stage.seed, run.mesh)
+    meta = {"stage": stage.name, "versions": files.versions()}
+    finite = guard.Guard(
+        config.train.max_skipped, stage.directory, lambda name, streams: loaders[name].trace(streams), progress.log
+    )
+    pending: metrics.Step | None = None
+
+    def save(index: int) -> None:
+        saved.save(index, current, stream_states(loaders), meta)
+        run.keep_time()
+
+    def read() -> None:
+        nonlocal pending
+        if pending is not None:
+            step, pending = pending, None
+            finite.note(step, meter.read(step))
+
+    for index in range(first, last):
+        if due(index, config.train.evaluate_every, first):
+            run.evaluate(current.params, stage.directory, f"retrieval-{index}")
+        if due(index, config.train.save_every, first):
+            read()  # first: a kill during the save must not lose its line
+            if not finite.in_row:
+                save(index)
+        objective = stage.objective(index)
+        before = loaders[objective].state()
+        rows = next(loaders[objective])
+        batch = batches.to_global(rows, config.train.batch_rows, rows_sharding)
+        with jax.transfer_guard("disallow"):
+            current, sums = steps[objective](current, batch, key)
+        read()
+        pending = metrics.Step(index, objective, sums, before)
+        if (index + 1) % config.train.log_every == 0:
+            progress.update(index + 1, *meter.window(index))
+        if stop.due(index + 1) and index + 1 < last:
+            read()
+            where = "saved"
+            if finite.in_row:
+                where = f"not saved, for its update was skipped; the last checkpoint is of step {saved.latest()}"
+            else:
+                save(index + 1)
+                saved.wait()
+            raise preemption.Interrupted(f"stopped after step {index + 1} of {last} of {stage.name}, {where}")
+    read()
+    if last % config.train.log_every:
+        progress.update(last, *meter.window(last - 1))
+    save(last)
+    saved.wait()
+    if stop.due(last):
+        raise preemption.Interrupted(f"stopped at the end of {stage.name}, saved")
+    return current
+
+
+def run_key(seed: int, mesh: jax.sharding.Mesh) -> jax.Array:
+    """The key that every step gets, whole on every device of all processes."""
+    return jax.jit(lambda: jax.random.key(seed), out_shardings=sharding.replicated(mesh))()
+
+
+def due(index: int, every: int, first: int) -> bool:
+    """Whether something that happens every `every` steps happens before step `index`; not where the run begins."""
+    return every > 0 and index > first and index % every == 0
+
+
+def stream_states(loaders: Mapping[str, loader.Loader]) -> dict[str, Any]:
+    """State of every owned stream, by `objective-stream`."""
+    return {f"{name}-{number}": value for name, source in loaders.items() for number, value in source.state().items()}
+
+
+def restore_streams(loaders: Mapping[str, loader.Loader], streams: Mapping[str, Any]) -> None:
+    """Puts every loader where `streams` says; without streams all start at the beginning.
+
+    Raises:
+      ConfigError: an objective has no state in the checkpoint.
+    """
+    if not streams:
+        return
+    for name, source in loaders.items():
+        own = {key.removeprefix(f"{name}-"): value for key, value in streams.items() if key.startswith(f"{name}-")}
+        if not own:
+            raise ConfigError(f"the checkpoint holds no data streams of {name}: its stage trained other objectives")
+        source.restore(own)

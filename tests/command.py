@@ -15,6 +15,13 @@ SMALL = (
 )
 
 
+# One objective per stage: each more is a program more to compile.
+ONE_EACH = (
+    "--config.stages.stage1.weights={'camlm': 1.0}",
+    "--config.stages.stage2.weights={'btmlm': 1.0}",
+)
+
+
 def command(*arguments):
     return [sys.executable, "-m", "ernie_m_jax.main", *map(str, arguments)]
 
@@ -39,6 +46,7 @@ def quick(workdir, steps=4):
     """A run of some steps a stage."""
     return (
         *SMALL,
+        *ONE_EACH,
         f"--workdir={workdir}",
         f"--config.stages.stage1.steps={steps}",
         f"--config.stages.stage2.steps={steps}",

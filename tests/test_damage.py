@@ -146,6 +146,7 @@ def test_without_a_good_checkpoint_nothing_starts_from_scratch(config, workdir):
         assert listing(checkpoints) == ["2", "4"]
 
 
+@pytest.mark.slow
 def test_a_reader_of_a_run_falls_back_too_and_renames_nothing(tokenizer_path, config, workdir, tmp_path, capsys):
     checkpoints = workdir / "stage2" / "checkpoints"
     (checkpoints / "6" / "state" / "stray").write_bytes(b"\xff")
@@ -209,11 +210,11 @@ def test_a_damaged_summary_of_the_run_is_made_again(content, config, workdir, fi
 def test_damaged_numbers_of_a_stage_are_made_again(config, workdir, finished, capsys):
     (workdir / "summary.json").unlink()
     (workdir / "stage2" / "summary.json").write_text('{"steps": 6}')
-    (workdir / "stage2" / "retrieval-restore.json").write_text("{")
+    (workdir / "stage2" / "retrieval-start.json").write_text("{")
     run.pretrain(config, workdir)
     shown = capsys.readouterr().out
     assert f"{workdir / 'stage2' / 'summary.json'} is damaged" in shown
-    assert f"{workdir / 'stage2' / 'retrieval-restore.json'} is damaged" in shown
+    assert f"{workdir / 'stage2' / 'retrieval-start.json'} is damaged" in shown
     assert summary_of(workdir) == summary_of(finished)
 
 
@@ -294,9 +295,10 @@ def test_a_start_that_failed_refuses_no_mended_config(tmp_path, monkeypatch, cap
     assert Tokenizer.load(tmp_path / "tokenizer").vocab_size == 800
 
 
+@pytest.mark.slow
 def test_the_numbers_of_a_failed_start_are_not_those_of_the_next(tokenizer_path, tmp_path):
     (tmp_path / "stage2").mkdir()
-    (tmp_path / "stage2" / "retrieval-restore.json").write_text("99.0")
+    (tmp_path / "stage2" / "retrieval-start.json").write_text("99.0")
     (tmp_path / "summary.json").write_text('{"wall_seconds": 9, "stages": {}, "objectives": {}}')
     (tmp_path / "elapsed.json").write_text("1000000")
     keys = {"retrieval__source__path": "", "stages__stage2__steps": 1, "stages__stage10__steps": 1}

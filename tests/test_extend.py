@@ -13,6 +13,7 @@ def constant(tokenizer_path, steps, **keys):
     )
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_as_if_it_had_been_longer(tokenizer_path, tmp_path):
     whole = constant(tokenizer_path, 6)
     run.pretrain(whole, tmp_path / "whole")
@@ -48,6 +49,7 @@ def test_what_is_done_may_not_change(tokenizer_path, tmp_path):
     claim.check(config(6, **warming), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_stage_that_another_started_from_keeps_its_length(tokenizer_path, tmp_path):
     one = tree(tokenizer_path)["stages"]["one"] | {"schedule": "constant", "steps": 3}
     stages = {"one": one, "two": one | {"warmup_steps": 0}}

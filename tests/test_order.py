@@ -68,6 +68,13 @@ def test_draws_follow_the_exponent_by_records():
         np.testing.assert_allclose(taken / taken.sum(), expected / expected.sum(), atol=0.001)
 
 
+def test_the_shares_told_are_those_drawn_where_an_entry_gets_its_least_slot():
+    order, weights = order_of({"a": 10**9, "b": 1000, "c": 50}, alpha=1.0)
+    assert order.shares()["c"] > 10 * weights[2]
+    taken = np.bincount([order.slot(index)[0] for index in range(1 << 18)], minlength=3)
+    np.testing.assert_allclose(taken / taken.sum(), list(order.shares().values()), atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [1, 7, 20, 5000])
 def test_every_epoch_holds_every_record_once_in_another_order(size):
     order = Order({"a": Group(Numbers("a", size), 1.0)}, seed=3)

@@ -70,6 +70,7 @@ def stage1(workdir, *flags):
     )
 
 
+@pytest.mark.slow
 def test_stage1_reads_array_record_files_by_their_names(tmp_path):
     for kind, source, name in (("monolingual", "mono", "{language}"), ("parallel", "pairs", "{pair}")):
         prepare = ["array_record", f"--input=corpus:diagnostics/{source}", f"--kind={kind}", "--languages=en,de"]
@@ -133,6 +134,7 @@ def released(tmp_path_factory, tokenizer):
     return folder / "ernie-m"
 
 
+@pytest.mark.slow
 def test_continue_starts_from_a_released_model(released, tmp_path):
     config = ROOT / "configs" / "pretrain" / "continue.py"
     data = tmp_path / "{language}.txt"

@@ -10,7 +10,7 @@ import textwrap
 
 import pytest
 
-from ernie_m_jax.checkpoint import manifest
+from ernie_m_jax.checkpoint import manifest, saved_steps
 from ernie_m_jax.checkpoint.checkpoints import CheckpointError, Checkpoints
 from tests.test_checkpoint import STREAMS, abstract, assert_same, make_state, saved
 
@@ -125,6 +125,13 @@ def test_a_stream_that_is_no_json_is_named(copy):
     manifest.write_manifest(copy / "7")
     with pytest.raises(CheckpointError, match=r"streams/0\.json cannot be read"):
         Checkpoints(copy, 0, "aaa").restore(7, abstract(make_state()))
+
+
+def test_a_step_without_its_manifest_is_named(copy, capsys):
+    newest = saved_steps.complete(copy)[-1]
+    (copy / str(newest) / "manifest.json").unlink()
+    assert Checkpoints(copy, 0, "aaa").newest_good() == saved_steps.complete(copy)[-1] < newest
+    assert f"step {newest} in {copy} does not count: it has no manifest.json" in capsys.readouterr().out
 
 
 def test_everything_is_on_disk_before_the_manifest_counts(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 
 from ernie_m_jax import config as configs
 from ernie_m_jax.data.records import DataError
+from ernie_m_jax.tokenizer import Tokenizer
 from ernie_m_jax.training import claim, guard, preemption, run, stages
 from tests.conftest import small_tree
 
@@ -118,6 +119,7 @@ def test_a_run_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(token
     assert not (tmp_path / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_skipped_steps_are_counted_and_the_run_goes_on(tokenizer_path, tmp_path, monkeypatch):
     config = configs.resolve(tree(tokenizer_path, train__save_every=0))
     counted = stages.counted_loss
@@ -136,6 +138,7 @@ def test_skipped_steps_are_counted_and_the_run_goes_on(tokenizer_path, tmp_path,
     assert all(np.isfinite(values["loss"]) for values in objectives if values.get("skipped", 0) < values["steps"])
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(tokenizer_path, tmp_path):
     config = configs.resolve(tree(tokenizer_path, stages__one__steps=2))
     first = run.pretrain(config, tmp_path)
@@ -258,6 +261,42 @@ def test_a_work_directory_of_another_config_is_refused(tokenizer_path, tmp_path)
     faster = configs.resolve(tree(tokenizer_path, train__log_every=7))
     claim.claim(faster, tmp_path)
     assert configs.resolve(claim.stored_config_tree(tmp_path)) == faster
+
+
+@pytest.mark.parametrize("of", ["model", "stage"])
+def test_a_model_and_a_stage_are_no_place_for_a_run(of, tokenizer_path, tmp_path):
+    folder = tmp_path / "run" / "one" if of == "stage" else tmp_path / "model"
+    (folder / "checkpoints" / "0").mkdir(parents=True)
+    (folder / "checkpoints" / "0" / "manifest.json").write_text("{}")
+    (folder / "config.json").write_text("{}")
+    (folder / "summary.json").write_text("{}")
+    with pytest.raises(configs.ConfigError, match=r"not a run: choose another --workdir; --config\.init\.params="):
+        run.pretrain(configs.resolve(tree(tokenizer_path)), folder)
+    assert (folder / "config.json").read_text() == (folder / "summary.json").read_text() == "{}"
+
+
+def test_a_tokenizer_that_the_user_put_there_is_used(tokenizer_path, tmp_path):
+    (tmp_path / "tokenizer").mkdir()
+    for name in ("sentencepiece.bpe.model", "vocab.txt"):
+        (tmp_path / "tokenizer" / name).write_bytes(pathlib.Path(tokenizer_path, name).read_bytes())
+    config = configs.resolve(tree(tokenizer_path, tokenizer__path=""))
+    claim.claim(config, tmp_path)
+    loaded = run.open_tokenizer(config, tmp_path, training=True)
+    assert loaded.fingerprint == Tokenizer.load(tokenizer_path).fingerprint
+    assert not list(tmp_path.glob("tokenizer.*"))
+
+
+def test_init_resume_is_of_a_stage_of_the_same_name(tokenizer_path, tmp_path):
+    one = tree(tokenizer_path)["stages"]["one"]
+    config = configs.resolve(tree(tokenizer_path, stages={"one": one | {"steps": 2}}))
+    made = run.make(config, tmp_path / "source")
+    stage = stages.make_stage(config, "one", tmp_path / "source" / "one")
+    saved = stages.checkpoints(made, stage.directory)
+    saved.save(1, stages.initial_state(made, stage, None), {"0": {}}, {"stage": "one"})
+    saved.wait()
+    other = configs.resolve(tree(tokenizer_path, stages={"two": one}, init__resume=str(stage.directory)))
+    with pytest.raises(configs.ConfigError, match="is of stage 'one', but this run begins with 'two'"):
+        run.pretrain(other, tmp_path / "other")
 
 
 def test_a_work_directory_of_another_tokenizer_is_refused(tokenizer_path, tmp_path):

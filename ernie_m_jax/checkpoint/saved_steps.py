@@ -72,12 +72,21 @@ def newest_good(directory: Any, set_aside: bool) -> int | None:
             continue
         for bad, found_there in damage.items():
             _pass_over(directory / str(bad), found_there, set_aside)
+        _name_unfinished(directory, step)
         return step
     if damage:
         raise CheckpointError(
             f"{directory} has no good checkpoint: " + "; ".join(f"step {step}: {damage[step]}" for step in damage)
         )
+    _name_unfinished(directory, -1)
     return None
+
+
+def _name_unfinished(directory: Any, step: int) -> None:
+    """Prints which steps after `step` do not count because their save was never finished, or lost its manifest."""
+    for number, done in found(epath.Path(directory)):
+        if not done and number > step:
+            screen.show(f"step {number} in {directory} does not count: it has no {MANIFEST}")
 
 
 def _pass_over(path: Any, damage: CheckpointError, set_aside: bool) -> None:

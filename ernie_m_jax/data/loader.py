@@ -178,6 +178,10 @@ class Loader:
     def __next__(self) -> Rows:
         return next(self._batches)
 
+    def shares(self) -> dict[str, float]:
+        """How often each entry of the mixture is drawn."""
+        return self._order.shares()
+
     def tokens(self, record: Record) -> int:
         """Tokens of a record's text."""
         return sum(len(self._tokenizer.encode_ids(text)) for text in record.texts)

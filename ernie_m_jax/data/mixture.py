@@ -84,17 +84,21 @@ def groups(opened: Mapping[str, RandomAccess], alpha: float) -> dict[str, Group]
 
 
 def table(
-    entries: Mapping[str, Group], tokens: Callable[[Record], int], drawn: float, sample: int = 3000
+    entries: Mapping[str, Group],
+    shares: Mapping[str, float],
+    tokens: Callable[[Record], int],
+    drawn: float,
+    sample: int = 3000,
 ) -> list[dict[str, Any]]:
     """A row per entry: records, tokens (estimated), probability, epochs.
 
     Args:
       entries: the mixture.
+      shares: how often each is drawn.
       tokens: record -> tokens of its text.
       drawn: records that training will draw from the whole mixture.
       sample: records to count the tokens of, of all entries together; evenly spread over each.
     """
-    total = sum(group.weight for group in entries.values())
     rows = []
     for name, group in entries.items():
         number = len(group.records)
@@ -105,8 +109,8 @@ def table(
                 "name": name,
                 "records": number,
                 "tokens": round(float(np.mean(counted)) * number),
-                "probability": group.weight / total,
-                "epochs": drawn * group.weight / total / number,
+                "probability": shares[name],
+                "epochs": drawn * shares[name] / number,
             }
         )
     return rows

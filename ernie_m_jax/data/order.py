@@ -53,6 +53,10 @@ class Order:
         first = np.cumsum(self._counts) - self._counts
         self._ranks = (order - first[self._slots]).astype(np.int32)
 
+    def shares(self) -> dict[str, float]:
+        """How often each entry is drawn; its weight, but that no entry has less than a slot."""
+        return dict(zip(self.names, (self._counts / self._counts.sum()).tolist(), strict=True))
+
     def stream(self, number: int, streams: int) -> "Stream":
         """The sequence of virtual stream `number` of `streams`."""
         start = number * len(self._slots) // streams

@@ -6,6 +6,7 @@ screen (`screen`) and one JSON object a line on disk.
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -88,7 +89,8 @@ class MetricsWriter:
             return
         for group in sorted(groups):
             for name in sorted(groups[group]):
-                self._board.add_scalar(f"{group}/{name}", float(groups[group][name]), int(step))
+                if math.isfinite(value := float(groups[group][name])):
+                    self._board.add_scalar(f"{group}/{name}", value, int(step))
         self._board.flush()
 
     def close(self) -> None:

@@ -4,6 +4,9 @@
 `training` makes a new tokenizer out of text.
 """
 
+import importlib
+from typing import Any
+
 from ernie_m_jax.tokenizer.base import (
     LEADING_SPECIALS,
     MASK,
@@ -13,7 +16,6 @@ from ernie_m_jax.tokenizer.base import (
     Encoding,
     Tokenizer,
 )
-from ernie_m_jax.tokenizer.training import train
 
 __all__ = [
     "LEADING_SPECIALS",
@@ -25,3 +27,9 @@ __all__ = [
     "Tokenizer",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "train":  # when first used, for it needs SentencePiece
+        return importlib.import_module("ernie_m_jax.tokenizer.training").train
+    raise AttributeError(f"module 'ernie_m_jax.tokenizer' has no attribute {name!r}")

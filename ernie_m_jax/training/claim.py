@@ -45,8 +45,13 @@ def check(config: Config, workdir: Path) -> None:
     """A work directory with a checkpoint must hold a run of this config, but for `FREE_KEYS` and longer stages.
 
     Raises:
-      ConfigError: it is of another config; each differing key is named.
+      ConfigError: it is of another config, each differing key is named; or it is no run's, but a stage's or a model's.
     """
+    if saved_steps.complete(workdir / "checkpoints"):
+        raise ConfigError(
+            f"{workdir} is a stage of a run or a converted model, not a run: choose another --workdir; "
+            f"--config.init.params={workdir} starts from its parameters"
+        )
     if not is_begun(workdir):
         return
     stored = stored_config_tree(workdir)
@@ -79,17 +84,19 @@ def claim(config: Config, workdir: Path) -> None:
     if jax.process_index() != 0:
         return
     own = workdir / "tokenizer"
-    if own.exists() and not config.tokenizer.path and not _is_trained_for(config, workdir):
+    if own.exists() and not config.tokenizer.path and _is_trained_otherwise(config, workdir):
         kept = files.aside(own, "replaced")
         own.rename(kept)
         screen.show(f"{own} was trained with other settings; it is kept as {kept}")
     files.write_json(workdir / "config.json", {"config": to_dict(config), "versions": files.versions()})
 
 
-def _is_trained_for(config: Config, workdir: Path) -> bool:
-    """Whether the stored config trains the same tokenizer."""
+def _is_trained_otherwise(config: Config, workdir: Path) -> bool:
+    """Whether the stored config trains another tokenizer; where none is stored, the user put the tokenizer there."""
+    if not (workdir / "config.json").exists():
+        return False
     try:
         lines = differences(stored_config_tree(workdir), to_dict(config))
     except ConfigError:
-        return False
-    return not any(line.startswith(TOKENIZER_KEYS) for line in lines)
+        return True
+    return any(line.startswith(TOKENIZER_KEYS) for line in lines)

@@ -63,6 +63,15 @@ class Guard:
         if len(self.in_row) >= self._limit:
             raise TrainingError(self._message(numbers))
 
+    def end(self) -> None:
+        """Says that the stage's last step was trained.
+
+        Raises:
+          TrainingError: it was skipped: what the stage would end with is not what its steps should have made of it.
+        """
+        if self.in_row:
+            raise TrainingError(self._message(f"the stage's last step, {self.in_row[-1].index}"))
+
     def _message(self, numbers: str) -> str:
         """What the run ends with; writes the records of all the steps in a row."""
         traced = [self._trace(step.objective, step.streams) for step in self.in_row]
@@ -77,9 +86,10 @@ class Guard:
             for number, row in enumerate(traced[-1][:SHOWN_ROWS])
         ]
         return (
-            f"{numbers}: not finite in {len(self.in_row)} steps in a row (config.train.max_skipped), none of which was "
-            f"applied or saved; lower the stage's learning_rate or config.optimizer.clip_norm, or look at the records "
-            f"({'; '.join(rows)}; all of them in {self._directory / name})"
+            f"{numbers}: not finite in {len(self.in_row)} steps in a row (config.train.max_skipped is {self._limit}); "
+            "none of them was applied or saved. Try a lower learning_rate or config.optimizer.clip_norm in another "
+            f"--workdir (--config.init.params={self._directory} goes on from the last checkpoint, if there is one), or "
+            f"look at the records ({'; '.join(rows)}; all of them in {self._directory / name})"
         )
 
 

@@ -25,9 +25,17 @@ def unfit(lines: list[str], stored: Mapping[str, Any], config: Config, workdir: 
         if not (name in config.stages and name in stored.get("stages", {})):
             kept.append(line)
         elif reason := _why_length_is_fixed(name, stored["stages"][name], config, workdir):
-            resume = f"--config.init.resume={workdir / name}"
-            kept.append(f"{line} ({reason}; with {resume} a run in another --workdir trains on from there)")
+            kept.append(f"{line} ({reason}{_way_on(name, stored, config, workdir)})")
     return kept
+
+
+def _way_on(name: str, stored: Mapping[str, Any], config: Config, workdir: Path) -> str:
+    """How a longer stage can be had all the same; `init.resume` is the first stage's."""
+    if config.stages[name].steps <= stored["stages"][name]["steps"]:
+        return ""
+    if name == next(iter(config.stages)):
+        return f"; with --config.init.resume={workdir / name} a run in another --workdir trains on from there"
+    return f"; with --config.init.params={workdir / name} a run in another --workdir starts from its parameters"
 
 
 def _why_length_is_fixed(name: str, stored: Mapping[str, Any], config: Config, workdir: Path) -> str:

@@ -24,7 +24,9 @@ def show_mixtures(stage: stages.Stage, config: Config, loaders: Mapping[str, loa
     rows = stage.config.steps * config.train.batch_rows
     for name, source in loaders.items():
         drawn = rows * stage.config.weights[name] / total * source.records_per_row()
-        table = [screen.MixtureRow(**row) for row in mixture.table(source.entries, source.tokens, drawn)]
+        table = [
+            screen.MixtureRow(**row) for row in mixture.table(source.entries, source.shares(), source.tokens, drawn)
+        ]
         screen.show(screen.mixture_table(table, title=f"{stage.name}: {name}"))
 
 
@@ -95,21 +97,23 @@ def _loop(
         with jax.transfer_guard("disallow"):
             current, sums = steps[objective](current, batch, key)
         read()
+        if index % config.train.log_every == 0 and index > first:
+            progress.update(index, *meter.window(index - 1))
         pending = metrics.Step(index, objective, sums, before)
-        if (index + 1) % config.train.log_every == 0:
-            progress.update(index + 1, *meter.window(index))
         if stop.due(index + 1) and index + 1 < last:
             read()
             where = "saved"
             if finite.in_row:
+                saved.wait()
                 where = f"not saved, for its update was skipped; the last checkpoint is of step {saved.latest()}"
             else:
                 save(index + 1)
                 saved.wait()
             raise preemption.Interrupted(f"stopped after step {index + 1} of {last} of {stage.name}, {where}")
     read()
-    if last % config.train.log_every:
+    if first < last:
         progress.update(last, *meter.window(last - 1))
+    finite.end()
     save(last)
     saved.wait()
     if stop.due(last):

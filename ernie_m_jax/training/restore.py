@@ -36,7 +36,12 @@ def begin(
         screen.show(f"{stage.name}: going on from step {step} of {stage.directory}")
         return restored, streams
     if previous is None and init.resume:
-        restored, streams, _ = stages.checkpoints(run, find_stage(Path(init.resume))).restore(None, abstract)
+        restored, streams, meta = stages.checkpoints(run, find_stage(Path(init.resume))).restore(None, abstract)
+        if meta["stage"] != stage.name:
+            raise ConfigError(
+                f"config.init.resume {init.resume} is of stage {meta['stage']!r}, but this run begins with "
+                f"{stage.name!r}; name a stage of that name, or take only the parameters with config.init.params"
+            )
         if int(restored.step) >= stage.config.steps:
             raise ConfigError(
                 f"config.init.resume {init.resume} is at step {int(restored.step)} already; "

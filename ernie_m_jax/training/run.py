@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 
 from ernie_m_jax import sharding, tokenizer
 from ernie_m_jax import task as tasks
@@ -49,16 +48,8 @@ def open_tokenizer(config: Config, workdir: Path, training: bool) -> tokenizer.T
     missing = not config.tokenizer.path and not (own / "vocab.txt").exists()
     if missing and not training:
         raise ConfigError(f"{workdir} holds no tokenizer and config.tokenizer.path names none")
-    if missing and jax.process_index() == 0:
-        screen.show(f"training a tokenizer of {config.model.vocab_size} entries")
-        try:
-            tokenizer.train(training_text(config), config.model.vocab_size, own, config.tokenizer.character_coverage)
-        except DataError:
-            raise
-        except ValueError as error:
-            raise ConfigError(f"config.model.vocab_size and config.tokenizer: {error}") from None
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("tokenizer")
+    if training:
+        _train_tokenizer(config, own, missing)
     try:
         loaded = tokenizer.Tokenizer.load(path, config.tokenizer.style)
     except ValueError as error:
@@ -69,6 +60,20 @@ def open_tokenizer(config: Config, workdir: Path, training: bool) -> tokenizer.T
             f"{loaded.vocab_size} entries"
         )
     return loaded
+
+
+def _train_tokenizer(config: Config, folder: Path, missing: bool) -> None:
+    """The first process trains it if it is missing; the others wait, and fail with it."""
+    error: ValueError | None = None
+    if missing and jax.process_index() == 0:
+        screen.show(f"training a tokenizer of {config.model.vocab_size} entries")
+        try:
+            tokenizer.train(training_text(config), config.model.vocab_size, folder, config.tokenizer.character_coverage)
+        except DataError as caught:
+            error = caught
+        except ValueError as caught:
+            error = ConfigError(f"config.model.vocab_size and config.tokenizer: {caught}")
+    saved_steps.raise_together(error, "training the tokenizer")
 
 
 def training_text(config: Config) -> Any:
@@ -207,7 +212,7 @@ def run_stage(run: stages.Run, stage: stages.Stage, previous: Path | None, neede
 
     `needed` says that the next stage will start from this one's last checkpoint, which then must be a good one.
     """
-    done, first = stage.directory / "summary.json", stage.directory / "retrieval-restore.json"
+    done, first = stage.directory / "summary.json", stage.directory / "retrieval-start.json"
     saved = stages.checkpoints(run, stage.directory)
     newest = saved.latest()
     if needed and newest == stage.config.steps:

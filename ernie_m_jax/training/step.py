@@ -59,9 +59,9 @@ def make_train_step(
         rng = jax.random.fold_in(jax.random.fold_in(key, Purpose.TRAIN), state.step)
         gradients, sums = accumulate(loss_fn, state.params, batch, rng, microbatches, mesh, state_shardings.params)
         norm = optax.tree.norm(gradients)
-        finite = jnp.isfinite(sums["loss"][0]) & jnp.isfinite(norm)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        finite = jnp.isfinite(sums["loss"][0]) & jnp.isfinite(norm)
         new = TrainState(
             step=state.step + 1,
             params=jax.tree.map(functools.partial(jnp.where, finite), params, state.params),

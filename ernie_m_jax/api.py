@@ -6,7 +6,7 @@ Nothing in the package imports this module; `ernie_m_jax` hands its names out wh
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ernie_m_jax import config as configs
@@ -101,8 +101,11 @@ def train(config: Any, workdir: Any) -> dict[str, Any]:
       The summary: retrieval accuracies, each stage's numbers, speed; also in `workdir/summary.json`.
 
     Raises:
+      TypeError: `config` is neither.
       ConfigError, DataError, CheckpointError: what is wrong and where; what is on disk stays intact.
       TrainingError: the loss or gradient was not finite too often in a row.
       Interrupted: a signal asked to stop.
     """
-    return run.pretrain(config if isinstance(config, Config) else configs.resolve(config), pathlib.Path(workdir))
+    if not (isinstance(config, Config | Mapping) or hasattr(config, "to_dict")):
+        raise TypeError(f"config is {config!r:.80}; it must be what a config file's get_config() returns, or a Config")
+    return run.pretrain(config if isinstance(config, Config) else configs.resolve(config), run.local(workdir))

@@ -124,7 +124,7 @@ class TrainConfig:
     evaluate_every: int
     save_every: int
     keep: int
-    max_skipped: int
+    max_skipped: int = 10
 
 
 @dataclasses.dataclass(frozen=True)

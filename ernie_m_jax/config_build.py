@@ -5,7 +5,6 @@
 
 import ast
 import dataclasses
-import math
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from ernie_m_jax import task as tasks
 from ernie_m_jax.config_checks import ConfigError, nearest, raise_problems
 
+_LARGEST = 3.4028234e38  # of float32, which numbers are on a device
 _TRUTH = {"true": True, "false": False}
 
 
@@ -42,8 +42,8 @@ def collect(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
     if type(value) is not kind:
         problems.append(f"{path} must be {expected(kind)}, got {value!r} ({type(value).__name__})")
         return None
-    if kind is float and not math.isfinite(value):
-        problems.append(f"{path} is {value}; it must be a finite number")
+    if kind is float and not abs(value) <= _LARGEST:
+        problems.append(f"{path} is {value}; it must be a finite number in float32")
         return None
     return value
 

@@ -29,7 +29,8 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "optimizer.b1": (0, 0.999999),
     "optimizer.b2": (0, 0.999999),
     "optimizer.weight_decay": (0, math.inf),
-    "optimizer.layer_decay": (0, 1),
+    "optimizer.eps": (1e-38, math.inf),
+    "optimizer.layer_decay": (1e-6, 1),
     "optimizer.clip_norm": (0, math.inf),
     "train.batch_rows": (1, math.inf),
     "train.microbatches": (1, math.inf),
@@ -52,7 +53,7 @@ OBJECTIVE_RANGES: Mapping[str, tuple[float, float]] = {
 # The same for the keys of a stage.
 STAGE_RANGES: Mapping[str, tuple[float, float]] = {
     "steps": (1, math.inf),
-    "learning_rate": (0, math.inf),
+    "learning_rate": (0, 1e30),  # times Adam's step, which is below 1000, it stays finite in float32
     "final_fraction": (0, 1),
 }
 PAIR_POSITIONS = ("continued", "restarted")

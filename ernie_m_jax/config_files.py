@@ -35,7 +35,7 @@ _BASE = Path(__file__).parents[1] / "configs" / "base.py"
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The command line without the config's keys, and those as `--config.KEY=VALUE`.
 
-    `--config.KEY VALUE` is taken too, and a `--config.KEY` that another flag or nothing follows is true.
+    `--config.KEY VALUE` is taken too. A `--config.KEY` that another flag or nothing follows stays as it is.
     """
     rest: list[str] = []
     settings: list[str] = []
@@ -48,8 +48,8 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             rest.append(argument)
             continue
         setting = f"--{argument.lstrip('-')}"
-        if "=" not in setting:
-            setting += f"={left.pop(0) if left and not left[0].startswith('--') else 'true'}"
+        if "=" not in setting and left and not left[0].startswith("--"):
+            setting += f"={left.pop(0)}"
         settings.append(setting)
     return rest, settings
 
@@ -68,7 +68,7 @@ def from_file(flag: str) -> dict[str, Any]:
     try:
         module = _execute(name)
         tree = module.get_config(argument) if colon else module.get_config()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(_located(name, error)) from error
     if not isinstance(tree, ml_collections.ConfigDict):
         raise ConfigError(f"{name}: get_config() must return a ConfigDict, got {type(tree).__name__}")
@@ -85,10 +85,11 @@ def _execute(path: str) -> ModuleType:
     return module
 
 
-def _located(path: str, error: Exception) -> str:
+def _located(path: str, error: BaseException) -> str:
     """An exception of a config file in one line."""
     if isinstance(error, SyntaxError):
-        return f"{error.filename}:{error.lineno}: {error.msg}: {(error.text or '').strip()}"
+        place = f"{error.filename}:{error.lineno}" if error.filename else path
+        return ": ".join(filter(None, (place, error.msg, (error.text or "").strip())))
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)
@@ -97,7 +98,7 @@ def _located(path: str, error: Exception) -> str:
     kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "  # a ValueError is written for people
     while len(error.args) == 1 and isinstance(error.args[0], Exception):  # ml_collections packs one into another
         error = error.args[0]
-    what = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
+    what = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
     return f"{path}:{lines[-1]}: {kind}{what}" if lines else f"{path}: {kind}{what}"
 
 
@@ -127,7 +128,7 @@ def stored_config_tree(workdir: Path) -> dict[str, Any]:
         tree = written.get("config", written)
         if not isinstance(tree, dict):
             raise TypeError(f"config is {tree!r:.80}, not a mapping")
-        parts = (tree["model"], tree["tokenizer"], tree.get("data", {})) if tree is written else ()
+        parts = () if "stages" in tree else (tree["model"], tree["tokenizer"], tree.get("data", {}))
         if not all(isinstance(part, dict) for part in parts):
             raise TypeError("model, tokenizer and data must be mappings")
     except FileNotFoundError:
@@ -178,9 +179,9 @@ def override(tree: dict[str, Any], settings: Iterable[str]) -> list[str]:
     problems = []
     added: dict[str, str] = {}  # path of a new source -> what to say if it gets no path
     for setting in settings:
-        key, _, text = setting.removeprefix(PREFIX).partition("=")
+        key, given, text = setting.removeprefix(PREFIX).partition("=")
         try:
-            _set(tree, key.split("."), text, added)
+            _set(tree, key.split("."), text if given else None, added)
         except ConfigError as error:
             problems.append(str(error))
     for path, message in added.items():
@@ -193,8 +194,8 @@ def override(tree: dict[str, Any], settings: Iterable[str]) -> list[str]:
     return problems
 
 
-def _set(tree: dict[str, Any], names: Sequence[str], text: str, added: dict[str, str]) -> None:
-    """One value; raises ConfigError where the key or the text is wrong."""
+def _set(tree: dict[str, Any], names: Sequence[str], text: str | None, added: dict[str, str]) -> None:
+    """One value (None: the key alone, which is true); raises ConfigError where the key or the text is wrong."""
     kind, node, path = Config, tree, "config"
     for name in names[:-1]:
         kind = _kind(kind, name, node, path, added)
@@ -202,7 +203,10 @@ def _set(tree: dict[str, Any], names: Sequence[str], text: str, added: dict[str,
         if not isinstance(node, dict):
             raise ConfigError(f"{path} must be {config_build.expected(kind)}; it holds no keys")
     kind = _kind(kind, names[-1], node, path, added)
-    node[names[-1]] = config_build.parse(kind, text, f"{path}.{names[-1]}")
+    path = f"{path}.{names[-1]}"
+    if text is None and kind is not bool:
+        raise ConfigError(f"{path} needs a value: --{path}=VALUE")
+    node[names[-1]] = config_build.parse(kind, "true" if text is None else text, path)
 
 
 def _kind(kind: Any, name: str, node: dict[str, Any], path: str, added: dict[str, str]) -> Any:

@@ -74,8 +74,8 @@ def read_config(arguments: list[str]) -> configs.Config:
     settings = [argument for argument in arguments if argument.startswith(config_files.PREFIX)]
     if unexpected := [argument for argument in arguments if argument not in settings]:
         raise configs.ConfigError(f"unexpected argument {unexpected[0]!r}: flags begin with --")
-    if _WORKDIR.value and "://" in _WORKDIR.value:
-        raise configs.ConfigError(f"--workdir must be a local or mounted directory, got {_WORKDIR.value!r}")
+    if _WORKDIR.value:
+        run.local(_WORKDIR.value)
     if _CONFIG.value:
         tree = config_files.from_file(_CONFIG.value)
     elif _WORKDIR.value:
@@ -106,7 +106,7 @@ def run_mode(config: configs.Config) -> None:
 def use(config: configs.Config, workdir: Path) -> None:
     """The modes that use the model in a work directory; they change nothing of the run or model in it."""
     claim.check_model(config, workdir)
-    made = run.make(config, config_files.home(workdir))
+    made = run.make(config, config_files.home(workdir), evaluating=_MODE.value == "evaluate")
     params = restore.load_params(made, workdir)
     if _MODE.value == "evaluate":
         if not run.has_retrieval(config):

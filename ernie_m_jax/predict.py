@@ -189,6 +189,8 @@ def back_translate(
     Raises:
       ValueError: a key out of range, or a text that is too long.
     """
+    if not isinstance(passes, int):
+        raise ValueError(f"passes is {passes}; it must be a whole number")
     chosen = {"length_ratio": length_ratio, "temperature": temperature, "passes": passes}
     for name, value in chosen.items():
         low, high = OBJECTIVE_RANGES[name]

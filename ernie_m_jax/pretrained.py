@@ -47,6 +47,11 @@ class Model:
     pair_positions: str = "continued"
     path: str = ""
 
+    def __post_init__(self) -> None:
+        rows = self.config.num_languages
+        if self.config.language_embedding != "none" and len(self.languages) > rows:
+            raise ValueError(f"{self._name}: {len(self.languages)} languages named, but its table has {rows} rows")
+
     def __iter__(self) -> Iterator[Any]:
         yield from (self.config, self.params, self.tokenizer)
 

@@ -223,3 +223,14 @@ def test_the_public_names_are_there_and_the_version_imports_nothing_heavy():
     assert done.stdout.strip() == "set()"
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         ernie_m_jax.lode  # noqa: B018
+
+
+@pytest.mark.parametrize("config", [None, "configs/quickstart.py", 3])
+def test_train_says_what_a_config_is(config, tmp_path):
+    with pytest.raises(TypeError, match=r"it must be what a config file's get_config\(\) returns"):
+        ernie_m_jax.train(config, tmp_path)
+
+
+def test_train_takes_no_url(small_config):
+    with pytest.raises(configs.ConfigError, match="must be a local or mounted directory, got 'gs://bucket/run'"):
+        ernie_m_jax.train(small_config(), "gs://bucket/run")

@@ -59,6 +59,9 @@ FILES = {
         "3: size 'huge' is unknown",
     ),
     "nothing": ("from configs import base\ndef get_config():\n    base.get_config()\n", "must return a ConfigDict"),
+    "zero": ("config = 1\0\n", "null bytes"),
+    "bare": ("def get_config():\n    raise KeyError\n", "2: KeyError: "),
+    "exit": ("def get_config():\n    raise SystemExit(3)\n", "2: SystemExit: 3"),
     "argument": ("def get_config(argument):\n    pass\n", "TypeError: get_config() missing 1 required"),
 }
 
@@ -102,6 +105,10 @@ def test_a_wrong_command_is_one_clear_error(arguments, message):
         ("objectives.camln.mask_ratio=1", r"config\.objectives\.camln is unknown \(nearest: camlm\)"),
         ("stages.one.learning_rate=inf", r"config\.stages\.one\.learning_rate is inf; it must be a finite number"),
         ("optimizer.eps=nan", r"config\.optimizer\.eps is nan; it must be a finite number"),
+        ("stages.one.learning_rate=1e39", r"learning_rate is 1e\+39; it must be a finite number in float32"),
+        ("stages.one.learning_rate=1e38", r"learning_rate is 1e\+38; it must be from 0 to 1e\+30"),
+        ("optimizer.eps=0", r"config\.optimizer\.eps is 0\.0; it must be at least 1e-38"),
+        ("tokenizer.path", r"config\.tokenizer\.path needs a value: --config\.tokenizer\.path=VALUE"),
         ("stages.one.weights.mmml=1", r"weights\.mmml is unknown \(nearest: mmlm\)"),
         (
             "data.parallel.pears.format=moses",
@@ -161,4 +168,4 @@ def test_the_keys_are_split_off_wherever_they_stand():
     ]
     rest, settings = config_files.split(arguments)
     assert rest == ["main", "--config=x", "--mode=print", "--", "--config.d=1"]
-    assert settings == ["--config.a=1", "--config.b=2", "--config.c=true"]
+    assert settings == ["--config.a=1", "--config.b=2", "--config.c"]

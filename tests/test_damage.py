@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ernie_m_jax import config as configs
+from ernie_m_jax import config_files
 from ernie_m_jax.checkpoint.checkpoints import CheckpointError
 from ernie_m_jax.convert import native
 from ernie_m_jax.tokenizer import Tokenizer
@@ -218,10 +219,17 @@ def test_damaged_numbers_of_a_stage_are_made_again(config, workdir, finished, ca
     assert summary_of(workdir) == summary_of(finished)
 
 
-@pytest.mark.parametrize("content", ['{"config": 3}', "[]", "3", "null", "{}", "{", '{"config": []}'])
+@pytest.mark.parametrize(
+    "content",
+    ['{"config": 3}', "[]", "3", "null", "{}", "{", '{"config": []}', '{"config": {}}', '{"config": {"model": 3}}'],
+)
 def test_a_damaged_config_is_one_line(content, config, workdir):
     (workdir / "config.json").write_text(content)
-    for check in (lambda: claim.stored_config_tree(workdir), lambda: run.pretrain(config, workdir)):
+    for check in (
+        lambda: config_files.stored_config_tree(workdir),
+        lambda: config_files.from_workdir(workdir, training=False),
+        lambda: run.pretrain(config, workdir),
+    ):
         with pytest.raises(configs.ConfigError, match=r"config\.json is damaged") as caught:
             check()
         assert "\n" not in str(caught.value)

@@ -80,6 +80,18 @@ def test_a_work_directory_speaks_for_itself(trained, tmp_path):
     assert f"--workdir={workdir} goes on with its run" in refused(f"--workdir={workdir / 'stage1'}")
 
 
+def test_using_a_model_needs_nothing_that_only_training_needs(trained, tmp_path):
+    workdir, _ = trained
+    lines = tmp_path / "lines.txt"
+    lines.write_text("one\ntwo\nthree\n")
+    arguments = ("--mode=encode", f"--input={lines}", f"--output={tmp_path / 'v.npy'}")
+    # Three devices, which train.batch_rows 8 does not fit; a mesh of eight; no retrieval set.
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
+    lost = "--config.retrieval.source.path=nowhere.tsv"
+    call(f"--workdir={workdir}", *arguments, lost, "--config.mesh.data=8", env=environment)
+    assert np.load(tmp_path / "v.npy").shape == (3, 32)
+
+
 def test_a_converted_model_is_a_work_directory(trained, tmp_path):
     workdir, model = trained[0], tmp_path / "model"
     subprocess.run(

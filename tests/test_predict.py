@@ -256,6 +256,11 @@ def test_the_target_language_and_the_seed_of_a_draw_matter(model):
     assert draw(seed=1) != draw(seed=2)
 
 
+def test_more_languages_than_rows_are_refused(model):
+    with pytest.raises(ValueError, match="4 languages named, but its table has 3 rows"):
+        dataclasses.replace(model, languages=(*LANGUAGES, "fr"))
+
+
 def test_many_texts_and_empty_ones_are_written_as_each_alone(model):
     texts = [TEXTS[0], "", *TEXTS * 20]
     found = model.back_translate(texts, "en", "de")
@@ -279,6 +284,7 @@ def test_many_texts_and_empty_ones_are_written_as_each_alone(model):
         ({}, LANGUAGES, {"length_ratio": 0.0}, r"length_ratio is 0.0; it must be from 0.1 to 4"),
         ({}, LANGUAGES, {"temperature": -1.0}, r"temperature is -1.0; it must be at least 0"),
         ({}, LANGUAGES, {"passes": 0}, r"passes is 0; it must be from 1 to 100"),
+        ({}, LANGUAGES, {"passes": 1.5}, r"passes is 1.5; it must be a whole number"),
         ({"max_positions": 25}, LANGUAGES, {}, r"texts\[1\] has \d+ tokens.* room for 9 "),
     ],
 )

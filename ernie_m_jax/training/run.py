@@ -12,6 +12,7 @@ Where a stage starts is `restore`'s business, whose the work directory is `claim
 import dataclasses
 import functools
 import itertools
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import jax
 from ernie_m_jax import sharding, tokenizer
 from ernie_m_jax import task as tasks
 from ernie_m_jax.checkpoint import saved_steps
-from ernie_m_jax.config import Config, ConfigError, RetrievalConfig
+from ernie_m_jax.config import Config, ConfigError, MeshConfig, RetrievalConfig
 from ernie_m_jax.data import mixture
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.evaluation import encode, retrieval
@@ -109,13 +110,28 @@ def open_entries(config: Config) -> dict[str, Mapping[str, Group]]:
     return {name: tasks.load(name).records(config) for name in sorted(active)}
 
 
-def make(config: Config, workdir: Path, training: bool = False) -> stages.Run:
-    """Tokenizer, model, mesh, data and evaluation of a run; only training opens the data and makes a tokenizer."""
-    mesh = sharding.make_mesh(config.mesh)
-    sharding.check_rows(mesh, config.train.batch_rows, config.train.microbatches)
-    sentences = retrieval.aligned_sentences(config.retrieval.source, config.languages) if has_retrieval(config) else {}
+def local(workdir: str | os.PathLike[str]) -> Path:
+    """A work directory's path.
+
+    Raises:
+      ConfigError: it is a URL.
+    """
+    if "://" in os.fspath(workdir):
+        raise ConfigError(f"--workdir must be a local or mounted directory, got {os.fspath(workdir)!r}")
+    return Path(workdir)
+
+
+def make(config: Config, workdir: Path, training: bool = False, evaluating: bool = True) -> stages.Run:
+    """Tokenizer, model, mesh, data and evaluation of a run; only training opens the data and makes a tokenizer.
+
+    Without `evaluating` the retrieval set is not opened.
+    """
+    mesh = _mesh(config, training)
+    searched = evaluating and has_retrieval(config)
+    sentences = retrieval.aligned_sentences(config.retrieval.source, config.languages) if searched else {}
     entries = open_entries(config) if training else {}
     if training:
+        sharding.check_rows(mesh, config.train.batch_rows, config.train.microbatches)
         claim.claim(config, workdir)
     loaded = open_tokenizer(config, workdir, training)
     model = ErnieM(config.model, config.compute)
@@ -127,6 +143,16 @@ def make(config: Config, workdir: Path, training: bool = False) -> stages.Run:
         entries=entries,
         evaluate=functools.partial(retrieve, model, loaded, config.retrieval, sentences),
     )
+
+
+def _mesh(config: Config, training: bool) -> jax.sharding.Mesh:
+    """The config's mesh; a model that is only used takes the devices there are where it was trained on others."""
+    try:
+        return sharding.make_mesh(config.mesh)
+    except ConfigError:
+        if training:
+            raise
+        return sharding.make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1))
 
 
 def has_retrieval(config: Config) -> bool:

@@ -1,8 +1,5 @@
 """The four objectives: what an example holds, who sees whom to the last bit, and what back-translation writes."""
 
-import dataclasses
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +8,8 @@ import pytest
 from ernie_m_jax import sharding
 from ernie_m_jax import task as tasks
 from ernie_m_jax.data import loader
-from ernie_m_jax.model import CAMLM, GENERATION, ErnieM, Inputs
-from ernie_m_jax.objectives import btmlm, camlm, masking
+from ernie_m_jax.model import CAMLM, ErnieM, Inputs
+from ernie_m_jax.objectives import camlm, masking
 from ernie_m_jax.task import IGNORE, Record
 
 OBJECTIVES = ("mmlm", "tlm", "camlm", "btmlm")
@@ -134,126 +131,6 @@ def test_camlm_reproduces_figure_1(small_config):
         assert [name for name, on in zip(names, depends[names.index(slot)], strict=True) if on] == words.split()
 
 
-def test_placeholders_see_source_and_placeholders_and_the_source_only_itself(small_config, tokenizer):
-    config = small_config(**DEEP)
-    batch = {key: value[:1] for key, value in packed_batch("btmlm", config, tokenizer, rows=2).items()}
-    model, params = parameters(config)
-    inputs = Inputs.of(batch)
-
-    depends = dependence(model, params, inputs, GENERATION)
-    segments, roles = np.asarray(batch["segments"][0]), np.asarray(batch["roles"][0])
-    same = (segments[:, None] == segments[None]) & (segments[:, None] > 0)
-    expected = same & ((roles[:, None] == 1) | (roles[None] == 0))
-    real = segments > 0
-    np.testing.assert_array_equal(depends[real], expected[real])
-
-
-def test_no_gradient_flows_through_generation(small_config, tokenizer):
-    config = small_config(objectives__btmlm__passes=2, data__sequence_length=112)
-    batch = packed_batch("btmlm", config, tokenizer)
-    model, params = parameters(config)
-
-    # The ids are integers; their log-probabilities are what a gradient could flow through.
-    def confidence(p):
-        return btmlm.generate(config, model, p, batch, jax.random.key(3)).log_probs.sum()
-
-    value, gradients = jax.jit(jax.value_and_grad(confidence))(params)
-    assert value < 0
-    assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(gradients))
-
-
-def generated(config, model, params, batch, key):
-    """Stage 1 as it runs: compiled."""
-    return jax.jit(functools.partial(btmlm.generate, config, model))(params, batch, key)
-
-
-def numpy_generate(config, model, params, example):
-    """Stage 1 for one example: alone in its row, no jit, whole logits in numpy, argmax."""
-    fields = {**example, "segments": np.ones_like(example["ids"])}
-    inputs = Inputs.of({name: field[None] for name, field in fields.items()})
-    with jax.disable_jit():
-        hidden = model.apply({"params": params}, inputs, GENERATION, method="encode")[0]
-        transformed = model.apply({"params": params}, hidden, method=lambda module, x: module.mlm_head(x))
-    logits = np.asarray(transformed, np.float64) @ np.asarray(params["embeddings"]["word"], np.float64).T
-    return (logits + np.asarray(params["mlm_head"]["bias"]))[example["generate_at"]].argmax(-1)
-
-
-def test_generated_tokens_equal_a_plain_reference(small_config, tokenizer):
-    config = small_config(compute__scan_layers=False, data__sequence_length=112)
-    batch = packed_batch("btmlm", config, tokenizer)
-    model, params = parameters(config)
-    tokens = generated(config, model, params, batch, jax.random.key(0))
-    checked = 0
-    batch = {key: np.asarray(value) for key, value in batch.items()}
-    for row in [0]:  # every length compiles its own reference
-        for segment in range(1, batch["segments"][row].max() + 1):
-            at = np.flatnonzero(batch["segments"][row] == segment)
-            own = batch["generate_at"][row]
-            mine = (own >= at[0]) & (own <= at[-1])
-            example = {name: batch[name][row, at] for name in Inputs._fields if name in batch}
-            example["generate_at"] = own[mine] - at[0]
-            expected = numpy_generate(config, model, params, example)
-            np.testing.assert_array_equal(np.asarray(tokens.ids)[row, mine], expected)
-            checked += len(expected)
-    assert checked >= 10
-
-
-def test_refinement_writes_the_least_confident_again():
-    log_probs = jnp.log(jnp.array([[0.9, 0.1, 0.5, 0.3, 0.2, 0.8, 0.7]]))
-    segments = jnp.array([[1, 1, 1, 1, 2, 2, 0]])
-    again = btmlm.least_confident(log_probs, segments, jnp.float32(0.5))
-    np.testing.assert_array_equal(again[0, :6], [False, True, False, True, True, False])
-
-
-def test_refinement_keeps_confident_tokens_and_never_leaves_a_mask(small_config, tokenizer):
-    config = small_config(objectives__btmlm__passes=1, data__sequence_length=112)
-    batch = packed_batch("btmlm", config, tokenizer)
-    model, params = parameters(config)
-    key = jax.random.key(0)
-    once = generated(config, model, params, batch, key)
-    twice = generated(small_config(objectives__btmlm__passes=2, data__sequence_length=112), model, params, batch, key)
-    segments = np.asarray(btmlm.segments_at(batch))
-    again = np.asarray(btmlm.least_confident(once.log_probs, segments, jnp.float32(0.5)))
-    kept = (segments > 0) & ~again
-    np.testing.assert_array_equal(np.asarray(twice.ids)[kept], np.asarray(once.ids)[kept])
-    assert kept.sum() > 5
-
-
-def test_sampled_tokens_differ_by_key_and_argmax_does_not(small_config, tokenizer):
-    config = small_config(objectives__btmlm__temperature=1.0, data__sequence_length=112)
-    batch = packed_batch("btmlm", config, tokenizer)
-    model, params = parameters(config, scale=1.0)
-    one, other = (generated(config, model, params, batch, jax.random.key(seed)).ids for seed in (0, 1))
-    assert (np.asarray(one) != np.asarray(other)).any()
-    argmax = small_config(objectives__btmlm__temperature=0.0, data__sequence_length=112)
-    one, other = (generated(argmax, model, params, batch, jax.random.key(seed)).ids for seed in (0, 1))
-    np.testing.assert_array_equal(one, other)
-
-
-@pytest.mark.parametrize("temperature", [0.0, 2.0])
-def test_back_translation_never_writes_a_special_token(temperature, small_config, tokenizer):
-    config = small_config(objectives__btmlm__temperature=temperature, data__sequence_length=112)
-    batch = packed_batch("btmlm", config, tokenizer)
-    model, params = parameters(config, scale=1.0)
-    specials = sorted(tokenizer.special_tokens.values())
-    params["mlm_head"]["bias"] = params["mlm_head"]["bias"].at[np.array(specials)].set(9.0)
-    written = np.asarray(generated(config, model, params, batch, jax.random.key(0)).ids)
-    assert not np.isin(written[np.asarray(btmlm.segments_at(batch)) > 0], specials).any()
-
-
-def test_pseudo_sums_count_copies_of_the_own_source_only():
-    batch = {
-        "ids": jnp.array([[0, 10, 11, 2, 9, 2, 0, 20, 2, 9, 9, 2]]),
-        "segments": jnp.array([[1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2]]),
-        "roles": jnp.array([[0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 1, 1]]),
-        "generate_at": jnp.array([[4, 9, 10, 12]]),
-    }
-    tokens = btmlm.PseudoTokens(jnp.array([[10, 11, 20, 99]]), jnp.log(jnp.array([[0.5, 0.25, 0.75, 0.1]])))
-    sums = btmlm.pseudo_sums(batch, tokens)
-    assert [float(value) for value in sums["pseudo_novel"]] == [1.0, 3.0]
-    assert [float(value) for value in sums["pseudo_confidence"]] == pytest.approx([1.5, 3.0])
-
-
 def test_camlm_slots_carry_their_words_position_and_language(small_config, tokenizer):
     config = small_config()
     (example,) = camlm.examples(PAIR, tokenizer, config, np.random.default_rng(0))
@@ -311,45 +188,6 @@ def test_either_side_comes_first(small_config, tokenizer):
     task = tasks.load("tlm")
     examples = [task.examples(PAIR, tokenizer, config, np.random.default_rng(seed))[0] for seed in range(8)]
     assert {int(example["languages"][0]) for example in examples} == {1, 2}
-
-
-def test_back_translation_example(small_config, tokenizer):
-    config = small_config(objectives__btmlm__length_ratio=0.5)
-    record = Record((PAIR.texts[0],), ("en", "de"))
-    (example,) = btmlm.examples(record, tokenizer, config, np.random.default_rng(0))
-    source = tokenizer.encode_ids(PAIR.texts[0])
-    assert example["ids"][: len(source) + 2].tolist() == [0, *source, 2]
-    assert len(example["generate_at"]) == round(0.5 * len(source))
-    assert (example["ids"][example["generate_at"]] == tokenizer.mask_id).all()
-    assert set(example["languages"][example["generate_at"]]) == {2}
-    assert set(np.delete(example["languages"], example["generate_at"])) == {0}
-    # In stage 2 the masked source words say their own language and the pseudo tokens, words by then, none.
-    masked = example["masked_ids"] == tokenizer.mask_id
-    masked[example["generate_at"]] = False
-    np.testing.assert_array_equal(example["masked_languages"], np.where(masked, 1, 0))
-    changed = np.flatnonzero(example["ids"] != example["masked_ids"])
-    assert set(changed) <= set(example["predict_at"])
-    np.testing.assert_array_equal(example["ids"][example["predict_at"]], example["predict_labels"])
-
-
-def test_back_translation_writes_only_languages_that_parallel_data_pairs(small_config):
-    config = small_config()
-    tree = dataclasses.replace(
-        config,
-        data=dataclasses.replace(
-            config.data,
-            parallel={"some": dataclasses.replace(config.data.parallel["diagnostics"], pairs=("en-de", "en-ru"))},
-        ),
-    )
-    groups = btmlm.records(tree)
-    assert set(groups) == {"en>de", "en>ru", "de>en", "ru>en"}
-    assert sum(group.weight for group in groups.values()) == pytest.approx(1)
-    assert groups["de>en"].records[0].languages == ("de", "en")
-
-
-def test_back_translation_knows_language_codes_with_hyphens(small_config):
-    groups = btmlm.records(small_config(languages=("en", "zh-cn", "pt-br")))
-    assert set(groups) == {f"{a}>{b}" for a in ("en", "zh-cn", "pt-br") for b in ("en", "zh-cn", "pt-br") if a != b}
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

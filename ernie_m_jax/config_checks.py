@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+# The least normal number of float32: the device takes what is below for 0.
+ABOVE_ZERO = 2.0**-126
 # Key -> least and greatest value. A dropout rate of 1 would leave nothing.
 MODEL_RANGES: Mapping[str, tuple[float, float]] = {
     "vocab_size": (8, math.inf),
@@ -16,6 +18,7 @@ MODEL_RANGES: Mapping[str, tuple[float, float]] = {
     "first_position": (0, math.inf),
     "num_token_types": (0, math.inf),
     "num_labels": (1, math.inf),
+    "layer_norm_eps": (ABOVE_ZERO, math.inf),
     "hidden_dropout": (0, 0.99),
     "attention_dropout": (0, 0.99),
 }
@@ -28,9 +31,9 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "data.prefetch": (1, math.inf),
     "optimizer.b1": (0, 0.999999),
     "optimizer.b2": (0, 0.999999),
+    "optimizer.eps": (ABOVE_ZERO, math.inf),
     "optimizer.weight_decay": (0, math.inf),
-    "optimizer.eps": (1e-38, math.inf),
-    "optimizer.layer_decay": (1e-6, 1),
+    "optimizer.layer_decay": (ABOVE_ZERO, 1),
     "optimizer.clip_norm": (0, math.inf),
     "train.batch_rows": (1, math.inf),
     "train.microbatches": (1, math.inf),
@@ -133,7 +136,10 @@ def _choice(path: str, value: str | None, allowed: tuple[str, ...]) -> Iterator[
 
 def _between(path: str, value: float | None, low: float, high: float) -> Iterator[str]:
     if value is not None and not low <= value <= high:
-        limit = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+        if low == ABOVE_ZERO:
+            limit = "above 0" if high == math.inf else f"above 0 and at most {high}"
+        else:
+            limit = f"at least {low}" if high == math.inf else f"from {low} to {high}"
         yield f"{path} is {value}; it must be {limit}"
 
 
@@ -244,6 +250,10 @@ def _some_stage(config: Any) -> Iterator[str]:
         yield "config.model.mlm_head is 'none', but the objectives of config.stages predict words with it"
 
 
+def _initial_weights(config: Any) -> Iterator[str]:
+    yield from _between("config.model.initializer_range", config.model.initializer_range, ABOVE_ZERO, math.inf)
+
+
 def _stages(config: Any) -> Iterator[str]:
     for name, stage in config.stages.items():
         path = f"config.stages.{name}"
@@ -281,4 +291,4 @@ _CHECKS = (
     _warmups,
     _weights,
 )
-_TRAINING_CHECKS = (_some_stage,)
+_TRAINING_CHECKS = (_some_stage, _initial_weights)

@@ -3,8 +3,8 @@
 Command: python -m ernie_m_jax.main --config=configs/quickstart.py --workdir=runs/quickstart   (or: make quickstart)
 Arguments: --config=configs/quickstart.py:objectives=mmlm+tlm trains these objectives only, in both stages, for as many
 steps; README.md compares them so.
-Hardware, time and result: two cores of an Intel Xeon without accelerator, 222 s, 2026-11-22; retrieval of 200 held-out
-messages 46.8 % after stage 2, mean of three seeds (README.md).
+Hardware, time and result: two cores of an AMD EPYC without accelerator, 261 s, 2026-11-25; retrieval of 200 held-out
+messages 46.3 % after stage 2, mean of three seeds (README.md).
 """
 
 from configs import base

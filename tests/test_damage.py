@@ -172,6 +172,7 @@ def test_a_reader_of_a_run_falls_back_too_and_renames_nothing(tokenizer_path, co
 # The other files.
 
 
+@pytest.mark.slow
 def test_a_damaged_line_of_the_metrics_does_not_block_the_run(config, workdir, capsys):
     undo_last_steps(workdir)
     path = workdir / "stage2" / "metrics.jsonl"
@@ -238,6 +239,7 @@ def test_a_damaged_config_is_one_line(content, config, workdir):
 # Time.
 
 
+@pytest.mark.slow
 def test_the_time_of_a_run_is_that_of_all_its_parts(tokenizer_path, tmp_path, monkeypatch, capsys):
     config = configs.resolve(tree(tokenizer_path, retrieval__source__path=""))
 
@@ -281,6 +283,7 @@ def fail_in(monkeypatch, message="no space left"):
     monkeypatch.setattr(loop, "train_stage", fail)
 
 
+@pytest.mark.slow
 def test_a_start_that_failed_refuses_no_mended_config(tmp_path, monkeypatch, capsys):
     fail_in(monkeypatch)
     keys = {"retrieval__source__path": "", "model__vocab_size": 900}

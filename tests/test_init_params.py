@@ -114,6 +114,7 @@ def test_a_checkpoint_of_another_tokenizer_is_refused(released, small_config, to
         started(small_config(**keys), tokenizer_path)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_it_trains_and_goes_back(released, small_config, tokenizer_path, tmp_path):
     """XLM-R's weights, a step at rate 0, and ErnieM's folder out: the encoder's bits have come through."""
     root, params = released

@@ -354,6 +354,7 @@ def runs():
     return worker("fsdp", "all")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fsdp", "all"])
 def test_every_mesh_starts_and_learns_as_one_device(runs, name):
     check_equal(runs[name], runs["one"])
@@ -366,6 +367,7 @@ def test_data_parallelism_starts_and_learns_as_one_device():
     assert set(results["data"]["shares"].values()) == {1}
 
 
+@pytest.mark.slow
 def test_parameters_and_moments_are_born_in_shards(runs):
     def share(name, path):
         found = {value for key, value in runs[name]["shares"].items() if key.endswith(path)}

@@ -299,6 +299,7 @@ def test_init_resume_is_of_a_stage_of_the_same_name(tokenizer_path, tmp_path):
         run.pretrain(other, tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_a_work_directory_of_another_tokenizer_is_refused(tokenizer_path, tmp_path):
     config = configs.resolve(tree(tokenizer_path, stages__one__steps=1, stages__one__warmup_steps=0))
     run.pretrain(config, tmp_path / "run")

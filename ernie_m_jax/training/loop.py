@@ -72,22 +72,27 @@ def _loop(
         config.train.max_skipped, stage.directory, lambda name, streams: loaders[name].trace(streams), progress.log
     )
     pending: metrics.Step | None = None
+    shown = first
 
     def save(index: int) -> None:
         saved.save(index, current, stream_states(loaders), meta)
         run.keep_time()
 
-    def read() -> None:
-        nonlocal pending
+    def read(done: int) -> None:
+        """Reads the last of `done` steps, unless it has been, and shows the window that ends with it."""
+        nonlocal pending, shown
         if pending is not None:
             step, pending = pending, None
             finite.note(step, meter.read(step))
+        if done > shown and (done % config.train.log_every == 0 or done == last):
+            progress.update(done, *meter.window(done - 1))
+            shown = done
 
     for index in range(first, last):
         if due(index, config.train.evaluate_every, first):
             run.evaluate(current.params, stage.directory, f"retrieval-{index}")
         if due(index, config.train.save_every, first):
-            read()  # first: a kill during the save must not lose its line
+            read(index)  # first: a kill during the save must not lose its line
             if not finite.in_row:
                 save(index)
         objective = stage.objective(index)
@@ -96,12 +101,10 @@ def _loop(
         batch = batches.to_global(rows, config.train.batch_rows, rows_sharding)
         with jax.transfer_guard("disallow"):
             current, sums = steps[objective](current, batch, key)
-        read()
-        if index % config.train.log_every == 0 and index > first:
-            progress.update(index, *meter.window(index - 1))
+        read(index)
         pending = metrics.Step(index, objective, sums, before)
         if stop.due(index + 1) and index + 1 < last:
-            read()
+            read(index + 1)
             where = "saved"
             if finite.in_row:
                 saved.wait()
@@ -110,9 +113,7 @@ def _loop(
                 save(index + 1)
                 saved.wait()
             raise preemption.Interrupted(f"stopped after step {index + 1} of {last} of {stage.name}, {where}")
-    read()
-    if first < last:
-        progress.update(last, *meter.window(last - 1))
+    read(last)
     finite.end()
     save(last)
     saved.wait()

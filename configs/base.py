@@ -78,7 +78,7 @@ def objectives() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.mmlm = {
         "mask_ratio": 0.15,  # share of tokens to predict (paper)
-        "join_characters": 0,  # join lines of a language to about this many characters, cut into rows; 0: no joining
+        "join_to_characters": 0,  # join lines of a language to about this many characters, cut into rows; 0: no joining
     }
     config.tlm = {
         "mask_ratio": 0.15,  # share of tokens to predict (paper)
@@ -91,7 +91,7 @@ def objectives() -> ml_collections.ConfigDict:
         "length_ratio": 1.0,  # placeholders for each source token (ours; the paper does not say)
         "temperature": 0.0,  # 0: argmax; above: sample the pseudo tokens (ours: argmax)
         "passes": 1,  # generation passes; each further one masks the least confident again (ours)
-        "join_characters": 0,  # as mmlm.join_characters
+        "join_to_characters": 0,  # as mmlm.join_to_characters
     }
     return config
 
@@ -119,7 +119,7 @@ def get_config() -> ml_collections.ConfigDict:
         "pair_positions": "continued",  # continued (as in fine-tuning) | restarted (as XLM): second sentence
         "monolingual": ml_collections.ConfigDict(),  # name -> source(...), read by mmlm and btmlm
         "parallel": ml_collections.ConfigDict(),  # name -> source(...), read by tlm and camlm
-        "alpha": 0.7,  # exponent of the sampling over languages and pairs (the field's habit)
+        "sampling_exponent": 0.7,  # exponent of the sampling over languages and pairs (the field's habit)
         "virtual_streams": 8,  # parts of the batch with a packer of their own; hosts share them out
         "packing_bins": 64,  # rows that a packer fills at a time; more fills better and mixes epochs further
         "prefetch": 2,  # batches made ahead, an objective
@@ -135,12 +135,12 @@ def get_config() -> ml_collections.ConfigDict:
         "clip_norm": 1.0,  # global norm; 0: no clipping (recipe)
     }
     config.train = {
-        "batch_rows": 256,  # packed rows a step over all devices
-        "microbatches": 1,  # parts a step is computed in; sums are accumulated
+        "batch_size": 256,  # packed rows a step over all devices
+        "grad_accumulation_steps": 1,  # parts a step is computed in; sums are accumulated
         "log_every": 50,  # steps
         "evaluate_every": 0,  # steps between retrieval evaluations within a stage; 0: only at its end
         "save_every": 1000,  # steps between checkpoints; the last step is always saved; 0: only there
-        "keep": 2,  # newest checkpoints to keep; 0: all
+        "max_to_keep": 2,  # newest checkpoints to keep; 0: all
         "max_skipped": 10,  # steps in a row with a loss or gradient that is not finite, at which a run stops (ours)
     }
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}  # devices an axis; -1: the rest
@@ -148,8 +148,8 @@ def get_config() -> ml_collections.ConfigDict:
         "source": source(),  # a parallel set with one column a language; empty path: no retrieval
         "layer": -1,  # 0: embeddings, n: after layer n, -1: the last
         "pooling": "mean",  # mean | cls | max, over a sentence's tokens
-        "batch_rows": 64,  # sentences a step
-        "length": 128,  # tokens at most
+        "batch_size": 64,  # sentences a step
+        "max_length": 128,  # tokens at most
     }
     config.init = {
         "resume": "",  # folder of a stage to continue: state and data position, into a new workdir
@@ -166,25 +166,25 @@ SCALES = {
     "tiny": {
         "compute": {"dtype": "float32", "remat": "none"},
         "data": {"sequence_length": 128, "virtual_streams": 4, "packing_bins": 32},
-        "train": {"batch_rows": 8, "microbatches": 1, "save_every": 500},
+        "train": {"batch_size": 8, "grad_accumulation_steps": 1, "save_every": 500},
         "stage": {"steps": 2_000, "warmup_steps": 0, "learning_rate": 1e-3},  # no warm-up: a trial may be cut short
     },
     "small": {
         "compute": {"dtype": "float32", "remat": "none"},
         "data": {"sequence_length": 256, "virtual_streams": 8},
-        "train": {"batch_rows": 64, "microbatches": 4},
+        "train": {"batch_size": 64, "grad_accumulation_steps": 4},
         "stage": {"steps": 20_000, "warmup_steps": 1_000, "learning_rate": 5e-4},
     },
     "base": {
         "compute": {"dtype": "bfloat16", "remat": "dots"},
         "data": {"sequence_length": 512, "virtual_streams": 64},
-        "train": {"batch_rows": 2048, "microbatches": 16},
+        "train": {"batch_size": 2048, "grad_accumulation_steps": 16},
         "stage": {"steps": 200_000, "warmup_steps": 10_000, "learning_rate": 2e-4},
     },
     "large": {
         "compute": {"dtype": "bfloat16", "remat": "dots"},
         "data": {"sequence_length": 512, "virtual_streams": 64},
-        "train": {"batch_rows": 2048, "microbatches": 32},
+        "train": {"batch_size": 2048, "grad_accumulation_steps": 32},
         "stage": {"steps": 200_000, "warmup_steps": 10_000, "learning_rate": 1e-4},
     },
 }
@@ -203,8 +203,8 @@ def pretraining(size: str) -> ml_collections.ConfigDict:
     for group in ("compute", "data", "train"):
         config[group].update(SCALES[size][group])
     characters = 4 * config.data.sequence_length  # about as many as fill a row
-    config.objectives.mmlm.join_characters = characters
-    config.objectives.btmlm.join_characters = characters // 2  # the placeholders need as much room again
+    config.objectives.mmlm.join_to_characters = characters
+    config.objectives.btmlm.join_to_characters = characters // 2  # the placeholders need as much room again
     return config
 
 

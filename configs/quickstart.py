@@ -44,7 +44,7 @@ def get_config(argument: str = ""):
         warmup_steps=50,
     )
     config.optimizer.clip_norm = 0.3  # the objectives' gradients differ in size; clipped, none dominates Adam's moments
-    config.train.batch_rows = 8
+    config.train.batch_size = 8
     config.train.log_every = 100
     config.retrieval.source = base.source("corpus:diagnostics/heldout")
     if argument:

@@ -84,7 +84,7 @@ class DataConfig:
     pair_positions: str
     monolingual: Mapping[str, SourceConfig]
     parallel: Mapping[str, SourceConfig]
-    alpha: float
+    sampling_exponent: float
     virtual_streams: int
     packing_bins: int
     prefetch: int
@@ -118,12 +118,12 @@ class OptimizerConfig:
 class TrainConfig:
     """The loop."""
 
-    batch_rows: int
-    microbatches: int
+    batch_size: int
+    grad_accumulation_steps: int
     log_every: int
     evaluate_every: int
     save_every: int
-    keep: int
+    max_to_keep: int
     max_skipped: int = 10
 
 
@@ -143,8 +143,8 @@ class RetrievalConfig:
     source: SourceConfig
     layer: int
     pooling: str
-    batch_rows: int
-    length: int
+    batch_size: int
+    max_length: int
 
 
 @dataclasses.dataclass(frozen=True)

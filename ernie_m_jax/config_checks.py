@@ -25,7 +25,7 @@ MODEL_RANGES: Mapping[str, tuple[float, float]] = {
 RANGES: Mapping[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
     "data.sequence_length": (16, math.inf),
-    "data.alpha": (0, 10),
+    "data.sampling_exponent": (0, 10),
     "data.virtual_streams": (1, math.inf),
     "data.packing_bins": (1, math.inf),
     "data.prefetch": (1, math.inf),
@@ -35,15 +35,15 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "optimizer.weight_decay": (0, math.inf),
     "optimizer.layer_decay": (ABOVE_ZERO, 1),
     "optimizer.clip_norm": (0, math.inf),
-    "train.batch_rows": (1, math.inf),
-    "train.microbatches": (1, math.inf),
+    "train.batch_size": (1, math.inf),
+    "train.grad_accumulation_steps": (1, math.inf),
     "train.log_every": (1, math.inf),
     "train.evaluate_every": (0, math.inf),
     "train.save_every": (0, math.inf),
-    "train.keep": (0, math.inf),
+    "train.max_to_keep": (0, math.inf),
     "train.max_skipped": (1, math.inf),
-    "retrieval.batch_rows": (1, math.inf),
-    "retrieval.length": (8, math.inf),
+    "retrieval.batch_size": (1, math.inf),
+    "retrieval.max_length": (8, math.inf),
 }
 # The same for the keys that objectives have, whichever has them.
 OBJECTIVE_RANGES: Mapping[str, tuple[float, float]] = {
@@ -51,7 +51,7 @@ OBJECTIVE_RANGES: Mapping[str, tuple[float, float]] = {
     "length_ratio": (0.1, 4),
     "temperature": (0, math.inf),
     "passes": (1, 100),
-    "join_characters": (0, math.inf),
+    "join_to_characters": (0, math.inf),
 }
 # The same for the keys of a stage.
 STAGE_RANGES: Mapping[str, tuple[float, float]] = {
@@ -194,7 +194,7 @@ def _lengths(config: Any) -> Iterator[str]:
     limit = model.max_positions - model.first_position
     for path, length in (
         ("data.sequence_length", config.data.sequence_length),
-        ("retrieval.length", config.retrieval.length),
+        ("retrieval.max_length", config.retrieval.max_length),
     ):
         if length > limit > 0:
             yield (
@@ -235,12 +235,12 @@ def _tokenizer(config: Any) -> Iterator[str]:
 
 
 def _rows(config: Any) -> Iterator[str]:
-    rows = config.train.batch_rows
-    for key in ("data.virtual_streams", "train.microbatches"):
+    rows = config.train.batch_size
+    for key in ("data.virtual_streams", "train.grad_accumulation_steps"):
         group, name = key.split(".")
         parts = getattr(getattr(config, group), name, None)
         if parts is not None and parts > 0 and rows % parts:
-            yield f"config.train.batch_rows {rows} is not a multiple of config.{key} {parts}"
+            yield f"config.train.batch_size {rows} is not a multiple of config.{key} {parts}"
 
 
 def _some_stage(config: Any) -> Iterator[str]:

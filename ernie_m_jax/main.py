@@ -1,7 +1,7 @@
 r"""The one entry: flags, distributed start, dispatch by --mode. Nothing else.
 
 python -m ernie_m_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
-python -m ernie_m_jax.main --config=configs/quickstart.py --mode=print --config.train.batch_rows=32
+python -m ernie_m_jax.main --config=configs/quickstart.py --mode=print --config.train.batch_size=32
 python -m ernie_m_jax.main --workdir=runs/quickstart --mode=encode --input=sentences.txt --output=vectors.npy
 """
 
@@ -46,8 +46,8 @@ _OUTPUT = flags.DEFINE_string("output", None, "Where --mode=encode writes its ve
 
 EXPECTED = (configs.ConfigError, DataError, CheckpointError, TrainingError, OSError)
 OUT_OF_MEMORY = (
-    "raise config.train.microbatches, set config.compute.remat=full or lower config.train.batch_rows "
-    "(to evaluate or encode, config.retrieval.batch_rows); --mode=compile tells what a step needs"
+    "raise config.train.grad_accumulation_steps, set config.compute.remat=full or lower config.train.batch_size "
+    "(to evaluate or encode, config.retrieval.batch_size); --mode=compile tells what a step needs"
 )
 
 
@@ -125,8 +125,8 @@ def use(config: configs.Config, workdir: Path) -> None:
         tokenizer=made.tokenizer,
         layer=keys.layer,
         pooling=keys.pooling,
-        max_length=keys.length,
-        batch_rows=keys.batch_rows,
+        max_length=keys.max_length,
+        batch_size=keys.batch_size,
     )
     print(f"{_OUTPUT.value}: {shape[0]} vectors of {shape[1]}")
 

@@ -75,7 +75,7 @@ class _Keys:
 
 def _keys(config: ModelConfig, languages: Sequence[str], pair_positions: str, **chosen: Any) -> Config:
     """What the objectives read of a config; `chosen` are btmlm's keys, its masks in the source are not used."""
-    keys = {"mask_ratio": 0.15, "length_ratio": 1.0, "temperature": 0.0, "passes": 1, "join_characters": 0} | chosen
+    keys = {"mask_ratio": 0.15, "length_ratio": 1.0, "temperature": 0.0, "passes": 1, "join_to_characters": 0} | chosen
     layout = _Layout(positions_of(config), pair_positions)
     return cast(Config, _Keys(config, tuple(languages), layout, {"btmlm": btmlm.BTMLMConfig(**keys)}))
 

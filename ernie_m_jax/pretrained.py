@@ -72,7 +72,7 @@ class Model:
         pooling: str = "mean",
         normalize: bool = False,
         max_length: int = 128,
-        batch_rows: int = 32,
+        batch_size: int = 32,
     ) -> np.ndarray:
         """Turns texts into vectors; see `encode_texts`.
 
@@ -83,7 +83,7 @@ class Model:
           normalize: divide each vector by its Euclidean length (a zero vector stays).
           max_length: tokens per sentence at most, specials included, and never more than the model has positions for;
             longer sentences are cut.
-          batch_rows: sentences per batch.
+          batch_size: sentences per batch.
 
         Returns:
           float32 [N, H].
@@ -99,7 +99,7 @@ class Model:
             layer=layer,
             pooling=pooling,
             max_length=min(max_length, predict.positions_of(self.config)),
-            batch_rows=batch_rows,
+            batch_size=batch_size,
         )
         if not normalize:
             return vectors
@@ -186,7 +186,7 @@ class Model:
         layer: int = -1,
         pooling: str = "mean",
         max_length: int = 128,
-        batch_rows: int = 32,
+        batch_size: int = 32,
     ) -> RetrievalResult:
         """Searches each sentence's translation in every other language by the nearest cosine.
 
@@ -195,7 +195,7 @@ class Model:
           layer: see `encode`, as for the other arguments.
           pooling: see there.
           max_length: see there.
-          batch_rows: see there.
+          batch_size: see there.
 
         Returns:
           Accuracies in percent between every two languages; its `write(directory)` makes a CSV file and a heat map.
@@ -206,7 +206,7 @@ class Model:
         self._tokenizer("retrieve")
         texts = {key: encode.check_texts(own, f"sentences[{key!r}]") for key, own in sentences.items()}
         encode_own = functools.partial(
-            self.encode, layer=layer, pooling=pooling, max_length=max_length, batch_rows=batch_rows
+            self.encode, layer=layer, pooling=pooling, max_length=max_length, batch_size=batch_size
         )
         return retrieval.retrieval(encode_own, texts)
 

@@ -83,8 +83,8 @@ def check_rows(mesh: Mesh, rows: int, microbatches: int) -> None:
     shards = math.prod(mesh.shape[axis] for axis in ROWS)
     if microbatches < 1 or rows < 1 or rows % (microbatches * shards):
         raise ConfigError(
-            f"train.batch_rows={rows} must be a positive multiple of train.microbatches={microbatches} times "
-            f"mesh.data * mesh.fsdp = {shards}"
+            f"train.batch_size={rows} must be a positive multiple of train.grad_accumulation_steps={microbatches} "
+            f"times mesh.data * mesh.fsdp = {shards}"
         )
 
 

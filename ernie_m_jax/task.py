@@ -30,10 +30,12 @@ class Record:
     Attributes:
       texts: one or two strings.
       languages: the language code of each text; back-translation adds the language to write.
+      fields: what a labelled task knows beside them, such as `label` and `id`; never changed.
     """
 
     texts: tuple[str, ...]
     languages: tuple[str, ...]
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class RandomAccess(Protocol):

@@ -24,7 +24,7 @@ def pytest_configure(config):
 
 
 def small_tree(**keys):
-    """The tree of a two-layer model on the bundled messages, for `resolve`; a key is a path (`train__keep`)."""
+    """The tree of a two-layer model on the bundled messages, for `resolve`; a key is a path (`train__max_to_keep`)."""
     tree = base.get_config()
     tree.languages = ("en", "de", "ru")
     tree.model.update(
@@ -45,7 +45,7 @@ def small_tree(**keys):
     tree.stages.one = base.stage(
         steps=6, weights={"mmlm": 1.0, "tlm": 1.0, "camlm": 1.0, "btmlm": 1.0}, learning_rate=1e-2, warmup_steps=2
     )
-    tree.train.update(batch_rows=8, log_every=2, save_every=0)
+    tree.train.update(batch_size=8, log_every=2, save_every=0)
     tree = tree.to_dict()  # plain dictionaries take values of any type, so that wrong ones can be tried
     for key, value in keys.items():
         *parents, last = key.split("__")
@@ -58,7 +58,7 @@ def small_tree(**keys):
 
 @pytest.fixture
 def small_config():
-    """A function from keys (`train__keep=1`) to the resolved small config."""
+    """A function from keys (`train__max_to_keep=1`) to the resolved small config."""
     return lambda **keys: configs.resolve(small_tree(**keys))
 
 

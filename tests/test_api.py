@@ -137,11 +137,11 @@ def test_save_says_what_it_cannot_do(arguments, drop, error, message, model, tmp
 
 
 def test_encode_is_encode_texts_with_defaults(model, tokenizer):
-    keys = {"layer": -1, "pooling": "mean", "max_length": 128, "batch_rows": 32}
+    keys = {"layer": -1, "pooling": "mean", "max_length": 128, "batch_size": 32}
     expected = ernie_m_jax.encode_texts(model.encoder(), model.params, tokenizer, TEXTS, **keys)
     np.testing.assert_allclose(model.encode(TEXTS), expected, atol=1e-5)
     assert model.encode(TEXTS).dtype == np.float32
-    keys |= {"layer": 1, "pooling": "max", "max_length": 5, "batch_rows": 3}
+    keys |= {"layer": 1, "pooling": "max", "max_length": 5, "batch_size": 3}
     expected = ernie_m_jax.encode_texts(model.encoder(), model.params, tokenizer, TEXTS, **keys)
     np.testing.assert_allclose(model.encode(TEXTS, **keys), expected, atol=1e-5)
     unit = expected / np.linalg.norm(expected, axis=1, keepdims=True)
@@ -163,7 +163,7 @@ def test_no_more_tokens_are_encoded_than_the_model_has_positions(tokenizer):
     ],
 )
 def test_what_is_no_list_of_texts_is_refused(texts, message, model, tokenizer):
-    keys = {"layer": -1, "pooling": "mean", "max_length": 16, "batch_rows": 2}
+    keys = {"layer": -1, "pooling": "mean", "max_length": 16, "batch_size": 2}
     for run in (
         model.encode,
         lambda texts: ernie_m_jax.encode_texts(model.encoder(), model.params, tokenizer, texts, **keys),

@@ -35,7 +35,7 @@ def changed(**keys):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"train__batch_row": 8}, r"config\.train\.batch_row is unknown \(nearest: batch_rows\)"),
+        ({"train__batch_row": 8}, r"config\.train\.batch_row is unknown \(nearest: batch_size\)"),
         ({"optimiser": {}}, r"config\.optimiser is unknown \(nearest: optimizer\)"),
         (
             {"objectives__camlm__mask_ration": 0.1},
@@ -43,22 +43,22 @@ def changed(**keys):
         ),
         ({"objectives__camln": {}}, r"config\.objectives\.camln: .*\(nearest: camlm\)"),
         ({"stages__one__weights": {"mmml": 1.0}}, r"weights\.mmml is unknown \(nearest: mmlm\)"),
-        ({"train__batch_rows": "8"}, r"config\.train\.batch_rows must be of type int, got '8'"),
-        ({"train__batch_rows": True}, r"config\.train\.batch_rows must be of type int, got True"),
+        ({"train__batch_size": "8"}, r"config\.train\.batch_size must be of type int, got '8'"),
+        ({"train__batch_size": True}, r"config\.train\.batch_size must be of type int, got True"),
         ({"languages": "en"}, r"config\.languages must be a list, got 'en'"),
         ({"data__sequence_length": 513}, r"config\.data\.sequence_length is 513, but the model has positions for 512"),
-        ({"retrieval__length": 600}, r"config\.retrieval\.length is 600"),
+        ({"retrieval__max_length": 600}, r"config\.retrieval\.max_length is 600"),
         ({"model__num_heads": 5}, r"hidden_size 32 is not a multiple of num_heads 5"),
         ({"compute__dtype": "float16"}, r"config\.compute\.dtype is 'float16'; allowed: float32, bfloat16"),
         ({"model__language_embedding": "some"}, r"allowed: slots, all, none"),
         ({"model__num_languages": 2}, r"num_languages is 2, but config\.languages names 3"),
-        ({"train__batch_rows": 6}, r"batch_rows 6 is not a multiple of config\.data\.virtual_streams 4"),
-        ({"train__microbatches": 3}, r"not a multiple of config\.train\.microbatches 3"),
+        ({"train__batch_size": 6}, r"batch_size 6 is not a multiple of config\.data\.virtual_streams 4"),
+        ({"train__grad_accumulation_steps": 3}, r"not a multiple of config\.train\.grad_accumulation_steps 3"),
         ({"stages__one__schedule": "lineer"}, r"schedule is 'lineer'; allowed: linear"),
         ({"stages__one__weights": {"mmlm": 0.0}}, r"at least one objective needs a weight above 0"),
         ({"stages__one__weights": {"mmlm": -1.0}}, r"weights\.mmlm is -1\.0; it must be at least 0"),
         ({"data__sequence_length": 8}, r"config\.data\.sequence_length is 8; it must be at least 16"),
-        ({"train__keep": -1}, r"config\.train\.keep is -1; it must be at least 0"),
+        ({"train__max_to_keep": -1}, r"config\.train\.max_to_keep is -1; it must be at least 0"),
         ({"objectives__btmlm__temperature": -1.0}, r"config\.objectives\.btmlm\.temperature is -1\.0"),
         ({"objectives__camlm__mask_ratio": 1.5}, r"mask_ratio is 1\.5; it must be from 0\.01 to 1"),
         ({"compute__attention": "cudnn"}, r"'cudnn' needs config\.compute\.dtype 'bfloat16'"),
@@ -85,13 +85,13 @@ def test_a_wrong_key_is_named(keys, message):
 
 def test_a_missing_key_is_named():
     tree = small_tree()
-    del tree["train"]["keep"]
-    with pytest.raises(configs.ConfigError, match=r"config\.train\.keep is missing"):
+    del tree["train"]["max_to_keep"]
+    with pytest.raises(configs.ConfigError, match=r"config\.train\.max_to_keep is missing"):
         configs.resolve(tree)
 
 
 def test_all_that_is_wrong_is_said_and_what_cannot_be_judged_is_not():
-    tree = small_tree(train__batch_rows="8", model__hidden_size=30, seed=-1, train__row=1, data__alpha=11.0)
+    tree = small_tree(train__batch_size="8", model__hidden_size=30, seed=-1, train__row=1, data__sampling_exponent=11.0)
     del tree["compute"]["dtype"]
     with pytest.raises(configs.ConfigError) as caught:
         configs.resolve(tree)
@@ -99,10 +99,10 @@ def test_all_that_is_wrong_is_said_and_what_cannot_be_judged_is_not():
     assert heads == [
         "config.compute.dtype",  # missing
         "config.train.row",  # unknown
-        "config.train.batch_rows",  # mistyped; so its multiples are not judged
+        "config.train.batch_size",  # mistyped; so its multiples are not judged
         "config.model.hidden_size",  # no multiple of num_heads
         "config.seed",
-        "config.data.alpha",
+        "config.data.sampling_exponent",
     ]
 
 

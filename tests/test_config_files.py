@@ -17,9 +17,9 @@ def resolved(*settings, **keys):
 
 
 def test_print_shows_the_resolved_config():
-    said = call(QUICKSTART, "--mode=print", "--config.train.batch_rows", "32", "--config.model.pooler").stdout
+    said = call(QUICKSTART, "--mode=print", "--config.train.batch_size", "32", "--config.model.pooler").stdout
     shown = json.loads(said)
-    assert shown["train"]["batch_rows"] == 32
+    assert shown["train"]["batch_size"] == 32
     assert shown["model"]["pooler"] is True
     assert shown["model"]["num_languages"] == len(shown["languages"])
 
@@ -30,17 +30,17 @@ def test_everything_that_is_wrong_is_said_at_once():
         "--mode=print",
         "--config.train.batch_row=3",
         "--config.stages.stage1.learning_rat=1",
-        "--config.train.keep=many",
+        "--config.train.max_to_keep=many",
         "--config.compute.dtype=float16",
         "--config.data.sequence_length=513",
     )
     assert said.splitlines() == [
         "5 things are wrong with the config:",
-        "  config.train.batch_row is unknown (nearest: batch_rows); keys here: batch_rows, microbatches, log_every, "
-        "evaluate_every, save_every, keep, max_skipped",
+        "  config.train.batch_row is unknown (nearest: batch_size); keys here: batch_size, grad_accumulation_steps, "
+        "log_every, evaluate_every, save_every, max_to_keep, max_skipped",
         "  config.stages.stage1.learning_rat is unknown (nearest: learning_rate); keys here: steps, weights, "
         "learning_rate, warmup_steps, schedule, final_fraction",
-        "  config.train.keep must be of type int, got 'many'",
+        "  config.train.max_to_keep must be of type int, got 'many'",
         "  config.data.sequence_length is 513, but the model has positions for 512 tokens (config.model.max_positions "
         "514 less first_position 2)",
         "  config.compute.dtype is 'float16'; allowed: float32, bfloat16",
@@ -95,7 +95,7 @@ def test_a_wrong_command_is_one_clear_error(arguments, message):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("train.batch_rows=many", r"config\.train\.batch_rows must be of type int, got 'many'"),
+        ("train.batch_size=many", r"config\.train\.batch_size must be of type int, got 'many'"),
         ("model.pooler=perhaps", r"config\.model\.pooler must be of type bool, got 'perhaps'"),
         ("languages=('en'", r"config\.languages must be a list, got \"\('en'\""),
         ("languages=(1,2,3)", r"config\.languages\[0\] must be of type str, got 1 \(int\)"),

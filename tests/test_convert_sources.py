@@ -239,7 +239,7 @@ def test_a_loaded_model_encodes_text(tokenizer, tokenizer_path, tmp_path):
         pickle.dump(tensors, file, protocol=2)
     for file in ("sentencepiece.bpe.model", "vocab.txt"):
         shutil.copy(tokenizer_path / file, tmp_path / f"ernie_m.{file}")
-    texts, options = ["Unexpected token.", "", "Erwartet"], {"layer": 2, "max_length": 32, "batch_rows": 2}
+    texts, options = ["Unexpected token.", "", "Erwartet"], {"layer": 2, "max_length": 32, "batch_size": 2}
     vectors = []
     for scan_layers in (True, False):
         loaded = ernie_m_jax.load(tmp_path, num_heads=4, scan_layers=scan_layers)

@@ -35,7 +35,7 @@ def tree(tokenizer_path, **keys):
     """Two stages whose names would stand the other way round if they were sorted as strings."""
     common = {"learning_rate": 1e-2, "warmup_steps": 1, "schedule": "linear", "final_fraction": 0.0}
     stages = {name: common | {"steps": steps, "weights": weights} for name, (steps, weights) in STAGES.items()}
-    own = {"tokenizer__path": str(tokenizer_path), "stages": stages, "train__save_every": 2, "train__keep": 0}
+    own = {"tokenizer__path": str(tokenizer_path), "stages": stages, "train__save_every": 2, "train__max_to_keep": 0}
     return small_tree(**(own | {"retrieval__source": RETRIEVAL} | keys))
 
 

@@ -95,7 +95,7 @@ def test_pairs_fill_at_length_256(name, small_config, tokenizer):
 
 
 def test_joined_lines_fill_rows(small_config, tokenizer):
-    config = small_config(objectives__mmlm__join_characters=400, data__sequence_length=256)
+    config = small_config(objectives__mmlm__join_to_characters=400, data__sequence_length=256)
     rows = list(itertools.islice(rows_of("mmlm", config, tokenizer), 40))
     assert np.mean([row["segments"].max() for row in rows]) < 4
     assert np.mean([(row["segments"] > 0).mean() for row in rows]) > 0.7
@@ -211,7 +211,7 @@ def test_the_table_of_epochs_is_what_a_run_draws(name, small_config, tokenizer, 
 
     counted = dataclasses.replace(task, examples=examples)
     with contextlib.closing(loader.Loader(name, counted, tokenizer, config)) as source:
-        estimate = steps * config.train.batch_rows * source.records_per_row()
+        estimate = steps * config.train.batch_size * source.records_per_row()
         table = mixture.table(source.entries, source.shares(), source.tokens, estimate)
         drawn.clear()
         for _ in range(steps):
@@ -231,7 +231,7 @@ def test_the_records_behind_a_batch_are_found(name, small_config, tokenizer):
             state = source.state()
             rows = next(source)
             traced = source.trace(json.loads(json.dumps(state)))
-            assert len(traced) == config.train.batch_rows
+            assert len(traced) == config.train.batch_size
             for number, row in enumerate(traced):
                 segments, words = rows["segments"][number], rows["ids"][number].copy()
                 assert len(row) == segments.max()
@@ -276,7 +276,7 @@ def udhr(tmp_path_factory):
         data__parallel={},
         data__sequence_length=512,
         data__packing_bins=64,
-        objectives__mmlm__join_characters=2000,
+        objectives__mmlm__join_to_characters=2000,
         stages__one__weights={"mmlm": 1.0},
     )
     config = configs.resolve(tree)

@@ -108,7 +108,7 @@ POOLS = {
 
 
 def run(model_and_params, pieces, texts=TEXTS, **changes):
-    keys = {"layer": -1, "pooling": "mean", "max_length": MAX_LENGTH, "batch_rows": 4} | changes
+    keys = {"layer": -1, "pooling": "mean", "max_length": MAX_LENGTH, "batch_size": 4} | changes
     return encode.encode_texts(*model_and_params, pieces, texts, **keys)
 
 
@@ -136,7 +136,7 @@ def test_unrolled_layers_give_the_right_layer_too(make, pieces):
 
 def test_batch_size_and_order_do_not_matter(model_and_params, pieces):
     expected = run(model_and_params, pieces)
-    backwards = run(model_and_params, pieces, TEXTS[::-1], batch_rows=16)
+    backwards = run(model_and_params, pieces, TEXTS[::-1], batch_size=16)
     np.testing.assert_allclose(backwards, expected[::-1], atol=1e-5)
     assert run(model_and_params, pieces, []).shape == (0, 32)
 
@@ -146,11 +146,11 @@ def test_a_second_call_traces_nothing(model_and_params, pieces, monkeypatch):
     hidden = encode._hidden
     monkeypatch.setattr(encode, "_hidden", lambda *args: traces.append(args[2].ids.shape) or hidden(*args))
     model, params = model_and_params
-    first = run((model, params), pieces, batch_rows=5)
+    first = run((model, params), pieces, batch_size=5)
     assert sorted(traces) == [(5, 16), (5, MAX_LENGTH)]  # once a length
     other = jax.tree.map(lambda x: x + 0.01, params)
     again = ErnieM(model.config, model.compute)
-    second = run((again, other), pieces, TEXTS[::-1], batch_rows=5)
+    second = run((again, other), pieces, TEXTS[::-1], batch_size=5)
     assert len(traces) == 2
     assert np.abs(second[::-1] - first).max() > 1e-4  # new parameters were used, not baked-in ones
 
@@ -160,7 +160,7 @@ def test_rows_spread_over_a_mesh_give_the_same_vectors(model_and_params, pieces,
     mesh = sharding.make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1))
     params = jax.device_put(params, sharding.replicated(mesh))
     with jax.transfer_guard("disallow"):
-        vectors = run((model, params), pieces, ["fox", ""], batch_rows=3)
+        vectors = run((model, params), pieces, ["fox", ""], batch_size=3)
     expected = [layers_of[text][-1].mean(axis=0) for text in ("fox", "")]
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
@@ -173,7 +173,7 @@ def test_rows_spread_over_a_mesh_give_the_same_vectors(model_and_params, pieces,
         ({"pooling": "sum"}, "pooling 'sum' .* is unknown; allowed: mean, cls, max"),
         ({"max_length": 65}, "max_length 65 .* is out of range: 2 .* to 64"),
         ({"max_length": 1}, "max_length 1 .* is out of range"),
-        ({"batch_rows": 0}, "batch_rows 0"),
+        ({"batch_size": 0}, "batch_size 0"),
     ],
 )
 def test_arguments_out_of_range_are_refused(changes, message, model_and_params, pieces):
@@ -183,7 +183,7 @@ def test_arguments_out_of_range_are_refused(changes, message, model_and_params, 
 
 def run_file(source, target, model_and_params, pieces, **changes):
     model, params = model_and_params
-    keys = {"layer": -1, "pooling": "mean", "max_length": MAX_LENGTH, "batch_rows": 4} | changes
+    keys = {"layer": -1, "pooling": "mean", "max_length": MAX_LENGTH, "batch_size": 4} | changes
     return encode.encode_file(source, target, model=model, params=params, tokenizer=pieces, **keys)
 
 

@@ -85,7 +85,7 @@ def test_using_a_model_needs_nothing_that_only_training_needs(trained, tmp_path)
     lines = tmp_path / "lines.txt"
     lines.write_text("one\ntwo\nthree\n")
     arguments = ("--mode=encode", f"--input={lines}", f"--output={tmp_path / 'v.npy'}")
-    # Three devices, which train.batch_rows 8 does not fit; a mesh of eight; no retrieval set.
+    # Three devices, which train.batch_size 8 does not fit; a mesh of eight; no retrieval set.
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
     lost = "--config.retrieval.source.path=nowhere.tsv"
     call(f"--workdir={workdir}", *arguments, lost, "--config.mesh.data=8", env=environment)
@@ -119,8 +119,13 @@ def test_another_librarys_directory_must_be_converted_first(tmp_path):
 def test_out_of_memory_says_what_to_set(trained, tmp_path, monkeypatch, capsys):
     (tmp_path / "lines.txt").write_text("one\n")
     files = (f"--input={tmp_path / 'lines.txt'}", f"--output={tmp_path / 'vectors.npy'}")
-    said = refused("--mode=encode", f"--workdir={trained[0]}", *files, "--config.retrieval.batch_rows=100000000000")
-    for named in ("out of memory", "config.retrieval.batch_rows", "config.train.microbatches", "config.compute.remat"):
+    said = refused("--mode=encode", f"--workdir={trained[0]}", *files, "--config.retrieval.batch_size=100000000000")
+    for named in (
+        "out of memory",
+        "config.retrieval.batch_size",
+        "config.train.grad_accumulation_steps",
+        "config.compute.remat",
+    ):
         assert named in said
     # On the device; JAX's CPU client dies of most ways to ask for too much, so the request is made here.
     monkeypatch.setattr(main, "read_config", lambda arguments: None)

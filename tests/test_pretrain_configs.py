@@ -51,8 +51,8 @@ def test_continue_fits_the_batch_to_the_gpu():
     rows = {}
     for gpu in ("24", "40", "80"):
         config = config_of("continue", f"gpu={gpu},size=large")
-        assert config.train.batch_rows == 256
-        rows[gpu] = config.train.batch_rows // config.train.microbatches
+        assert config.train.batch_size == 256
+        rows[gpu] = config.train.batch_size // config.train.grad_accumulation_steps
     assert rows["24"] < rows["40"] < rows["80"]
     assert config_of("continue", "init=ernie-m").init.fresh == ("embeddings/language", "mlm_head")
     assert config_of("continue").tokenizer.style == "xlm-roberta"
@@ -151,8 +151,8 @@ def test_continue_starts_from_a_released_model(released, tmp_path):
         f"--workdir={tmp_path / 'run'}",
         "--config.languages=en,de",
         f"--config.model.vocab_size={VOCAB_SIZE}",
-        "--config.train.batch_rows=16",
-        "--config.train.microbatches=1",
+        "--config.train.batch_size=16",
+        "--config.train.grad_accumulation_steps=1",
         *(f"--config.stages.stage{number}.{key}" for number in (1, 2) for key in ("steps=1", "warmup_steps=0")),
         *paths,
     ).stdout

@@ -91,7 +91,9 @@ def test_batch_rows_must_split(rows, microbatches, fits):
     if fits:
         sharding.check_rows(MESH, rows, microbatches)
     else:
-        with pytest.raises(ConfigError, match=rf"train.batch_rows={rows}.*train.microbatches={microbatches}.*= 8"):
+        with pytest.raises(
+            ConfigError, match=rf"train.batch_size={rows}.*train.grad_accumulation_steps={microbatches}.*= 8"
+        ):
             sharding.check_rows(MESH, rows, microbatches)
 
 

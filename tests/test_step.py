@@ -189,7 +189,7 @@ def test_random_numbers_differ_by_microbatch_and_step_and_repeat_with_the_key():
 
 def test_uneven_rows_are_refused():
     start, train_step = setup(microbatches=5)
-    with pytest.raises(ConfigError, match=r"train.batch_rows=32.*train.microbatches=5"):
+    with pytest.raises(ConfigError, match=r"train.batch_size=32.*train.grad_accumulation_steps=5"):
         train_step(start, problem(), jax.random.key(1))
 
 
@@ -208,7 +208,7 @@ def test_sums_that_break_the_contract_are_refused(sums, message):
 
 
 def test_microbatches_below_one_are_refused():
-    with pytest.raises(ValueError, match=r"train\.microbatches=0"):
+    with pytest.raises(ValueError, match=r"train\.grad_accumulation_steps=0"):
         setup(microbatches=0)
 
 

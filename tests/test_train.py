@@ -93,7 +93,7 @@ def test_a_run_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(token
         "stages__one__learning_rate": 1e30,
         "stages__one__warmup_steps": 0,
         "train__save_every": 1,
-        "train__keep": 1,
+        "train__max_to_keep": 1,
         "train__max_skipped": 3,
     }
     config = configs.resolve(tree(tokenizer_path, **keys))
@@ -113,7 +113,7 @@ def test_a_run_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(token
     # The records it names are those of the rows.
     written = json.loads((tmp_path / "one" / "not_finite.json").read_text())
     assert [step["step"] for step in written] == [first, first + 1, first + 2]
-    assert len(written[2]["rows"]) == config.train.batch_rows
+    assert len(written[2]["rows"]) == config.train.batch_size
     named = written[2]["rows"][0][0]
     assert f"row 0: {named['entry']} {named['index']}" in str(stopped.value)
     assert not (tmp_path / "summary.json").exists()

@@ -18,7 +18,7 @@ Hardware, time and result: not yet run.
 
 from configs import base
 
-# Rows of 512 tokens computed at a time, by size and GB of memory; batch_rows is a multiple of each.
+# Rows of 512 tokens computed at a time, by size and GB of memory; batch_size is a multiple of each.
 ROWS = {
     "tiny": {"24": 64, "40": 64, "80": 64},
     "small": {"24": 64, "40": 64, "80": 64},
@@ -38,8 +38,8 @@ def get_config(argument: str = ""):
     config.tokenizer.style = STYLES[init]
     if init == "ernie-m":
         config.init.fresh = (*config.init.fresh, "mlm_head")
-    config.train.batch_rows = 256
-    config.train.microbatches = 256 // ROWS[size][gpu]
+    config.train.batch_size = 256
+    config.train.grad_accumulation_steps = 256 // ROWS[size][gpu]
     config.data.virtual_streams = 16
     rate = base.SCALES[size]["stage"]["learning_rate"]
     first = {"mmlm": 1.0, "tlm": 1.0, "camlm": 1.0}

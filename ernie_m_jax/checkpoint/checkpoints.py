@@ -55,7 +55,7 @@ class Checkpoints:
 
     def __init__(self, directory: Any, keep: int, fingerprint: str | None):
         if keep < 0:
-            raise ValueError(f"train.keep={keep}: must be 0 (keep all) or more")
+            raise ValueError(f"train.max_to_keep={keep}: must be 0 (keep all) or more")
         path = os.fspath(directory)
         self.directory = epath.Path(path if "://" in path else os.path.abspath(path))  # Orbax refuses relative paths
         self.keep = keep

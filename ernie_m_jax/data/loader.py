@@ -1,7 +1,7 @@
 """Loader: a task and a config in, the batches of every step out, wherever and on however many hosts they are read.
 
 The rows of a batch come from `virtual_streams` streams. Each reads its own endless sequence of records (`order`), makes
-examples of them, packs these and delivers `batch_rows / virtual_streams` rows per step. Hosts own whole streams, so a
+examples of them, packs these and delivers `batch_size / virtual_streams` rows per step. Hosts own whole streams, so a
 batch does not depend on their number, and a stream's state is a few integers, so resuming costs nothing
 (docs/design.md, contract 4).
 """
@@ -156,7 +156,7 @@ class Loader:
         self.entries = task.records(cfg) if entries is None else entries
         self._order = Order(self.entries, mixture_seed(name, cfg))
         self._owned = range(host * streams // hosts, (host + 1) * streams // hosts)
-        self._rows_per_stream = cfg.train.batch_rows // streams
+        self._rows_per_stream = cfg.train.batch_size // streams
         self._batches = grain.experimental.ThreadPrefetchDatasetIterator(
             _Streams({number: iter(self.rows(number)) for number in self._owned}, self._rows_per_stream),
             cfg.data.prefetch,

@@ -45,12 +45,12 @@ class WithLanguages:
         return dataclasses.replace(self._parent[index], languages=self._languages)
 
 
-def open_monolingual(cfg: Config, join_characters: int = 0) -> dict[str, RandomAccess]:
-    """All monolingual sources, by language; short lines joined where `join_characters` is above 0."""
+def open_monolingual(cfg: Config, join_to_characters: int = 0) -> dict[str, RandomAccess]:
+    """All monolingual sources, by language; short lines joined where `join_to_characters` is above 0."""
     opened = _open(cfg, "monolingual", cfg.data.monolingual)
-    if join_characters <= 0:
+    if join_to_characters <= 0:
         return opened
-    return {name: sources.JoinedRecords(part, join_characters) for name, part in opened.items()}
+    return {name: sources.JoinedRecords(part, join_to_characters) for name, part in opened.items()}
 
 
 def open_parallel(cfg: Config) -> dict[str, RandomAccess]:

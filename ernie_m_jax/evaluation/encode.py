@@ -40,14 +40,14 @@ def encode_texts(
     layer: int,
     pooling: str,
     max_length: int,
-    batch_rows: int,
+    batch_size: int,
     on_rows: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """Encodes each text as `CLS ids SEP` and pools one layer's output to a vector.
 
     The pools run over every real token, CLS and SEP included and padding excluded, so an empty text has a vector too.
     (The paper says "mean over tokens"; that the special tokens count is our decision.) Only the layers up to `layer`
-    are computed. The compiled function is kept between calls: another call with the same `batch_rows` compiles
+    are computed. The compiled function is kept between calls: another call with the same `batch_size` compiles
     nothing for a length it has met.
 
     Args:
@@ -59,7 +59,7 @@ def encode_texts(
       layer: 0 is the embeddings' output, n the output of layer n, -1 the last layer.
       pooling: "mean", "cls" (the first token's vector) or "max" (a maximum for each dimension).
       max_length: tokens a sentence at most, specials included; longer ones are cut.
-      batch_rows: sentences a batch, rounded up to a multiple of the mesh's shards of rows; the last batch is filled up
+      batch_size: sentences a batch, rounded up to a multiple of the mesh's shards of rows; the last batch is filled up
         with rows of padding.
       on_rows: called with the number of sentences finished, for each batch.
 
@@ -68,17 +68,17 @@ def encode_texts(
 
     Raises:
       ValueError: `texts` is one string, or holds something that is no string.
-      ConfigError: layer, pooling, max_length or batch_rows out of range.
+      ConfigError: layer, pooling, max_length or batch_size out of range.
     """
     texts = check_texts(texts, "texts")
     config = model.config
-    layer = _check_request(config, layer, pooling, max_length, batch_rows)
+    layer = _check_request(config, layer, pooling, max_length, batch_size)
     mesh = _mesh(params)
     if mesh is None:
         params = jax.device_put(params)  # once, not for each batch; nothing happens to what is on a device
     else:
         shards = math.prod(mesh.shape[axis] for axis in sharding.ROWS)
-        batch_rows = math.ceil(batch_rows / shards) * shards
+        batch_size = math.ceil(batch_size / shards) * shards
     encoder = _encoder(model, layer, pooling, mesh)
     rows = [tokenizer.encode_single(text, max_length) for text in texts]
     # The longest first, so that too large a batch runs out of memory at the start and not at the end.
@@ -91,9 +91,9 @@ def encode_texts(
             on_rows(len(chosen))
 
     waiting = None
-    for chosen in batched(longest_first, batch_rows):
+    for chosen in batched(longest_first, batch_size):
         width = bucket(len(rows[chosen[0]]), max_length)
-        pooled = encoder(params, inputs([rows[i] for i in chosen], batch_rows, width, config.pad_id, mesh))
+        pooled = encoder(params, inputs([rows[i] for i in chosen], batch_size, width, config.pad_id, mesh))
         if waiting is not None:  # read one batch late, so that the device never waits for the host
             finish(*waiting)
         waiting = chosen, pooled
@@ -128,7 +128,7 @@ def encode_file(
     layer: int,
     pooling: str,
     max_length: int,
-    batch_rows: int,
+    batch_size: int,
 ) -> tuple[int, int]:
     """Encodes a text file, one sentence a line, into a `.npy` file: row i is line i + 1, empty lines included.
 
@@ -143,7 +143,7 @@ def encode_file(
       layer: see there.
       pooling: see there.
       max_length: see there.
-      batch_rows: see there.
+      batch_size: see there.
 
     Returns:
       The shape (N, H) of the float32 array written.
@@ -159,7 +159,7 @@ def encode_file(
     if target.suffix != ".npy":
         raise ConfigError(f"output {str(target)!r} must end in '.npy'")
     config = model.config
-    _check_request(config, layer, pooling, max_length, batch_rows)
+    _check_request(config, layer, pooling, max_length, batch_size)
     # A first pass over the file, so that a bad line is found before any work.
     shape = (sum(1 for _ in read_lines(source)), config.hidden_size)
     if not shape[0]:
@@ -173,7 +173,7 @@ def encode_file(
         layer=layer,
         pooling=pooling,
         max_length=max_length,
-        batch_rows=batch_rows,
+        batch_size=batch_size,
     )
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic.replacing(target) as file, _progress() as bar:
@@ -229,10 +229,10 @@ def _hidden(model: ErnieM, params: Any, inputs: Inputs, layer: int) -> jax.Array
     return apply(all_layers=True)[0] if layer == 0 else apply()
 
 
-def inputs(rows: list[list[int]], batch_rows: int, width: int, pad_id: int, mesh: jax.sharding.Mesh | None) -> Inputs:
-    """Lays ids out as one segment a row, padded to int32 [batch_rows, width], and places them on the devices."""
-    ids = np.full((batch_rows, width), pad_id, np.int32)
-    segments = np.zeros((batch_rows, width), np.int32)
+def inputs(rows: list[list[int]], batch_size: int, width: int, pad_id: int, mesh: jax.sharding.Mesh | None) -> Inputs:
+    """Lays ids out as one segment a row, padded to int32 [batch_size, width], and places them on the devices."""
+    ids = np.full((batch_size, width), pad_id, np.int32)
+    segments = np.zeros((batch_size, width), np.int32)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = row
         segments[i, : len(row)] = 1
@@ -257,7 +257,7 @@ def _mesh(params: Any) -> jax.sharding.Mesh | None:
     return placed.mesh
 
 
-def _check_request(config: ModelConfig, layer: int, pooling: str, max_length: int, batch_rows: int) -> int:
+def _check_request(config: ModelConfig, layer: int, pooling: str, max_length: int, batch_size: int) -> int:
     """Returns `layer` with -1 resolved to the last; raises ConfigError where an argument is out of range."""
     limit = config.max_positions - config.first_position
     if not -1 <= layer <= config.num_layers:
@@ -269,11 +269,11 @@ def _check_request(config: ModelConfig, layer: int, pooling: str, max_length: in
         raise ConfigError(f"pooling {pooling!r} (config.retrieval.pooling) is unknown; allowed: {', '.join(POOLINGS)}")
     if not 2 <= max_length <= limit:
         raise ConfigError(
-            f"max_length {max_length} (config.retrieval.length) is out of range: 2 (CLS SEP) to {limit} (the model's "
-            "positions)"
+            f"max_length {max_length} (config.retrieval.max_length) is out of range: 2 (CLS SEP) to {limit} (the "
+            "model's positions)"
         )
-    if batch_rows < 1:
-        raise ConfigError(f"batch_rows {batch_rows} (config.retrieval.batch_rows) must be at least 1")
+    if batch_size < 1:
+        raise ConfigError(f"batch_size {batch_size} (config.retrieval.batch_size) must be at least 1")
     return config.num_layers if layer == -1 else layer
 
 

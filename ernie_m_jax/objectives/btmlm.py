@@ -30,7 +30,7 @@ class BTMLMConfig:
     length_ratio: float
     temperature: float
     passes: int
-    join_characters: int
+    join_to_characters: int
 
 
 class PseudoTokens(NamedTuple):
@@ -49,8 +49,8 @@ def records(cfg: Config) -> dict[str, Group]:
       ConfigError: no parallel data has the language of any monolingual text.
     """
     pair_sizes = {name: len(records) for name, records in mixture.open_parallel(cfg).items()}
-    text = mixture.open_monolingual(cfg, cfg.objectives["btmlm"].join_characters)
-    source_weights = mixture.weights({name: len(records) for name, records in text.items()}, cfg.data.alpha)
+    text = mixture.open_monolingual(cfg, cfg.objectives["btmlm"].join_to_characters)
+    source_weights = mixture.weights({name: len(records) for name, records in text.items()}, cfg.data.sampling_exponent)
     groups = {}
     for source, sequence in text.items():
         sizes: dict[str, int] = {}
@@ -59,7 +59,7 @@ def records(cfg: Config) -> dict[str, Group]:
             if source in sides:
                 target = sides[1 - sides.index(source)]
                 sizes[target] = sizes.get(target, 0) + size
-        for target, weight in mixture.weights(sizes, cfg.data.alpha).items():
+        for target, weight in mixture.weights(sizes, cfg.data.sampling_exponent).items():
             groups[f"{source}>{target}"] = Group(
                 mixture.WithLanguages(sequence, (source, target)), source_weights[source] * weight
             )

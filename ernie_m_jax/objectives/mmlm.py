@@ -21,12 +21,14 @@ class MMLMConfig:
     """Keys of `config.objectives.mmlm`; see `configs/base.py`."""
 
     mask_ratio: float
-    join_characters: int
+    join_to_characters: int
 
 
 def records(cfg: Config) -> dict[str, Group]:
     """Monolingual text, an entry a language."""
-    return mixture.groups(mixture.open_monolingual(cfg, cfg.objectives["mmlm"].join_characters), cfg.data.alpha)
+    return mixture.groups(
+        mixture.open_monolingual(cfg, cfg.objectives["mmlm"].join_to_characters), cfg.data.sampling_exponent
+    )
 
 
 def examples(record: Record, tokenizer: Any, cfg: Config, rng: np.random.Generator) -> list[Example]:

@@ -25,7 +25,7 @@ class TLMConfig:
 
 def records(cfg: Config) -> dict[str, Group]:
     """Parallel text, an entry a language pair."""
-    return mixture.groups(mixture.open_parallel(cfg), cfg.data.alpha)
+    return mixture.groups(mixture.open_parallel(cfg), cfg.data.sampling_exponent)
 
 
 def examples(record: Record, tokenizer: Any, cfg: Config, rng: np.random.Generator) -> list[Example]:

@@ -21,7 +21,7 @@ FREE_KEYS = (
     "config.compute.vocab_chunk",
     "config.data.prefetch",
     "config.train.evaluate_every",
-    "config.train.keep",
+    "config.train.max_to_keep",
     "config.train.log_every",
     "config.train.max_skipped",
     "config.train.save_every",

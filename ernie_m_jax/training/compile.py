@@ -21,7 +21,7 @@ def compile_steps(config: Config) -> dict[str, dict[str, float]]:
     Needs no tokenizer, no corpus and no parameters, so a config that does not fit fails in seconds.
     """
     mesh = sharding.make_mesh(config.mesh)
-    sharding.check_rows(mesh, config.train.batch_rows, config.train.microbatches)
+    sharding.check_rows(mesh, config.train.batch_size, config.train.grad_accumulation_steps)
     run = stages.Run(
         config=config,
         tokenizer=None,
@@ -46,7 +46,7 @@ def compile_steps(config: Config) -> dict[str, dict[str, float]]:
 
 def _measure(run: stages.Run, stage: stages.Stage, objective: str, step: jax.stages.Wrapped) -> dict[str, float]:
     spec = tasks.load(objective).spec(run.config)
-    batch = batches.abstract(spec, run.config.train.batch_rows, sharding.batch_sharding(run.mesh))
+    batch = batches.abstract(spec, run.config.train.batch_size, sharding.batch_sharding(run.mesh))
     key = jax.eval_shape(lambda: jax.random.key(0))
     compiled = step.lower(stages.abstract_state(run, stage), batch, key).compile()
     memory: Any = compiled.memory_analysis()

@@ -21,7 +21,7 @@ from ernie_m_jax.training import guard, preemption, stages, state
 def show_mixtures(stage: stages.Stage, config: Config, loaders: Mapping[str, loader.Loader]) -> None:
     """Prints each objective's mixture over languages, pairs or directions."""
     total = sum(stage.config.weights.values())
-    rows = stage.config.steps * config.train.batch_rows
+    rows = stage.config.steps * config.train.batch_size
     for name, source in loaders.items():
         drawn = rows * stage.config.weights[name] / total * source.records_per_row()
         table = [
@@ -98,7 +98,7 @@ def _loop(
         objective = stage.objective(index)
         before = loaders[objective].state()
         rows = next(loaders[objective])
-        batch = batches.to_global(rows, config.train.batch_rows, rows_sharding)
+        batch = batches.to_global(rows, config.train.batch_size, rows_sharding)
         with jax.transfer_guard("disallow"):
             current, sums = steps[objective](current, batch, key)
         read(index)

@@ -131,7 +131,7 @@ def make(config: Config, workdir: Path, training: bool = False, evaluating: bool
     sentences = retrieval.aligned_sentences(config.retrieval.source, config.languages) if searched else {}
     entries = open_entries(config) if training else {}
     if training:
-        sharding.check_rows(mesh, config.train.batch_rows, config.train.microbatches)
+        sharding.check_rows(mesh, config.train.batch_size, config.train.grad_accumulation_steps)
         claim.claim(config, workdir)
     loaded = open_tokenizer(config, workdir, training)
     model = ErnieM(config.model, config.compute)
@@ -179,8 +179,8 @@ def retrieve(
         loaded,
         layer=config.layer,
         pooling=config.pooling,
-        max_length=config.length,
-        batch_rows=config.batch_rows,
+        max_length=config.max_length,
+        batch_size=config.batch_size,
     )
     result = retrieval.retrieval(vectors, sentences)
     if jax.process_index() == 0:

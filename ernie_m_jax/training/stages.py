@@ -73,7 +73,7 @@ def make_stage(config: Config, name: str, directory: Path) -> Stage:
 
 def checkpoints(run: Run, directory: Path) -> Checkpoints:
     """The checkpoints of a stage's directory."""
-    return Checkpoints(directory / "checkpoints", run.config.train.keep, run.tokenizer.fingerprint)
+    return Checkpoints(directory / "checkpoints", run.config.train.max_to_keep, run.tokenizer.fingerprint)
 
 
 def is_complete(run: Run, workdir: Path) -> bool:
@@ -121,7 +121,7 @@ def compiled_steps(run: Run, stage: Stage) -> dict[str, jax.stages.Wrapped]:
             functools.partial(counted_loss, tasks.load(name).loss, run.config, run.model),
             factory,
             schedule,
-            run.config.train.microbatches,
+            run.config.train.grad_accumulation_steps,
             run.mesh,
             state.shardings(abstract),
         )

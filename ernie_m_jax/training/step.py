@@ -53,7 +53,7 @@ def make_train_step(
       ValueError: when it is traced, if the rows do not divide or loss_fn returns no "loss" or a name of ours.
     """
     if microbatches < 1:
-        raise ValueError(f"train.microbatches={microbatches}: must be at least 1")
+        raise ValueError(f"train.grad_accumulation_steps={microbatches}: must be at least 1")
 
     def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Sums]:
         rng = jax.random.fold_in(jax.random.fold_in(key, Purpose.TRAIN), state.step)

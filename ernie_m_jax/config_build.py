@@ -51,7 +51,7 @@ def collect(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
 def _collect_named(kind: Any, name: str, value: Any, path: str, problems: list[str]) -> Any:
     """The entry `name` of the mapping `path`."""
     try:
-        item = named_kind(kind, name, path)
+        item = named_kind(kind, name, value, path)
     except ConfigError as error:
         problems.append(str(error))
         return None
@@ -90,19 +90,27 @@ def is_mapping(kind: Any) -> bool:
     return isinstance(origin, type) and issubclass(origin, Mapping)
 
 
-def named_kind(kind: Any, name: str, path: str) -> Any:
-    """The type of an entry of a mapping; for the objectives, the keys of the objective `name`.
+def named_kind(kind: Any, name: str, value: Any, path: str) -> Any:
+    """The type of an entry of a mapping; for the objectives, the keys of its task.
+
+    Args:
+      kind: the mapping's type.
+      name: the entry's.
+      value: the entry as it is so far, whose key `task` may name another module than its own name.
+      path: of the mapping, for messages.
 
     Raises:
-      ConfigError: there is no such objective.
+      ConfigError: there is no such task.
     """
     item = typing.get_args(kind)[1]
     if item is not Any:
         return item
+    chosen = value.get("task", "") if isinstance(value, Mapping) else getattr(value, "task", "")
     try:
-        return tasks.load(name).config
+        return tasks.load(chosen or name).config
     except KeyError as error:
-        raise ConfigError(f"{path}.{name}: {error.args[0]}{nearest(name, tasks.names())}") from None
+        where = f"{path}.{name}.task" if chosen else f"{path}.{name}"
+        raise ConfigError(f"{where}: {error.args[0]}{nearest(chosen or name, tasks.names())}") from None
 
 
 def expected(kind: Any) -> str:

@@ -218,7 +218,7 @@ def _kind(kind: Any, name: str, node: dict[str, Any], path: str, added: dict[str
         return hints[name]
     item = typing.get_args(kind)[1]
     if name in node:
-        return config_build.named_kind(kind, name, path)
+        return config_build.named_kind(kind, name, node[name], path)
     if item is SourceConfig:
         added[f"{path}.{name}"] = config_build.unknown(path, name, node)
         node[name] = _base().source().to_dict()

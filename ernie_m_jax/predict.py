@@ -9,7 +9,7 @@ here. Axes: B rows of a batch, L tokens of a row, M masks, V vocabulary.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -17,10 +17,11 @@ import numpy as np
 
 from ernie_m_jax.config import Config, ModelConfig
 from ernie_m_jax.config_checks import OBJECTIVE_RANGES
+from ernie_m_jax.data import layout
 from ernie_m_jax.evaluation import encode
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.encoder import ErnieM, Inputs
-from ernie_m_jax.objectives import btmlm, masking
+from ernie_m_jax.objectives import btmlm
 from ernie_m_jax.task import Example, Record
 from ernie_m_jax.tokenizer import Tokenizer
 
@@ -64,20 +65,22 @@ class _Layout:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Keys:
+class _Part:
     """The part of a `Config` that lays out an example: a model that is used has no whole one."""
 
     model: ModelConfig
     languages: tuple[str, ...]
     data: _Layout
-    objectives: Mapping[str, Any]
 
 
-def _keys(config: ModelConfig, languages: Sequence[str], pair_positions: str, **chosen: Any) -> Config:
-    """What the objectives read of a config; `chosen` are btmlm's keys, its masks in the source are not used."""
-    keys = {"mask_ratio": 0.15, "length_ratio": 1.0, "temperature": 0.0, "passes": 1, "join_to_characters": 0} | chosen
-    layout = _Layout(positions_of(config), pair_positions)
-    return cast(Config, _Keys(config, tuple(languages), layout, {"btmlm": btmlm.BTMLMConfig(**keys)}))
+def _config(model: ModelConfig, languages: Sequence[str] = (), pair_positions: str = "") -> Config:
+    """What the objectives read of a config."""
+    return cast(Config, _Part(model, tuple(languages), _Layout(positions_of(model), pair_positions)))
+
+
+def _keys(**chosen: Any) -> btmlm.BTMLMConfig:
+    """BTMLM's keys; those of its masks in the source and of its text are not used."""
+    return btmlm.BTMLMConfig(**{"mask_ratio": 0.15, "length_ratio": 1.0, "join_to_characters": 0} | chosen)
 
 
 def positions_of(config: ModelConfig) -> int:
@@ -115,7 +118,7 @@ def fill_mask(
         raise ValueError(f"the text has {len(row)} tokens, the model has positions for {limit}: {text[:40]!r}")
     inputs = encode.inputs([row], 1, encode.bucket(len(row), limit), model.config.pad_id, None)
     masks = np.asarray(inputs.ids) == tokenizer.mask_id
-    languages = masking.language_ids(_keys(model.config, (), ""), np.full(masks.shape, language), masks)
+    languages = layout.language_ids(_config(model.config), np.full(masks.shape, language), masks)
     inputs = inputs._replace(languages=jax.device_put(languages))
     at = np.flatnonzero(masks[0])
     padded = np.resize(at, 1 << (len(at) - 1).bit_length())  # powers of two, so that few programs are compiled
@@ -197,8 +200,8 @@ def back_translate(
         if not low <= value <= high:
             limits = f"from {low} to {high}" if high < np.inf else f"at least {low}"
             raise ValueError(f"{name} is {value}; it must be {limits}")
-    keys = _keys(model.config, languages, pair_positions, **chosen)
-    examples = [_example(text, i, (source, target), tokenizer, keys) for i, text in enumerate(texts)]
+    keys, cfg = _keys(**chosen), _config(model.config, languages, pair_positions)
+    examples = [_example(text, i, (source, target), tokenizer, cfg, keys) for i, text in enumerate(texts)]
     run = _generator(model, temperature, passes, tuple(tokenizer.special_tokens.values()))
     written = [Written("", (), ())] * len(examples)
     places = [i for i, example in enumerate(examples) if example is not None]
@@ -215,17 +218,19 @@ def back_translate(
     return written
 
 
-def _example(text: str, index: int, languages: tuple[str, str], tokenizer: Tokenizer, keys: Config) -> Example | None:
+def _example(
+    text: str, index: int, languages: tuple[str, str], tokenizer: Tokenizer, cfg: Config, keys: btmlm.BTMLMConfig
+) -> Example | None:
     """BTMLM's own example of a text, which must fit whole; None for one without a known piece."""
     count = len(tokenizer.encode_ids(text))
-    ratio = keys.objectives["btmlm"].length_ratio
-    room = int((keys.data.sequence_length - 5) / (1 + ratio))  # as btmlm counts it, which would cut a longer text
+    ratio = keys.length_ratio
+    room = int((cfg.data.sequence_length - 5) / (1 + ratio))  # as btmlm counts it, which would cut a longer text
     if count > room:
         raise ValueError(
-            f"texts[{index}] has {count} tokens; with length_ratio {ratio} the model's {keys.data.sequence_length} "
+            f"texts[{index}] has {count} tokens; with length_ratio {ratio} the model's {cfg.data.sequence_length} "
             f"positions have room for {room} and their placeholders"
         )
-    made = btmlm.examples(Record((text,), languages), tokenizer, keys, np.random.default_rng(0))
+    made = btmlm.examples(Record((text,), languages), tokenizer, cfg, keys, np.random.default_rng(0))
     return next(iter(made), None)
 
 
@@ -234,8 +239,8 @@ def _generator(
     model: ErnieM, temperature: float, passes: int, never: tuple[int, ...]
 ) -> Callable[..., btmlm.PseudoTokens]:
     """The compiled (params, batch, rng) -> PseudoTokens."""
-    keys = _keys(model.config, (), "", temperature=temperature, passes=passes)
-    return jax.jit(functools.partial(btmlm.generate, keys, model, never=never))
+    keys = _keys(temperature=temperature, passes=passes)
+    return jax.jit(functools.partial(btmlm.generate, _config(model.config), keys, model, never=never))
 
 
 def _batch(examples: Sequence[Example], config: ModelConfig) -> dict[str, np.ndarray]:

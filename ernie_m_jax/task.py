@@ -1,15 +1,17 @@
 """The contract that every pre-training objective and every fine-tuning task fulfils.
 
-A module ends in one `TASK = Task(...)`; the module's name is its registration, so adding one is one file and one
-config. `data` calls the host part (records, examples, spec), `training` the device part (loss); neither knows a task by
-name.
+A module ends in one `TASK = Task(...)`. A config names it in `config.objectives`: the entry's name is the module's, in
+`ernie_m_jax.objectives` or `ernie_m_jax.finetune`, unless the entry's key `task` names another module, inside the
+package (`xnli`) or outside (`my_package.my_task`). So a task can stand in a config twice; adding one is one file and
+one config. `bind` joins a task with the config and the keys of its entry; `data`, `training` and `evaluation` see only
+that, and none of them knows a task by name.
 """
 
 import dataclasses
+import functools
 import importlib
-import importlib.util
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -25,7 +27,7 @@ Spec = dict[str, tuple[tuple[int, ...], Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """Raw text with its language: one text for monolingual data, two for a parallel pair.
+    """Raw text with its language: one text for monolingual data, two for a parallel pair or a pair to classify.
 
     Attributes:
       texts: one or two strings.
@@ -59,49 +61,147 @@ class Group:
     weight: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """An objective or a fine-tuning task as data.
+class Sources(Protocol):
+    """The text that a config names, opened once (`data.mixture.Sources`)."""
+
+    def monolingual(self, join_to_characters: int = 0) -> Mapping[str, RandomAccess]:
+        """By language; short lines joined to about this many characters."""
+
+    def parallel(self) -> Mapping[str, RandomAccess]:
+        """By language pair, "en-de"."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskKeys:
+    """The key that every entry of `config.objectives` has; a task's own keys derive from it.
 
     Attributes:
-      config: frozen dataclass of the task's own keys (`config.objectives.<name>`).
-      records: `(cfg) -> {key: Group}`, host: the mixture, an entry a language or language pair.
-      examples: `(record, tokenizer, cfg, rng) -> [Example, ...]`, host, pure; none, one or several for one record
+      task: the task's module; empty: the entry's name is the module's.
+    """
+
+    task: str = ""
+
+
+# What `predict` returned for one record: a mapping per example of the record.
+Predicted = Sequence[Mapping[str, np.ndarray]]
+
+
+def _nothing(*_: Any) -> dict[str, Any]:
+    return {}
+
+
+def _no_problems(*_: Any) -> Iterable[str]:
+    return ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """An objective or a fine-tuning task as data. `cfg` is the whole `Config`, `keys` the entry's own.
+
+    Attributes:
+      config: frozen dataclass of the task's own keys, derived from `TaskKeys`; its fields carry their ranges.
+      records: `(cfg, keys, sources) -> {entry: Group}`, host: the training mixture, an entry per language, pair or
+        direction.
+      examples: `(record, tokenizer, cfg, keys, rng) -> [Example, ...]`, host, pure; none, one or several per record
         (windows of a long text). Token features are int32 `[n]`, features whose name ends in `_at` hold indices into
-        the example's tokens.
-      spec: `(cfg) -> {name: (shape, dtype)}` of one packed row; drives packing, synthetic data, initialisation,
+        the example's tokens, those whose name ends in `_labels` hold labels, and are padded with `IGNORE`.
+      spec: `(cfg, keys) -> {name: (shape, dtype)}` of one packed row; drives packing, synthetic data, initialisation,
         compile.
-      loss: `(cfg, model, params, batch, rng) -> Sums`, device; never divides. `Sums["loss"]` is what is trained on.
+      loss: `(cfg, keys, model, params, batch, rng, deterministic) -> Sums`, device; never divides. `Sums["loss"]` is
+        what is trained on. `deterministic` leaves dropout out, for held-out data.
+      requires: `(cfg, keys) -> problems`: what the model must have, and what else must fit, checked with the config.
+      columns: of its sums, those that the reports show, with their titles; `loss` and `accuracy` are always shown.
+      splits: `(cfg, keys) -> {split: {language: records}}`, host: finite, ordered data to be scored on.
+      predict: `(cfg, keys, model, params, batch) -> {"FEATURE/NAME": array}`, device, without dropout; an array is
+        laid out like that feature of the row, with axes of its own behind.
+      score: `(cfg, keys, records, predictions) -> {metric: percent}`, host: the official arithmetic for one language;
+        `predictions` has a `Predicted` per record.
+      lines: `(cfg, keys, records, predictions) -> lines`, host: the task's official file of predictions.
+      paper: `(cfg, keys) -> (table, setting)` of the paper's table to show beside, or None.
     """
 
     config: type
-    records: Callable[[Any], Mapping[str, Group]]
-    examples: Callable[[Record, Any, Any, np.random.Generator], Sequence[Example]]
-    spec: Callable[[Any], Spec]
-    loss: Callable[[Any, Any, Any, Batch, jax.Array], Sums]
+    records: Callable[[Any, Any, Sources], Mapping[str, Group]]
+    examples: Callable[[Record, Any, Any, Any, np.random.Generator], Sequence[Example]]
+    spec: Callable[[Any, Any], Spec]
+    loss: Callable[[Any, Any, Any, Any, Batch, jax.Array, bool], Sums]
+    requires: Callable[[Any, Any], Iterable[str]] = _no_problems
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    splits: Callable[[Any, Any], Mapping[str, Mapping[str, RandomAccess]]] = _nothing
+    predict: Callable[[Any, Any, Any, Any, Batch], Mapping[str, jax.Array]] = _nothing
+    score: Callable[[Any, Any, Sequence[Record], Sequence[Predicted]], Mapping[str, float]] = _nothing
+    lines: Callable[[Any, Any, Sequence[Record], Sequence[Predicted]], Sequence[str]] | None = None
+    paper: Callable[[Any, Any], tuple[str, str] | None] = lambda cfg, keys: None
 
 
-PACKAGES = ("ernie_m_jax.objectives",)
+class Bound:
+    """A task together with a config and the keys of its entry there: what is handed around.
+
+    Attributes:
+      name: of the entry; part of the seeds.
+      task, cfg, keys: see `Task`.
+    """
+
+    def __init__(self, name: str, task: Task, cfg: Any, keys: Any):
+        self.name, self.task, self.cfg, self.keys = name, task, cfg, keys
+        both = (cfg, keys)
+        self.records = functools.partial(task.records, *both)
+        self.spec = functools.partial(task.spec, *both)
+        self.loss = functools.partial(task.loss, *both)
+        self.splits = functools.partial(task.splits, *both)
+        self.predict = functools.partial(task.predict, *both)
+        self.score = functools.partial(task.score, *both)
+
+    def examples(self, record: Record, tokenizer: Any, rng: np.random.Generator) -> Sequence[Example]:
+        """The record's examples."""
+        return self.task.examples(record, tokenizer, self.cfg, self.keys, rng)
+
+
+def bind(cfg: Any, name: str) -> Bound:
+    """The task of the entry `name` of `config.objectives`, with its keys."""
+    keys = cfg.objectives[name]
+    return Bound(name, load(keys.task or name), cfg, keys)
+
+
+PACKAGES = ("ernie_m_jax.objectives", "ernie_m_jax.finetune")
 
 
 def names() -> Sequence[str]:
-    """Names of all modules that may hold a task, read off the packages' files."""
+    """Names of the package's own tasks."""
     found = []
     for package in PACKAGES:
         path = importlib.import_module(package).__path__
-        found += [module.name for module in pkgutil.iter_modules(path) if module.name != "masking"]
+        found += [name for _, name, _ in pkgutil.iter_modules(path) if _task(f"{package}.{name}") is not None]
     return sorted(found)
 
 
+def is_outside(name: str) -> bool:
+    """Whether a name is the path of a module outside the package."""
+    return "." in name
+
+
 def load(name: str) -> Task:
-    """The task that the module `name` registers.
+    """The task of a module, named as in a config.
 
     Raises:
-      KeyError: no module of that name; the message lists the names there are.
+      KeyError: no module of that name, or it holds no task; the message lists the names there are.
     """
-    for package in PACKAGES:
-        if importlib.util.find_spec(f"{package}.{name}") is not None:
-            task = getattr(importlib.import_module(f"{package}.{name}"), "TASK", None)
-            if isinstance(task, Task):
-                return task
-    raise KeyError(f"no objective {name!r}; there are {', '.join(names())}")
+    modules = [name] if is_outside(name) else [f"{package}.{name}" for package in PACKAGES]
+    for module in modules:
+        task = _task(module)
+        if task is not None:
+            return task
+    if is_outside(name):
+        raise KeyError(f"{name!r} is no module that can be imported from here and ends in TASK = Task(...)")
+    raise KeyError(f"no task {name!r}; there are {', '.join(names())}, and modules of your own by their dotted path")
+
+
+def _task(module: str) -> Task | None:
+    """The task that a module registers; None where there is no such module, or no task in it."""
+    try:
+        task = getattr(importlib.import_module(module), "TASK", None)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
+            raise  # the module is there; what it imports is not
+        return None
+    return task if isinstance(task, Task) else None

@@ -65,10 +65,10 @@ def small_config():
 @pytest.fixture(scope="session")
 def tokenizer_path(tmp_path_factory):
     """The folder of a tokenizer of the small config's size, trained on the bundled messages."""
-    from ernie_m_jax.training import run
+    from ernie_m_jax.data import mixture
 
     path = tmp_path_factory.mktemp("tokenizer")
-    train(run.training_text(configs.resolve(small_tree())), VOCAB_SIZE, path)
+    train(mixture.Sources(configs.resolve(small_tree())).texts(), VOCAB_SIZE, path)
     return path
 
 

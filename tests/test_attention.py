@@ -7,6 +7,7 @@ import pytest
 
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.attention import attention
+from ernie_m_jax.objectives import btmlm, camlm
 
 B, L, HEADS, WIDTH = 2, 12, 2, 8
 SEGMENTS = np.array([[1] * 7 + [2] * 4 + [0], [1] * 3 + [2] * 3 + [3] * 3 + [0] * 3], np.int32)
@@ -16,7 +17,7 @@ _attention = jax.jit(attention, static_argnames=("backend", "dropout_rate"))
 PATHS = [("xla", 0.0), ("xla", 1e-9)]
 
 
-def _mask(table=visibility.CAMLM, segments=SEGMENTS, roles=ROLES):
+def _mask(table=camlm.TABLE, segments=SEGMENTS, roles=ROLES):
     expected = np.zeros((len(segments), 1, segments.shape[1], segments.shape[1]), bool)
     for row, query, key in np.ndindex(len(segments), segments.shape[1], segments.shape[1]):
         pair = roles[row, query], roles[row, key]
@@ -25,7 +26,7 @@ def _mask(table=visibility.CAMLM, segments=SEGMENTS, roles=ROLES):
     return expected
 
 
-@pytest.mark.parametrize("table", [visibility.FULL, visibility.GENERATION, visibility.CAMLM])
+@pytest.mark.parametrize("table", [visibility.FULL, btmlm.GENERATION, camlm.TABLE])
 def test_visible_is_segment_and_table(table):
     roles = ROLES % len(table)
     mask = jax.jit(lambda s, r: visibility.visible(s, s, r, r, table))(SEGMENTS, roles)
@@ -36,13 +37,13 @@ def test_visible_is_segment_and_table(table):
 
 def test_visible_between_different_queries_and_keys():
     queries = slice(2, 7)
-    mask = visibility.visible(SEGMENTS[:, queries], SEGMENTS, ROLES[:, queries], ROLES, visibility.CAMLM)
+    mask = visibility.visible(SEGMENTS[:, queries], SEGMENTS, ROLES[:, queries], ROLES, camlm.TABLE)
     np.testing.assert_array_equal(mask, _mask()[:, :, queries])
 
 
 def test_a_role_outside_the_table_sees_and_is_seen_by_nothing():
     roles = np.where(ROLES == 1, 4, np.where(ROLES == 2, -1, ROLES))
-    mask = np.asarray(visibility.visible(SEGMENTS, SEGMENTS, roles, roles, visibility.CAMLM))
+    mask = np.asarray(visibility.visible(SEGMENTS, SEGMENTS, roles, roles, camlm.TABLE))
     np.testing.assert_array_equal(mask, _mask(roles=roles))
     assert not mask[:, 0][roles == 4].any()
 
@@ -69,7 +70,7 @@ def _reached(table, layers=12):
 
 
 def test_camlm_lets_no_word_reach_its_own_slot():
-    reached = _reached(visibility.CAMLM)
+    reached = _reached(camlm.TABLE)
     source_word, target_word, source_slot, target_slot = range(4)
     assert set(np.flatnonzero(reached[source_slot])) == {target_word, source_slot}
     assert set(np.flatnonzero(reached[target_slot])) == {source_word, target_slot}
@@ -78,9 +79,9 @@ def test_camlm_lets_no_word_reach_its_own_slot():
 
 
 def test_generation_lets_no_placeholder_reach_the_source():
-    reached = _reached(visibility.GENERATION)
-    assert set(np.flatnonzero(reached[visibility.SOURCE])) == {visibility.SOURCE}
-    assert reached[visibility.PLACEHOLDER].all()
+    reached = _reached(btmlm.GENERATION)
+    assert set(np.flatnonzero(reached[btmlm.SOURCE])) == {btmlm.SOURCE}
+    assert reached[btmlm.PLACEHOLDER].all()
 
 
 def _projections(dtype=jnp.float32, length=L, width=WIDTH):

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ernie_m_jax.model import GENERATION, Inputs
+from ernie_m_jax import task as tasks
+from ernie_m_jax.data import mixture
+from ernie_m_jax.model import Inputs
 from ernie_m_jax.objectives import btmlm
 from ernie_m_jax.task import Record
 from tests.test_objectives import DEEP, PAIR, dependence, packed_batch, parameters
@@ -20,7 +22,7 @@ def test_placeholders_see_source_and_placeholders_and_the_source_only_itself(sma
     model, params = parameters(config)
     inputs = Inputs.of(batch)
 
-    depends = dependence(model, params, inputs, GENERATION)
+    depends = dependence(model, params, inputs, btmlm.GENERATION)
     segments, roles = np.asarray(batch["segments"][0]), np.asarray(batch["roles"][0])
     same = (segments[:, None] == segments[None]) & (segments[:, None] > 0)
     expected = same & ((roles[:, None] == 1) | (roles[None] == 0))
@@ -35,7 +37,7 @@ def test_no_gradient_flows_through_generation(small_config, tokenizer):
 
     # The ids are integers; their log-probabilities are what a gradient could flow through.
     def confidence(p):
-        return btmlm.generate(config, model, p, batch, jax.random.key(3)).log_probs.sum()
+        return btmlm.generate(config, config.objectives["btmlm"], model, p, batch, jax.random.key(3)).log_probs.sum()
 
     value, gradients = jax.jit(jax.value_and_grad(confidence))(params)
     assert value < 0
@@ -44,7 +46,7 @@ def test_no_gradient_flows_through_generation(small_config, tokenizer):
 
 def generated(config, model, params, batch, key):
     """Stage 1 as it runs: compiled."""
-    return jax.jit(functools.partial(btmlm.generate, config, model))(params, batch, key)
+    return jax.jit(functools.partial(btmlm.generate, config, config.objectives["btmlm"], model))(params, batch, key)
 
 
 def numpy_generate(config, model, params, example):
@@ -52,7 +54,7 @@ def numpy_generate(config, model, params, example):
     fields = {**example, "segments": np.ones_like(example["ids"])}
     inputs = Inputs.of({name: field[None] for name, field in fields.items()})
     with jax.disable_jit():
-        hidden = model.apply({"params": params}, inputs, GENERATION, method="encode")[0]
+        hidden = model.apply({"params": params}, inputs, btmlm.GENERATION, method="encode")[0]
         transformed = model.apply({"params": params}, hidden, method=lambda module, x: module.mlm_head(x))
     logits = np.asarray(transformed, np.float64) @ np.asarray(params["embeddings"]["word"], np.float64).T
     return (logits + np.asarray(params["mlm_head"]["bias"]))[example["generate_at"]].argmax(-1)
@@ -137,7 +139,7 @@ def test_pseudo_sums_count_copies_of_the_own_source_only():
 def test_back_translation_example(small_config, tokenizer):
     config = small_config(objectives__btmlm__length_ratio=0.5)
     record = Record((PAIR.texts[0],), ("en", "de"))
-    (example,) = btmlm.examples(record, tokenizer, config, np.random.default_rng(0))
+    (example,) = tasks.bind(config, "btmlm").examples(record, tokenizer, np.random.default_rng(0))
     source = tokenizer.encode_ids(PAIR.texts[0])
     assert example["ids"][: len(source) + 2].tolist() == [0, *source, 2]
     assert len(example["generate_at"]) == round(0.5 * len(source))
@@ -162,12 +164,13 @@ def test_back_translation_writes_only_languages_that_parallel_data_pairs(small_c
             parallel={"some": dataclasses.replace(config.data.parallel["diagnostics"], pairs=("en-de", "en-ru"))},
         ),
     )
-    groups = btmlm.records(tree)
+    groups = tasks.bind(tree, "btmlm").records(mixture.Sources(tree))
     assert set(groups) == {"en>de", "en>ru", "de>en", "ru>en"}
     assert sum(group.weight for group in groups.values()) == pytest.approx(1)
     assert groups["de>en"].records[0].languages == ("de", "en")
 
 
 def test_back_translation_knows_language_codes_with_hyphens(small_config):
-    groups = btmlm.records(small_config(languages=("en", "zh-cn", "pt-br")))
+    config = small_config(languages=("en", "zh-cn", "pt-br"))
+    groups = tasks.bind(config, "btmlm").records(mixture.Sources(config))
     assert set(groups) == {f"{a}>{b}" for a in ("en", "zh-cn", "pt-br") for b in ("en", "zh-cn", "pt-br") if a != b}

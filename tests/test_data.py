@@ -17,7 +17,6 @@ from ernie_m_jax.data.order import Order
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.task import IGNORE, Record
 from ernie_m_jax.tokenizer import train
-from ernie_m_jax.training import run
 from tests.conftest import small_tree
 
 OBJECTIVES = ("mmlm", "tlm", "camlm", "btmlm")
@@ -56,14 +55,22 @@ def test_mixture_table_adds_up():
 
 
 def rows_of(name, config, tokenizer, stream=0):
-    return iter(loader.Loader(name, tasks.load(name), tokenizer, config).rows(stream))
+    return iter(open_loader(config, name, tokenizer).rows(stream))
+
+
+def open_loader(config, name, tokenizer, *hosts, examples=None):
+    """The loader of an objective; with other `examples` than its own if given."""
+    task = tasks.bind(config, name)
+    entries = task.records(mixture.Sources(config))
+    if examples is not None:
+        task = tasks.Bound(name, dataclasses.replace(task.task, examples=examples), config, task.keys)
+    return loader.Loader(task, tokenizer, entries, *hosts)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_packed_rows_hold_whole_examples(name, small_config, tokenizer):
     config = small_config()
-    task = tasks.load(name)
-    spec = task.spec(config)
+    spec = tasks.bind(config, name).spec()
     for row in itertools.islice(rows_of(name, config, tokenizer), 30):
         assert {key: value.shape for key, value in row.items()} == {key: shape for key, (shape, _) in spec.items()}
         assert all(value.dtype == np.int32 for value in row.values())
@@ -103,10 +110,10 @@ def test_joined_lines_fill_rows(small_config, tokenizer):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_batches_do_not_depend_on_the_number_of_hosts(name, small_config, tokenizer):
-    config, task = small_config(), tasks.load(name)
+    config = small_config()
 
     def batches(hosts, number=5):
-        loaders = [loader.Loader(name, task, tokenizer, config, host, hosts) for host in range(hosts)]
+        loaders = [open_loader(config, name, tokenizer, host, hosts) for host in range(hosts)]
         drawn = []
         for _ in range(number):
             parts = [next(one) for one in loaders]
@@ -125,14 +132,14 @@ def test_batches_do_not_depend_on_the_number_of_hosts(name, small_config, tokeni
 
 @pytest.mark.parametrize("steps", [0, 1, 3, 7])
 def test_streams_go_on_where_they_stood_on_another_number_of_hosts(steps, small_config, tokenizer):
-    config, task = small_config(), tasks.load("camlm")
-    whole = loader.Loader("camlm", task, tokenizer, config)
+    config = small_config()
+    whole = open_loader(config, "camlm", tokenizer)
     for _ in range(steps):
         next(whole)
     state = json.loads(json.dumps(whole.state()))
     expected = [next(whole) for _ in range(4)]
     whole.close()
-    halves = [loader.Loader("camlm", task, tokenizer, config, host, 2) for host in range(2)]
+    halves = [open_loader(config, "camlm", tokenizer, host, 2) for host in range(2)]
     for half in halves:
         next(half)  # what it did before does not matter
         half.restore(state)
@@ -147,13 +154,12 @@ def test_streams_go_on_where_they_stood_on_another_number_of_hosts(steps, small_
 
 
 def test_streams_of_another_number_are_refused(small_config, tokenizer):
-    task = tasks.load("mmlm")
-    one = loader.Loader("mmlm", task, tokenizer, small_config())
-    other = loader.Loader("mmlm", task, tokenizer, small_config(data__virtual_streams=8))
+    one = open_loader(small_config(), "mmlm", tokenizer)
+    other = open_loader(small_config(data__virtual_streams=8), "mmlm", tokenizer)
     with pytest.raises(ValueError, match=r"config\.data\.virtual_streams"):
         other.restore(one.state())
     with pytest.raises(ValueError, match="4 is not a multiple of the 3 hosts"):
-        loader.Loader("mmlm", task, tokenizer, small_config(), 0, 3)
+        open_loader(small_config(), "mmlm", tokenizer, 0, 3)
 
 
 def test_another_seed_is_another_order(small_config, tokenizer):
@@ -164,7 +170,7 @@ def test_another_seed_is_another_order(small_config, tokenizer):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_synthetic_batches_have_the_real_shapes(name, small_config, tokenizer):
     config = small_config()
-    spec = tasks.load(name).spec(config)
+    spec = tasks.bind(config, name).spec()
     made = batch.synthetic(spec, 8, config.model.vocab_size)
     real = next(rows_of(name, config, tokenizer))
     assert {key: (value.shape[1:], value.dtype) for key, value in made.items()} == {
@@ -176,7 +182,7 @@ def test_synthetic_batches_have_the_real_shapes(name, small_config, tokenizer):
 def test_an_objective_without_its_kind_of_text_is_refused(small_config):
     config = small_config(data__parallel={})
     with pytest.raises(ValueError, match=r"config\.data\.parallel names no source"):
-        tasks.load("camlm").records(config)
+        tasks.bind(config, "camlm").records(mixture.Sources(config))
 
 
 def test_two_sources_of_a_language_are_joined_together(small_config):
@@ -184,8 +190,8 @@ def test_two_sources_of_a_language_are_joined_together(small_config):
     config = small_config(
         data__monolingual={name: dataclasses.asdict(sources["diagnostics"]) for name in ("one", "two")},
     )
-    joined = mixture.open_monolingual(config, 400)
-    single = mixture.open_monolingual(config, 0)
+    sources = mixture.Sources(config)
+    joined, single = sources.monolingual(400), sources.monolingual()
     words = sum(len(single["en"][i].texts[0].split()) for i in range(len(single["en"])))
     assert len(single["en"]) == 2 * 827
     assert sum(len(joined["en"][i].texts[0].split()) for i in range(len(joined["en"]))) == words
@@ -194,8 +200,7 @@ def test_two_sources_of_a_language_are_joined_together(small_config):
 
 def test_text_that_gives_no_example_ends_with_an_error(small_config, tokenizer, monkeypatch):
     monkeypatch.setattr(loader, "EMPTY_LIMIT", 20)
-    task = dataclasses.replace(tasks.load("mmlm"), examples=lambda *_: [])
-    rows = iter(loader.Loader("mmlm", task, tokenizer, small_config()).rows(0))
+    rows = iter(open_loader(small_config(), "mmlm", tokenizer, examples=lambda *_: []).rows(0))
     with pytest.raises(DataError, match="20 records in a row gave no example"):
         next(rows)
 
@@ -203,14 +208,13 @@ def test_text_that_gives_no_example_ends_with_an_error(small_config, tokenizer, 
 @pytest.mark.parametrize("name", ["mmlm", "camlm"])
 def test_the_table_of_epochs_is_what_a_run_draws(name, small_config, tokenizer, monkeypatch):
     config, steps = small_config(), 40
-    task, drawn = tasks.load(name), collections.Counter()
+    drawn = collections.Counter()
 
     def examples(record, *arguments):
         drawn[record.languages] += 1
-        return task.examples(record, *arguments)
+        return tasks.load(name).examples(record, *arguments)
 
-    counted = dataclasses.replace(task, examples=examples)
-    with contextlib.closing(loader.Loader(name, counted, tokenizer, config)) as source:
+    with contextlib.closing(open_loader(config, name, tokenizer, examples=examples)) as source:
         estimate = steps * config.train.batch_size * source.records_per_row()
         table = mixture.table(source.entries, source.shares(), source.tokens, estimate)
         drawn.clear()
@@ -225,8 +229,8 @@ def test_the_table_of_epochs_is_what_a_run_draws(name, small_config, tokenizer, 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_the_records_behind_a_batch_are_found(name, small_config, tokenizer):
-    config, task = small_config(), tasks.load(name)
-    with contextlib.closing(loader.Loader(name, task, tokenizer, config)) as source:
+    config = small_config()
+    with contextlib.closing(open_loader(config, name, tokenizer)) as source:
         for _ in range(4):
             state = source.state()
             rows = next(source)
@@ -251,7 +255,7 @@ def test_every_token_of_a_long_text_is_in_some_example(name, small_config, token
     languages = ("en",) if name == "mmlm" else ("en", "de")
     text = " ".join(f"the class name {number} is not a valid name" for number in range(60))
     ids = tokenizer.encode_ids(text)
-    made = tasks.load(name).examples(Record((text,), languages), tokenizer, config, np.random.default_rng(3))
+    made = tasks.bind(config, name).examples(Record((text,), languages), tokenizer, np.random.default_rng(3))
     read = []
     for example in made:
         whole = example["ids"].copy()
@@ -259,7 +263,7 @@ def test_every_token_of_a_long_text_is_in_some_example(name, small_config, token
         source = (example["roles"] == 0).sum()
         read += whole[1 : source - 1].tolist()
     assert read == ids
-    other = tasks.load(name).examples(Record((text,), languages), tokenizer, config, np.random.default_rng(4))
+    other = tasks.bind(config, name).examples(Record((text,), languages), tokenizer, np.random.default_rng(4))
     assert [len(one["ids"]) for one in made] != [len(one["ids"]) for one in other]
 
 
@@ -280,20 +284,20 @@ def udhr(tmp_path_factory):
         stages__one__weights={"mmlm": 1.0},
     )
     config = configs.resolve(tree)
-    return config, train(run.training_text(config), 3000, tmp_path_factory.mktemp("udhr"))
+    return config, train(mixture.Sources(config).texts(), 3000, tmp_path_factory.mktemp("udhr"))
 
 
 @pytest.mark.parametrize("language", UDHR)
 def test_joined_text_loses_nothing_and_fills_rows_in_every_script(language, udhr):
     config, udhr_tokenizer = udhr
     config = dataclasses.replace(config, languages=(language,))
-    task = tasks.load("mmlm")
-    entry = task.records(config)[language].records
-    single = mixture.open_monolingual(config)[language]
+    task, sources = tasks.bind(config, "mmlm"), mixture.Sources(config)
+    entry = task.records(sources)[language].records
+    single = sources.monolingual()[language]
     expected = sum(len(udhr_tokenizer.encode_ids(single[index].texts[0])) for index in range(len(single)))
     read = 0
     for index in range(len(entry)):
-        made = task.examples(entry[index], udhr_tokenizer, config, np.random.default_rng(index))
+        made = task.examples(entry[index], udhr_tokenizer, np.random.default_rng(index))
         read += sum(len(example["ids"]) - 2 for example in made)
     # Pieces do not cross the spaces at which records are joined.
     assert read == expected

@@ -7,8 +7,8 @@ import pytest
 
 from ernie_m_jax import sharding
 from ernie_m_jax import task as tasks
-from ernie_m_jax.data import loader
-from ernie_m_jax.model import CAMLM, ErnieM, Inputs
+from ernie_m_jax.data import loader, mixture
+from ernie_m_jax.model import ErnieM, Inputs
 from ernie_m_jax.objectives import camlm, masking
 from ernie_m_jax.task import IGNORE, Record
 
@@ -28,8 +28,8 @@ def parameters(config, scale=6.0):
 
 def packed_batch(name, config, tokenizer, rows=2):
     """The first rows of an objective's first stream: several examples a row."""
-    task = tasks.load(name)
-    stream = iter(loader.Loader(name, task, tokenizer, config).rows(0))
+    task = tasks.bind(config, name)
+    stream = iter(loader.Loader(task, tokenizer, task.records(mixture.Sources(config))).rows(0))
     drawn = [next(stream) for _ in range(rows)]
     batch = {key: np.stack([row[key] for row in drawn]) for key in drawn[0]}
     assert (batch["segments"].max(axis=1) >= 2).any(), "the test needs packed rows"
@@ -51,15 +51,14 @@ class Perturbed:
 def influence(name, config, batch):
     """|d loss of prediction p / d input embedding j|, summed over the hidden axis: [B, P, L], through the real loss."""
     model, params = parameters(config)
-    task = tasks.load(name)
+    task = tasks.bind(config, name)
     rows, length = batch["ids"].shape
     offset = jnp.zeros((rows, length, config.model.hidden_size))
 
     def one(labels):
         def total(offset):
-            sums = task.loss(
-                config, Perturbed(model, offset), params, batch | {"predict_labels": labels}, jax.random.key(0)
-            )
+            labelled = batch | {"predict_labels": labels}
+            sums = task.loss(Perturbed(model, offset), params, labelled, jax.random.key(0), False)
             return sums["loss"][0]
 
         return jnp.abs(jax.grad(total)(offset)).sum(-1)
@@ -126,14 +125,14 @@ def test_camlm_reproduces_figure_1(small_config):
         languages=np.where(roles >= 2, 1, 0).astype(np.int32),
     )
 
-    depends = dependence(model, params, inputs, CAMLM)
+    depends = dependence(model, params, inputs, camlm.TABLE)
     for slot, words in seen.items():
         assert [name for name, on in zip(names, depends[names.index(slot)], strict=True) if on] == words.split()
 
 
 def test_camlm_slots_carry_their_words_position_and_language(small_config, tokenizer):
     config = small_config()
-    (example,) = camlm.examples(PAIR, tokenizer, config, np.random.default_rng(0))
+    (example,) = tasks.bind(config, "camlm").examples(PAIR, tokenizer, np.random.default_rng(0))
     words = example["roles"] < 2
     slots = example["predict_at"]
     np.testing.assert_array_equal(np.flatnonzero(~words), slots)
@@ -151,7 +150,7 @@ def test_camlm_slots_carry_their_words_position_and_language(small_config, token
 )
 def test_language_embedding_modes(small_config, tokenizer, mode, words, slots):
     config = small_config(model__language_embedding=mode)
-    (example,) = camlm.examples(PAIR, tokenizer, config, np.random.default_rng(0))
+    (example,) = tasks.bind(config, "camlm").examples(PAIR, tokenizer, np.random.default_rng(0))
     assert set(example["languages"][example["roles"] < 2]) == words
     assert set(example["languages"][example["roles"] >= 2]) == slots
 
@@ -159,7 +158,7 @@ def test_language_embedding_modes(small_config, tokenizer, mode, words, slots):
 @pytest.mark.parametrize("name", ["mmlm", "tlm"])
 def test_a_mask_in_place_says_its_language_and_a_word_does_not(name, small_config, tokenizer):
     config = small_config(**{f"objectives__{name}__mask_ratio": 0.9})
-    (example,) = tasks.load(name).examples(PAIR, tokenizer, config, np.random.default_rng(1))
+    (example,) = tasks.bind(config, name).examples(PAIR, tokenizer, np.random.default_rng(1))
     masked = example["ids"] == tokenizer.mask_id
     assert set(example["languages"][~masked]) == {0}
     assert set(example["languages"][masked]) == ({1} if name == "mmlm" else {1, 2})
@@ -168,7 +167,7 @@ def test_a_mask_in_place_says_its_language_and_a_word_does_not(name, small_confi
 def test_positions_of_a_pair_run_on_or_start_again(small_config, tokenizer):
     for mode, start in (("continued", None), ("restarted", 0)):
         config = small_config(data__pair_positions=mode)
-        (example,) = camlm.examples(PAIR, tokenizer, config, np.random.default_rng(0))
+        (example,) = tasks.bind(config, "camlm").examples(PAIR, tokenizer, np.random.default_rng(0))
         words = example["roles"] < 2
         boundary = np.flatnonzero(example["roles"] == 1)[0]
         expected = np.arange(words.sum())
@@ -178,15 +177,15 @@ def test_positions_of_a_pair_run_on_or_start_again(small_config, tokenizer):
 
 
 def test_special_tokens_stand_with_their_sentence(small_config, tokenizer):
-    (example,) = camlm.examples(PAIR, tokenizer, small_config(), np.random.default_rng(0))
+    (example,) = tasks.bind(small_config(), "camlm").examples(PAIR, tokenizer, np.random.default_rng(0))
     specials = np.flatnonzero(np.isin(example["ids"], [tokenizer.cls_id, tokenizer.sep_id]))
     assert example["roles"][specials].tolist() == [0, 0, 1, 1]
 
 
 def test_either_side_comes_first(small_config, tokenizer):
     config = small_config(model__language_embedding="all")
-    task = tasks.load("tlm")
-    examples = [task.examples(PAIR, tokenizer, config, np.random.default_rng(seed))[0] for seed in range(8)]
+    task = tasks.bind(config, "tlm")
+    examples = [task.examples(PAIR, tokenizer, np.random.default_rng(seed))[0] for seed in range(8)]
     assert {int(example["languages"][0]) for example in examples} == {1, 2}
 
 
@@ -197,8 +196,8 @@ def test_very_short_and_very_long_texts_fit(name, words, small_config, tokenizer
     languages = ("en",) if name == "mmlm" else ("en", "de")
     text = " ".join(["name"] * words)
     texts = (text,) if name in ("mmlm", "btmlm") else (text, text)
-    made = tasks.load(name).examples(Record(texts, languages), tokenizer, config, np.random.default_rng(0))
-    spec = tasks.load(name).spec(config)
+    made = tasks.bind(config, name).examples(Record(texts, languages), tokenizer, np.random.default_rng(0))
+    spec = tasks.bind(config, name).spec()
     assert made
     for example in made:
         assert len(example["predict_at"]) >= 1
@@ -214,7 +213,7 @@ def test_an_unknown_piece_is_never_a_label(name, small_config, tokenizer):
     languages = ("en",) if name == "mmlm" else ("en", "de")
     text = f"a {strange} name"
     record = Record((text,) if name in ("mmlm", "btmlm") else (text, text), languages)
-    (example,) = tasks.load(name).examples(record, tokenizer, small_config(**keys), np.random.default_rng(0))
+    (example,) = tasks.bind(small_config(**keys), name).examples(record, tokenizer, np.random.default_rng(0))
     labels = example["predict_labels"].tolist()
     known = [piece for piece in tokenizer.encode_ids(text) if piece != tokenizer.unk_id]
     assert tokenizer.unk_id not in labels

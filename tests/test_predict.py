@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from ernie_m_jax.model import FULL, GENERATION, Inputs
+from ernie_m_jax.model import FULL, Inputs
 from ernie_m_jax.objectives import btmlm
 from ernie_m_jax.task import Record
 from ernie_m_jax.tokenizer import Tokenizer
@@ -196,9 +196,9 @@ def generated(model, config, text, source, target, **keys):
     config = dataclasses.replace(config, model=model.config)
     config.objectives["btmlm"] = dataclasses.replace(config.objectives["btmlm"], **keys)
     record = Record((text,), (source, target))
-    (example,) = btmlm.examples(record, model.tokenizer, config, np.random.default_rng(0))
+    (example,) = btmlm.examples(record, model.tokenizer, config, config.objectives["btmlm"], np.random.default_rng(0))
     batch = {name: value[None] for name, value in example.items()} | {"segments": np.ones_like(example["ids"])[None]}
-    run = jax.jit(functools.partial(btmlm.generate, config, model.encoder()))
+    run = jax.jit(functools.partial(btmlm.generate, config, config.objectives["btmlm"], model.encoder()))
     ids, log_probs = run(model.params, batch, jax.random.key(0))
     return np.asarray(ids)[0].tolist(), np.asarray(log_probs)[0]
 
@@ -235,7 +235,7 @@ def test_back_translation_equals_a_layout_written_by_hand(model):
     )
     module = model.encoder()
     inputs = Inputs(*(field[None] for field in fields))
-    encode = jax.jit(functools.partial(module.apply, table=GENERATION, method="encode"))
+    encode = jax.jit(functools.partial(module.apply, table=btmlm.GENERATION, method="encode"))
     hidden = encode({"params": model.params}, inputs)[0, at]
     logits = np.asarray(module.apply({"params": model.params}, hidden, method="predict"), np.float64)
     logits[:, list(tokenizer.special_tokens.values())] = -np.inf

@@ -15,7 +15,7 @@ FLOORS = (
     ("evaluation",),
     ("convert",),
     ("checkpoint",),
-    ("objectives",),
+    ("finetune", "objectives"),
     ("data", "model", "reporting", "sharding", "weights"),
     ("tokenizer",),
     ("atomic", "config", "config_build", "config_checks", "config_files", "task", "version"),

@@ -20,7 +20,7 @@ from ernie_m_jax.config import Config, ConfigError
 from ernie_m_jax.data import packing
 from ernie_m_jax.data.order import Order, Stream
 from ernie_m_jax.data.records import DataError
-from ernie_m_jax.task import Example, Group, Record, Spec, Task
+from ernie_m_jax.task import Bound, Example, Group, Record, Spec
 
 Rows = dict[str, np.ndarray]
 EMPTY_LIMIT = 10_000  # records in a row without an example before a stream gives up
@@ -60,14 +60,14 @@ class _Flat(grain.experimental.FlatMapTransform):
         return element
 
 
-def make_examples(name: str, task: Task, tokenizer: Any, cfg: Config, stream: int) -> Examples:
+def make_examples(task: Bound, tokenizer: Any, stream: int) -> Examples:
     """(element of the stream, record) -> its examples, each record with a generator of its own."""
-    empty = 0
+    empty, name, cfg = 0, task.name, task.cfg
 
     def examples(element: int, record: Record) -> Sequence[Example]:
         nonlocal empty
         index = element * cfg.data.virtual_streams + stream
-        made = task.examples(record, tokenizer, cfg, np.random.default_rng((cfg.seed, purpose(name), index)))
+        made = task.examples(record, tokenizer, np.random.default_rng((cfg.seed, purpose(name), index)))
         empty = 0 if made else empty + 1
         if empty == EMPTY_LIMIT:
             raise DataError(
@@ -125,36 +125,25 @@ class Loader:
       entries: the task's mixture.
     """
 
-    def __init__(
-        self,
-        name: str,
-        task: Task,
-        tokenizer: Any,
-        cfg: Config,
-        host: int = 0,
-        hosts: int = 1,
-        entries: Mapping[str, Group] | None = None,
-    ):
-        """Opens the task's records.
+    def __init__(self, task: Bound, tokenizer: Any, entries: Mapping[str, Group], host: int = 0, hosts: int = 1):
+        """Starts making batches.
 
         Args:
-          name: the task's name; part of the seed.
-          task: the task.
+          task: the task; its name and its config's seed decide the order.
           tokenizer: for the task's examples.
-          cfg: the config.
+          entries: the task's mixture.
           host: this host's number.
           hosts: how many hosts read; must divide `config.data.virtual_streams`.
-          entries: the mixture, if the caller has opened it already.
 
         Raises:
           ConfigError: `hosts` does not divide the number of virtual streams.
         """
-        self._name, self._task, self._tokenizer, self._cfg = name, task, tokenizer, cfg
+        self._task, self._tokenizer, self._cfg, cfg = task, tokenizer, task.cfg, task.cfg
         streams = cfg.data.virtual_streams
         if streams % hosts:
             raise ConfigError(f"config.data.virtual_streams {streams} is not a multiple of the {hosts} hosts")
-        self.entries = task.records(cfg) if entries is None else entries
-        self._order = Order(self.entries, mixture_seed(name, cfg))
+        self.entries = entries
+        self._order = Order(entries, mixture_seed(task.name, cfg))
         self._owned = range(host * streams // hosts, (host + 1) * streams // hosts)
         self._rows_per_stream = cfg.train.batch_size // streams
         self._batches = grain.experimental.ThreadPrefetchDatasetIterator(
@@ -167,13 +156,13 @@ class Loader:
         return stream_rows(
             self._order.stream(number, self._cfg.data.virtual_streams),
             examples or self._examples(number),
-            spec or self._task.spec(self._cfg),
+            spec or self._task.spec(),
             self._cfg,
-            mixture_seed(self._name, self._cfg) % 2**20 + number,
+            mixture_seed(self._task.name, self._cfg) % 2**20 + number,
         )
 
     def _examples(self, number: int) -> Examples:
-        return make_examples(self._name, self._task, self._tokenizer, self._cfg, number)
+        return make_examples(self._task, self._tokenizer, number)
 
     def __next__(self) -> Rows:
         return next(self._batches)
@@ -201,7 +190,7 @@ class Loader:
 
     def trace(self, state: Mapping[str, Any]) -> list[Traced]:
         """The records behind each row of this host's batch that was drawn where `state` was taken."""
-        spec = self._task.spec(self._cfg)
+        spec = self._task.spec()
         spec |= {ELEMENT: (spec[packing.TOKENS][0], np.int32)}
         rows: list[Traced] = []
         for number in self._owned:

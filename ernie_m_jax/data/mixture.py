@@ -5,12 +5,12 @@ drawn with probability proportional to n ** alpha. `order` turns the mixture int
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ernie_m_jax.config import Config, ConfigError
+from ernie_m_jax.config import Config, ConfigError, SourceConfig
 from ernie_m_jax.data import records as sources
 from ernie_m_jax.task import Group, RandomAccess, Record
 
@@ -45,29 +45,74 @@ class WithLanguages:
         return dataclasses.replace(self._parent[index], languages=self._languages)
 
 
-def open_monolingual(cfg: Config, join_to_characters: int = 0) -> dict[str, RandomAccess]:
-    """All monolingual sources, by language; short lines joined where `join_to_characters` is above 0."""
-    opened = _open(cfg, "monolingual", cfg.data.monolingual)
-    if join_to_characters <= 0:
-        return opened
-    return {name: sources.JoinedRecords(part, join_to_characters) for name, part in opened.items()}
+class Sources:
+    """The text of a config, every source of it opened once however many objectives and evaluations read it."""
 
+    def __init__(
+        self,
+        cfg: Config,
+        monolingual: Mapping[str, SourceConfig] | None = None,
+        parallel: Mapping[str, SourceConfig] | None = None,
+    ):
+        """Opens nothing yet.
 
-def open_parallel(cfg: Config) -> dict[str, RandomAccess]:
-    """All parallel sources, by language pair."""
-    return _open(cfg, "parallel", cfg.data.parallel)
+        Args:
+          cfg: the config.
+          monolingual: sources to read instead of `config.data.monolingual`, such as held-out ones.
+          parallel: the same for `config.data.parallel`.
+        """
+        self._languages = cfg.languages
+        self._configured: dict[sources.Kind, Mapping[str, SourceConfig]] = {
+            "monolingual": cfg.data.monolingual if monolingual is None else monolingual,
+            "parallel": cfg.data.parallel if parallel is None else parallel,
+        }
+        self._opened: dict[str, dict[str, RandomAccess]] = {}
 
+    def monolingual(self, join_to_characters: int = 0) -> dict[str, RandomAccess]:
+        """All monolingual sources, by language; short lines joined where `join_to_characters` is above 0."""
+        opened = self._open("monolingual")
+        if join_to_characters <= 0:
+            return opened
+        return {name: sources.JoinedRecords(part, join_to_characters) for name, part in opened.items()}
 
-def _open(cfg: Config, kind: sources.Kind, configured: Mapping[str, Any]) -> dict[str, RandomAccess]:
-    if not configured:
-        raise ConfigError(
-            f"config.data.{kind} names no source, but an objective with a weight above 0 reads {kind} text"
-        )
-    parts: dict[str, list[RandomAccess]] = {}
-    for name, source in configured.items():
-        for key, sequence in sources.open_source(f"data.{kind}.{name}", source, cfg.languages, kind).items():
-            parts.setdefault(key, []).append(sequence)
-    return {key: group[0] if len(group) == 1 else Concatenation(group) for key, group in parts.items()}
+    def parallel(self) -> dict[str, RandomAccess]:
+        """All parallel sources, by language pair."""
+        return self._open("parallel")
+
+    def texts(self) -> Iterator[str]:
+        """Every different text of all sources: what a tokenizer is trained on.
+
+        Raises:
+          ConfigError: there is no source.
+        """
+        kinds: list[sources.Kind] = [kind for kind, configured in self._configured.items() if configured]
+        if not kinds:
+            raise ConfigError("config.data names no source, and config.tokenizer.path no tokenizer")
+        seen = set()
+        for kind in kinds:
+            for sequence in self._open(kind).values():
+                for index in range(len(sequence)):
+                    for text in sequence[index].texts:
+                        if (mark := hash(text)) not in seen:
+                            seen.add(mark)
+                            yield text
+
+    def _open(self, kind: sources.Kind) -> dict[str, RandomAccess]:
+        if kind not in self._opened:
+            self._opened[kind] = self._read(kind)
+        return self._opened[kind]
+
+    def _read(self, kind: sources.Kind) -> dict[str, RandomAccess]:
+        configured = self._configured[kind]
+        if not configured:
+            raise ConfigError(
+                f"config.data.{kind} names no source, but an objective with a weight above 0 reads {kind} text"
+            )
+        parts: dict[str, list[RandomAccess]] = {}
+        for name, source in configured.items():
+            for key, sequence in sources.open_source(f"data.{kind}.{name}", source, self._languages, kind).items():
+                parts.setdefault(key, []).append(sequence)
+        return {key: group[0] if len(group) == 1 else Concatenation(group) for key, group in parts.items()}
 
 
 def weights(sizes: Mapping[str, int], alpha: float) -> dict[str, float]:

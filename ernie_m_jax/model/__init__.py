@@ -2,6 +2,6 @@
 
 from ernie_m_jax.model.encoder import ErnieM, Inputs
 from ernie_m_jax.model.loss import Generated, Scores
-from ernie_m_jax.model.visibility import CAMLM, FULL, GENERATION
+from ernie_m_jax.model.visibility import FULL
 
-__all__ = ["CAMLM", "FULL", "GENERATION", "ErnieM", "Generated", "Inputs", "Scores"]
+__all__ = ["FULL", "ErnieM", "Generated", "Inputs", "Scores"]

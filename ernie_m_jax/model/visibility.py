@@ -14,30 +14,6 @@ MAX_ROLES = 32  # a row of the table is held in the bits of one uint32
 TOKEN = 0
 FULL = np.ones((1, 1), dtype=bool)
 
-# CAMLM (paper, Figure 1c): slots see the other sentence's words, all of them, and the slots of their own sentence. The
-# figure does not draw the words' rows; words that saw a slot or the other sentence would carry the answers to the slots
-# within two layers, so they see their own sentence's words only.
-SOURCE_WORD, TARGET_WORD, SOURCE_SLOT, TARGET_SLOT = range(4)
-CAMLM = np.array(
-    [
-        # source word, target word, source slot, target slot (key)
-        [True, False, False, False],  # source word (query)
-        [False, True, False, False],  # target word
-        [False, True, True, False],  # source slot
-        [True, False, False, True],  # target slot
-    ]
-)
-
-# Stage 1 of BTMLM (paper, Figure 3): placeholders see the source and each other, the source sees itself.
-SOURCE, PLACEHOLDER = range(2)
-GENERATION = np.array(
-    [
-        # source, placeholder (key)
-        [True, False],  # source (query)
-        [True, True],  # placeholder
-    ]
-)
-
 
 def visible(
     segments_q: jax.Array, segments_k: jax.Array, roles_q: jax.Array, roles_k: jax.Array, table: np.ndarray | jax.Array

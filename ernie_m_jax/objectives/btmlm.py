@@ -7,6 +7,7 @@ paper leaves open stand in docs/design.md).
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -14,16 +15,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from ernie_m_jax.config import Config, ConfigError
-from ernie_m_jax.data import mixture
+from ernie_m_jax.data import layout, mixture
 from ernie_m_jax.data.records import split_pair
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.encoder import Inputs
 from ernie_m_jax.objectives import masking
-from ernie_m_jax.task import Batch, Example, Group, Record, Spec, Sums, Task
+from ernie_m_jax.task import Batch, Example, Group, Record, Sources, Spec, Sums, Task, TaskKeys
+
+# Stage 1 of BTMLM (paper, Figure 3): placeholders see the source and each other, the source sees itself.
+SOURCE, PLACEHOLDER = range(2)
+GENERATION = np.array(
+    [
+        # source, placeholder (key)
+        [True, False],  # source (query)
+        [True, True],  # placeholder
+    ]
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class BTMLMConfig:
+class BTMLMConfig(TaskKeys):
     """Keys of `config.objectives.btmlm`; see `configs/base.py`."""
 
     mask_ratio: float
@@ -40,16 +51,16 @@ class PseudoTokens(NamedTuple):
     log_probs: jax.Array
 
 
-def records(cfg: Config) -> dict[str, Group]:
-    """Monolingual text, an entry `source>target` a direction.
+def records(cfg: Config, keys: BTMLMConfig, sources: Sources) -> dict[str, Group]:
+    """Monolingual text, an entry `source>target` per direction.
 
     The target language is one that the parallel data pairs with the source language, drawn with the sampling exponent.
 
     Raises:
       ConfigError: no parallel data has the language of any monolingual text.
     """
-    pair_sizes = {name: len(records) for name, records in mixture.open_parallel(cfg).items()}
-    text = mixture.open_monolingual(cfg, cfg.objectives["btmlm"].join_to_characters)
+    pair_sizes = {name: len(records) for name, records in sources.parallel().items()}
+    text = sources.monolingual(keys.join_to_characters)
     source_weights = mixture.weights({name: len(records) for name, records in text.items()}, cfg.data.sampling_exponent)
     groups = {}
     for source, sequence in text.items():
@@ -71,25 +82,21 @@ def records(cfg: Config) -> dict[str, Group]:
     return groups
 
 
-def examples(record: Record, tokenizer: Any, cfg: Config, rng: np.random.Generator) -> list[Example]:
+def examples(record: Record, tokenizer: Any, cfg: Config, keys: BTMLMConfig, rng: np.random.Generator) -> list[Example]:
     """For each window of the text, `CLS source SEP SEP placeholders SEP`."""
-    keys = cfg.objectives["btmlm"]
     budget = max(int((cfg.data.sequence_length - 5) / (1 + keys.length_ratio)), 1)
     made = []
     for source in masking.windows(tokenizer.encode_ids(record.texts[0]), budget, rng):
-        made += source_and_placeholders(source, record, tokenizer, cfg, rng)
+        made += source_and_placeholders(source, record, tokenizer, cfg, keys, rng)
     return made
 
 
 def source_and_placeholders(
-    source: list[int], record: Record, tokenizer: Any, cfg: Config, rng: np.random.Generator
+    source: list[int], record: Record, tokenizer: Any, cfg: Config, keys: BTMLMConfig, rng: np.random.Generator
 ) -> list[Example]:
     """An example of one window: whole (stage 1) and with source words masked (stage 2); none if no word is known."""
-    keys = cfg.objectives["btmlm"]
     written = max(1, round(keys.length_ratio * len(source)))
-    cls, sep = tokenizer.cls_id, tokenizer.sep_id
-    ids = np.array([cls, *source, sep, sep, *[tokenizer.mask_id] * written, sep], np.int32)
-    boundary = len(source) + 2
+    ids, boundary = layout.pair(tokenizer, source, [tokenizer.mask_id] * written)
     placeholders = np.arange(boundary + 1, len(ids) - 1, dtype=np.int32)
     of_target = np.arange(len(ids)) >= boundary
     maskable = masking.known(ids, np.arange(1, boundary - 1), tokenizer)
@@ -98,17 +105,17 @@ def source_and_placeholders(
     chosen = masking.choose(maskable, keys.mask_ratio, rng)
     replacements = masking.draw_replacements(len(chosen), tokenizer, rng)
     masked_ids = masking.apply_replacements(ids, chosen, replacements)
-    languages = masking.languages_of(cfg, record, of_target.astype(int))
+    languages = layout.languages_of(cfg, record.languages, of_target.astype(int))
     is_placeholder = np.isin(np.arange(len(ids)), placeholders)
     return [
         {
             "ids": ids,
             "masked_ids": masked_ids,
-            "positions": masking.pair_positions(cfg, len(ids), boundary),
-            "roles": np.where(of_target, visibility.PLACEHOLDER, visibility.SOURCE).astype(np.int32),
-            "languages": masking.language_ids(cfg, languages, is_placeholder),
+            "positions": layout.pair_positions(cfg, len(ids), boundary),
+            "roles": np.where(of_target, PLACEHOLDER, SOURCE).astype(np.int32),
+            "languages": layout.language_ids(cfg, languages, is_placeholder),
             # In stage 2 the placeholders hold words; the masks are in the source.
-            "masked_languages": masking.language_ids(
+            "masked_languages": layout.language_ids(
                 cfg, languages, (masked_ids == tokenizer.mask_id) & ~is_placeholder
             ),
             "generate_at": placeholders,
@@ -118,9 +125,9 @@ def source_and_placeholders(
     ]
 
 
-def spec(cfg: Config) -> Spec:
+def spec(cfg: Config, keys: BTMLMConfig) -> Spec:
     """A packed row."""
-    keys, length = cfg.objectives["btmlm"], cfg.data.sequence_length
+    length = cfg.data.sequence_length
     source = length / (1 + keys.length_ratio)
     room = min(length, int(-(-(source * keys.length_ratio * 1.05 + 4) // 8) * 8))
     return masking.row_spec(cfg, masking.prediction_room(source, keys.mask_ratio)) | {
@@ -131,7 +138,13 @@ def spec(cfg: Config) -> Spec:
 
 
 def generate(
-    cfg: Config, model: Any, params: Any, batch: Batch, rng: jax.Array, never: tuple[int, ...] | None = None
+    cfg: Config,
+    keys: BTMLMConfig,
+    model: Any,
+    params: Any,
+    batch: Batch,
+    rng: jax.Array,
+    never: tuple[int, ...] | None = None,
 ) -> PseudoTokens:
     """Stage 1: every placeholder sees the source and all placeholders; all are predicted in one parallel pass.
 
@@ -139,14 +152,13 @@ def generate(
     1) keep each sentence's most confident tokens and mask the rest again, fewer each time (mask-predict). No gradient
     flows through the result and no dropout applies.
     """
-    keys = cfg.objectives["btmlm"]
     params = jax.lax.stop_gradient(params)
     at = batch["generate_at"]
     never = masking.special_ids(cfg.model.vocab_size) if never is None else never
 
     def write(ids: jax.Array, languages: jax.Array, rng: jax.Array) -> PseudoTokens:
         inputs = Inputs(ids, batch["positions"], batch["segments"], batch["roles"], languages)
-        hidden = model.apply({"params": params}, inputs, visibility.GENERATION, deterministic=True, method="encode")
+        hidden = model.apply({"params": params}, inputs, GENERATION, deterministic=True, method="encode")
         out = model.apply(
             {"params": params}, masking.gather(hidden, at), rng, keys.temperature, never, method="generate"
         )
@@ -198,20 +210,21 @@ def word_languages(cfg: Config, languages: jax.Array, words: jax.Array) -> jax.A
     return jnp.where(words, 0, languages) if cfg.model.language_embedding == "slots" else languages
 
 
-def loss(cfg: Config, model: Any, params: Any, batch: Batch, rng: jax.Array) -> Sums:
+def loss(
+    cfg: Config, keys: BTMLMConfig, model: Any, params: Any, batch: Batch, rng: jax.Array, deterministic: bool = False
+) -> Sums:
     """Negative log-likelihood of the masked source words given the source, its masks and the pseudo tokens.
 
     Beside loss and accuracy: `pseudo_novel`, the share of pseudo tokens that are not among the source's own tokens, and
     `pseudo_confidence`, their mean probability.
     """
     generate_rng, dropout_rng = jax.random.split(rng)
-    tokens = generate(cfg, model, params, batch, generate_rng)
+    tokens = generate(cfg, keys, model, params, batch, generate_rng)
     ids = put(batch["masked_ids"], batch["generate_at"], tokens.ids)
     roles = jnp.zeros_like(ids)
     inputs = Inputs(ids, batch["positions"], batch["segments"], roles, batch["masked_languages"])
-    hidden = model.apply(
-        {"params": params}, inputs, visibility.FULL, deterministic=False, method="encode", rngs={"dropout": dropout_rng}
-    )
+    encode = functools.partial(model.apply, {"params": params}, method="encode", rngs={"dropout": dropout_rng})
+    hidden = encode(inputs, visibility.FULL, deterministic=deterministic)
     sums = masking.prediction_sums(model, params, hidden, batch["predict_at"], batch["predict_labels"])
     return sums | pseudo_sums(batch, tokens)
 
@@ -219,7 +232,7 @@ def loss(cfg: Config, model: Any, params: Any, batch: Batch, rng: jax.Array) -> 
 def pseudo_sums(batch: Batch, tokens: PseudoTokens) -> Sums:
     """How far the pseudo tokens are from a copy of the source, and how sure the generator was."""
     segments = segments_at(batch)
-    source = (batch["roles"] == visibility.SOURCE) & (batch["segments"] > 0)
+    source = (batch["roles"] == SOURCE) & (batch["segments"] > 0)
     copied = jnp.any(
         (tokens.ids[:, :, None] == batch["ids"][:, None, :])
         & (segments[:, :, None] == batch["segments"][:, None, :])
@@ -234,4 +247,12 @@ def pseudo_sums(batch: Batch, tokens: PseudoTokens) -> Sums:
     }
 
 
-TASK = Task(config=BTMLMConfig, records=records, examples=examples, spec=spec, loss=loss)
+TASK = Task(
+    config=BTMLMConfig,
+    records=records,
+    examples=examples,
+    spec=spec,
+    loss=loss,
+    requires=masking.word_head,
+    columns={"pseudo_novel": "pseudo novel", "pseudo_confidence": "confidence"},
+)

@@ -11,39 +11,51 @@ from typing import Any
 import numpy as np
 
 from ernie_m_jax.config import Config
-from ernie_m_jax.model import visibility
+from ernie_m_jax.data import layout
 from ernie_m_jax.objectives import masking, tlm
-from ernie_m_jax.task import Example, Record, Spec, Task
+from ernie_m_jax.task import Example, Record, Spec, Task, TaskKeys
+
+# Who sees whom (paper, Figure 1c): slots see the other sentence's words, all of them, and their own sentence's slots.
+# The figure does not draw the words' rows; words that saw a slot or the other sentence would carry the answers to the
+# slots within two layers, so they see their own sentence's words only.
+SOURCE_WORD, TARGET_WORD, SOURCE_SLOT, TARGET_SLOT = range(4)
+TABLE = np.array(
+    [
+        # source word, target word, source slot, target slot (key)
+        [True, False, False, False],  # source word (query)
+        [False, True, False, False],  # target word
+        [False, True, True, False],  # source slot
+        [True, False, False, True],  # target slot
+    ]
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class CAMLMConfig:
+class CAMLMConfig(TaskKeys):
     """Keys of `config.objectives.camlm`; see `configs/base.py`."""
 
     mask_ratio: float
 
 
-def examples(record: Record, tokenizer: Any, cfg: Config, rng: np.random.Generator) -> list[Example]:
+def examples(record: Record, tokenizer: Any, cfg: Config, keys: CAMLMConfig, rng: np.random.Generator) -> list[Example]:
     """`CLS source SEP SEP target SEP`, then the source's slots, then the target's.
 
     [CLS] and the first separator have the source's role, the other two separators the target's.
     """
-    ratio = cfg.objectives["camlm"].mask_ratio
+    ratio = keys.mask_ratio
     order = rng.permutation(2)
     first, second = (tokenizer.encode_ids(record.texts[i]) for i in order)
     sides = masking.shorten_pair(first, second, word_budget(cfg.data.sequence_length, ratio))
     if not all(sides):
         return []
-    cls, sep = tokenizer.cls_id, tokenizer.sep_id
-    words = np.array([cls, *sides[0], sep, sep, *sides[1], sep], np.int32)
-    boundary = len(sides[0]) + 2
+    words, boundary = layout.pair(tokenizer, *sides)
     places = (np.arange(1, boundary - 1), np.arange(boundary + 1, len(words) - 1))
     chosen = [masking.choose(masking.known(words, place, tokenizer), ratio, rng) for place in places]
     slots = np.concatenate(chosen)
     if not len(slots):
         return []
     of_target = np.arange(len(words)) >= boundary
-    positions = masking.pair_positions(cfg, len(words), boundary)
+    positions = layout.pair_positions(cfg, len(words), boundary)
     slot_of_target = np.repeat([False, True], [len(side) for side in chosen])
     is_slot = np.arange(len(words) + len(slots)) >= len(words)
     sides = order[np.concatenate([of_target, slot_of_target]).astype(int)]
@@ -53,11 +65,11 @@ def examples(record: Record, tokenizer: Any, cfg: Config, rng: np.random.Generat
             "positions": np.concatenate([positions, positions[slots]]),
             "roles": np.concatenate(
                 [
-                    np.where(of_target, visibility.TARGET_WORD, visibility.SOURCE_WORD),
-                    np.where(slot_of_target, visibility.TARGET_SLOT, visibility.SOURCE_SLOT),
+                    np.where(of_target, TARGET_WORD, SOURCE_WORD),
+                    np.where(slot_of_target, TARGET_SLOT, SOURCE_SLOT),
                 ]
             ).astype(np.int32),
-            "languages": masking.language_ids(cfg, masking.languages_of(cfg, record, sides), is_slot),
+            "languages": layout.language_ids(cfg, layout.languages_of(cfg, record.languages, sides), is_slot),
             "predict_at": (len(words) + np.arange(len(slots))).astype(np.int32),
             "predict_labels": words[slots],
         }
@@ -69,12 +81,17 @@ def word_budget(length: int, ratio: float) -> int:
     return int((length - 4 - 2) / (1 + ratio))  # 2: each side's number of slots is rounded at random
 
 
-def spec(cfg: Config) -> Spec:
+def spec(cfg: Config, keys: CAMLMConfig) -> Spec:
     """A packed row; at most a slot in `1 + 1 / ratio` tokens."""
-    ratio = cfg.objectives["camlm"].mask_ratio
+    ratio = keys.mask_ratio
     return masking.row_spec(cfg, masking.prediction_room(cfg.data.sequence_length / (1 + ratio), ratio))
 
 
 TASK = Task(
-    config=CAMLMConfig, records=tlm.records, examples=examples, spec=spec, loss=masking.loss_under(visibility.CAMLM)
+    config=CAMLMConfig,
+    records=tlm.records,
+    examples=examples,
+    spec=spec,
+    loss=masking.loss_under(TABLE),
+    requires=masking.word_head,
 )

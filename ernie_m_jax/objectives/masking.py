@@ -4,7 +4,8 @@ On the host, actions are drawn first and applied after, so that each can be test
 come in, `Sums` go out.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -13,14 +14,22 @@ import numpy as np
 
 from ernie_m_jax.config import Config
 from ernie_m_jax.model.encoder import Inputs
-from ernie_m_jax.task import IGNORE, Batch, Record, Spec, Sums
+from ernie_m_jax.task import IGNORE, Batch, Spec, Sums
+from ernie_m_jax.tokenizer.base import LEADING_SPECIALS
 
 # Share of the chosen tokens that become [MASK] and that become a random token; the rest stays (BERT's 80/10/10).
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
-# Every tokenizer that pre-training takes has [CLS], [PAD], [SEP] and [UNK] at 0 to 3 and [MASK] as its last id.
-FIRST_ORDINARY_ID = 4
+# Every tokenizer that pre-training takes has the leading specials first and [MASK] as its last id.
+FIRST_ORDINARY_ID = len(LEADING_SPECIALS)
 # Room for predictions a row, beyond the mean share: the number of masked tokens varies with how a row is packed.
 PREDICTION_SLACK = 1.15
+
+
+def word_head(cfg: Config, keys: Any) -> Iterator[str]:
+    """What an objective that predicts words requires of the model."""
+    del keys
+    if cfg.model.mlm_head == "none":
+        yield "config.model.mlm_head is 'none', but the objectives of config.stages predict words with it"
 
 
 def choose(candidates: np.ndarray, ratio: float, rng: np.random.Generator) -> np.ndarray:
@@ -88,32 +97,6 @@ def shorten_pair(first: list[int], second: list[int], length: int) -> tuple[list
     return first[: len(first) - cuts[0]], second[: len(second) - cuts[1]]
 
 
-def language_ids(cfg: Config, languages: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Which tokens get a language embedding: 0 adds none, k adds row k - 1 (docs/design.md, contract 3).
-
-    Args:
-      cfg: the config; `model.language_embedding` decides.
-      languages: index in `config.languages` of each token, `[n]`.
-      masks: whether the token is a [MASK] that must say which language to write, `[n]`.
-    """
-    mode = cfg.model.language_embedding
-    told = {"all": np.ones_like(masks), "slots": masks, "none": np.zeros_like(masks)}[mode]
-    return np.where(told, languages + 1, 0).astype(np.int32)
-
-
-def languages_of(cfg: Config, record: Record, sides: np.ndarray) -> np.ndarray:
-    """Index in `config.languages` of each token, given the side of the record (0 or 1) that it stands on."""
-    return np.array([cfg.languages.index(language) for language in record.languages])[sides]
-
-
-def pair_positions(cfg: Config, count: int, boundary: int) -> np.ndarray:
-    """Positions of a pair's `count` tokens; from `boundary` on they are the target's and may start again at 0."""
-    positions = np.arange(count, dtype=np.int32)
-    if cfg.data.pair_positions == "restarted":
-        positions[boundary:] -= boundary
-    return positions
-
-
 def row_spec(cfg: Config, predictions: int) -> Spec:
     """Shapes of a packed row that every objective has: token features `[L]`, predictions `[P]`."""
     length = cfg.data.sequence_length
@@ -136,11 +119,12 @@ def gather(hidden: jax.Array, at: jax.Array) -> jax.Array:
 def loss_under(table: np.ndarray) -> Callable[..., Sums]:
     """A task's `loss`: negative log-likelihood of the tokens to predict, where `table` says who sees whom."""
 
-    def loss(cfg: Config, model: Any, params: Any, batch: Batch, rng: jax.Array) -> Sums:
-        del cfg
-        hidden = model.apply(
-            {"params": params}, Inputs.of(batch), table, deterministic=False, method="encode", rngs={"dropout": rng}
-        )
+    def loss(
+        cfg: Config, keys: Any, model: Any, params: Any, batch: Batch, rng: jax.Array, deterministic: bool = False
+    ) -> Sums:
+        del cfg, keys
+        encode = functools.partial(model.apply, {"params": params}, method="encode", rngs={"dropout": rng})
+        hidden = encode(Inputs.of(batch), table, deterministic=deterministic)
         return prediction_sums(model, params, hidden, batch["predict_at"], batch["predict_labels"])
 
     return loss

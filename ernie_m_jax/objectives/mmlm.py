@@ -10,36 +10,33 @@ from typing import Any
 import numpy as np
 
 from ernie_m_jax.config import Config
-from ernie_m_jax.data import mixture
+from ernie_m_jax.data import layout, mixture
 from ernie_m_jax.model import visibility
 from ernie_m_jax.objectives import masking
-from ernie_m_jax.task import Example, Group, Record, Spec, Task
+from ernie_m_jax.task import Example, Group, Record, Sources, Spec, Task, TaskKeys
 
 
 @dataclasses.dataclass(frozen=True)
-class MMLMConfig:
+class MMLMConfig(TaskKeys):
     """Keys of `config.objectives.mmlm`; see `configs/base.py`."""
 
     mask_ratio: float
     join_to_characters: int
 
 
-def records(cfg: Config) -> dict[str, Group]:
-    """Monolingual text, an entry a language."""
-    return mixture.groups(
-        mixture.open_monolingual(cfg, cfg.objectives["mmlm"].join_to_characters), cfg.data.sampling_exponent
-    )
+def records(cfg: Config, keys: MMLMConfig, sources: Sources) -> dict[str, Group]:
+    """Monolingual text, an entry per language."""
+    return mixture.groups(sources.monolingual(keys.join_to_characters), cfg.data.sampling_exponent)
 
 
-def examples(record: Record, tokenizer: Any, cfg: Config, rng: np.random.Generator) -> list[Example]:
+def examples(record: Record, tokenizer: Any, cfg: Config, keys: MMLMConfig, rng: np.random.Generator) -> list[Example]:
     """`CLS text SEP` with tokens masked in place, for each window of the text."""
     made = []
     for ids in masking.windows(tokenizer.encode_ids(record.texts[0]), cfg.data.sequence_length - 2, rng):
         words = np.array([tokenizer.cls_id, *ids, tokenizer.sep_id], np.int32)
         positions = np.arange(len(words), dtype=np.int32)
         sides = np.zeros(len(words), np.int32)
-        ratio = cfg.objectives["mmlm"].mask_ratio
-        made += masked_in_place(words, positions[1:-1], positions, sides, record, tokenizer, cfg, ratio, rng)
+        made += masked_in_place(words, positions[1:-1], positions, sides, record, tokenizer, cfg, keys.mask_ratio, rng)
     return made
 
 
@@ -65,23 +62,29 @@ def masked_in_place(
     chosen = masking.choose(maskable, ratio, rng)
     replacements = masking.draw_replacements(len(chosen), tokenizer, rng)
     ids = masking.apply_replacements(words, chosen, replacements)
-    languages = masking.languages_of(cfg, record, sides)
+    languages = layout.languages_of(cfg, record.languages, sides)
     return [
         {
             "ids": ids,
             "positions": positions,
             "roles": np.zeros(len(words), np.int32),
-            "languages": masking.language_ids(cfg, languages, ids == tokenizer.mask_id),
+            "languages": layout.language_ids(cfg, languages, ids == tokenizer.mask_id),
             "predict_at": chosen,
             "predict_labels": words[chosen],
         }
     ]
 
 
-def spec(cfg: Config) -> Spec:
+def spec(cfg: Config, keys: MMLMConfig) -> Spec:
     """A packed row."""
-    ratio = cfg.objectives["mmlm"].mask_ratio
-    return masking.row_spec(cfg, masking.prediction_room(cfg.data.sequence_length, ratio))
+    return masking.row_spec(cfg, masking.prediction_room(cfg.data.sequence_length, keys.mask_ratio))
 
 
-TASK = Task(config=MMLMConfig, records=records, examples=examples, spec=spec, loss=masking.loss_under(visibility.FULL))
+TASK = Task(
+    config=MMLMConfig,
+    records=records,
+    examples=examples,
+    spec=spec,
+    loss=masking.loss_under(visibility.FULL),
+    requires=masking.word_head,
+)

@@ -45,6 +45,14 @@ class Encoding(NamedTuple):
     offsets: list[tuple[int, int]]
 
 
+def shorten_pair(first: list[int], second: list[int], length: int) -> tuple[list[int], list[int]]:
+    """Longest-first truncation to `length` ids together: the longer loses its last one (the second on a tie), again."""
+    if len(first) + len(second) <= length:
+        return first, second
+    kept = min(len(first), max((length + 1) // 2, length - len(second)))
+    return first[:kept], second[: length - kept]
+
+
 class Tokenizer(abc.ABC):
     """A tokenizer of a published model; `Tokenizer.load` opens one.
 
@@ -181,11 +189,12 @@ class Tokenizer(abc.ABC):
         if max_length is not None:
             if max_length < specials:
                 raise ValueError(f"max_length {max_length}: must be at least {specials}, the special tokens")
-            room = max_length - specials
-            if len(a) + len(b) > room:
-                size_a = min(len(a), max((room + 1) // 2, room - len(b)))
-                a, b = a[:size_a], b[: room - size_a]
-        return [self.cls_id, *a, *[self.sep_id] * self._separators, *b, self.sep_id]
+            a, b = shorten_pair(a, b, max_length - specials)
+        return self.join_pair(a, b)
+
+    def join_pair(self, first: Sequence[int], second: Sequence[int]) -> list[int]:
+        """Ids of two texts as a pair with its special tokens, as `encode_pair` makes it."""
+        return [self.cls_id, *first, *[self.sep_id] * self._separators, *second, self.sep_id]
 
     def decode(self, ids: Iterable[int], skip_specials: bool = True) -> str:
         """Joins the pieces to text; special tokens but the unknown one are left out unless `skip_specials` is False.

@@ -45,7 +45,7 @@ def compile_steps(config: Config) -> dict[str, dict[str, float]]:
 
 
 def _measure(run: stages.Run, stage: stages.Stage, objective: str, step: jax.stages.Wrapped) -> dict[str, float]:
-    spec = tasks.load(objective).spec(run.config)
+    spec = tasks.bind(run.config, objective).spec()
     batch = batches.abstract(spec, run.config.train.batch_size, sharding.batch_sharding(run.mesh))
     key = jax.eval_shape(lambda: jax.random.key(0))
     compiled = step.lower(stages.abstract_state(run, stage), batch, key).compile()

@@ -33,13 +33,15 @@ from ernie_m_jax.training import claim, loop, optimizer, restore, stages
 from ernie_m_jax.training.clock import Clock
 
 
-def open_tokenizer(config: Config, workdir: Path, training: bool) -> tokenizer.Tokenizer:
-    """The tokenizer of `tokenizer.path`, or the work directory's own, which training makes if it is not there yet.
+def open_tokenizer(config: Config, workdir: Path, sources: mixture.Sources | None) -> tokenizer.Tokenizer:
+    """The tokenizer of `tokenizer.path`, or the work directory's own.
+
+    Training, which has `sources`, makes that if it is not there yet.
 
     Raises:
       ConfigError: there is none, it cannot be used, or its vocabulary does not match `model.vocab_size`.
     """
-    if training and config.tokenizer.style in ("bert", "xlm"):
+    if sources is not None and config.tokenizer.style in ("bert", "xlm"):
         # Their special tokens stand elsewhere, and the objectives draw random words from between [UNK] and [MASK].
         raise ConfigError(
             f"config.tokenizer.style {config.tokenizer.style!r} is for using a model, not pre-training it"
@@ -47,10 +49,10 @@ def open_tokenizer(config: Config, workdir: Path, training: bool) -> tokenizer.T
     own = workdir / "tokenizer"
     path = config.tokenizer.path or own
     missing = not config.tokenizer.path and not (own / "vocab.txt").exists()
-    if missing and not training:
+    if missing and sources is None:
         raise ConfigError(f"{workdir} holds no tokenizer and config.tokenizer.path names none")
-    if training:
-        _train_tokenizer(config, own, missing)
+    if sources is not None:
+        _train_tokenizer(config, sources, own, missing)
     try:
         loaded = tokenizer.Tokenizer.load(path, config.tokenizer.style)
     except ValueError as error:
@@ -63,13 +65,14 @@ def open_tokenizer(config: Config, workdir: Path, training: bool) -> tokenizer.T
     return loaded
 
 
-def _train_tokenizer(config: Config, folder: Path, missing: bool) -> None:
+def _train_tokenizer(config: Config, sources: mixture.Sources, folder: Path, missing: bool) -> None:
     """The first process trains it if it is missing; the others wait, and fail with it."""
     error: ValueError | None = None
     if missing and jax.process_index() == 0:
         screen.show(f"training a tokenizer of {config.model.vocab_size} entries")
         try:
-            tokenizer.train(training_text(config), config.model.vocab_size, folder, config.tokenizer.character_coverage)
+            coverage = config.tokenizer.character_coverage
+            tokenizer.train(sources.texts(), config.model.vocab_size, folder, coverage)
         except DataError as caught:
             error = caught
         except ValueError as caught:
@@ -77,26 +80,7 @@ def _train_tokenizer(config: Config, folder: Path, missing: bool) -> None:
     saved_steps.raise_together(error, "training the tokenizer")
 
 
-def training_text(config: Config) -> Any:
-    """Every line of the training data, for training a tokenizer on."""
-    opened: list[Mapping[str, Any]] = []
-    if config.data.monolingual:
-        opened.append(mixture.open_monolingual(config))
-    if config.data.parallel:
-        opened.append(mixture.open_parallel(config))
-    if not opened:
-        raise ConfigError("config.data names no source, and config.tokenizer.path no tokenizer")
-    seen = set()
-    for sequences in opened:
-        for sequence in sequences.values():
-            for index in range(len(sequence)):
-                for text in sequence[index].texts:
-                    if (mark := hash(text)) not in seen:
-                        seen.add(mark)
-                        yield text
-
-
-def open_entries(config: Config) -> dict[str, Mapping[str, Group]]:
+def open_entries(config: Config, sources: mixture.Sources) -> dict[str, Mapping[str, Group]]:
     """The mixture of each objective that any stage trains; every stage's schedule is checked too.
 
     So what is wrong with the data or with a later stage is said before the first one trains.
@@ -107,7 +91,7 @@ def open_entries(config: Config) -> dict[str, Mapping[str, Group]]:
     for stage in config.stages.values():
         optimizer.schedule(stage)
     active = {name for stage in config.stages.values() for name, weight in stage.weights.items() if weight > 0}
-    return {name: tasks.load(name).records(config) for name in sorted(active)}
+    return {name: tasks.bind(config, name).records(sources) for name in sorted(active)}
 
 
 def local(workdir: str | os.PathLike[str]) -> Path:
@@ -129,11 +113,12 @@ def make(config: Config, workdir: Path, training: bool = False, evaluating: bool
     mesh = _mesh(config, training)
     searched = evaluating and has_retrieval(config)
     sentences = retrieval.aligned_sentences(config.retrieval.source, config.languages) if searched else {}
-    entries = open_entries(config) if training else {}
+    sources = mixture.Sources(config) if training else None
+    entries = open_entries(config, sources) if sources is not None else {}
     if training:
         sharding.check_rows(mesh, config.train.batch_size, config.train.grad_accumulation_steps)
         claim.claim(config, workdir)
-    loaded = open_tokenizer(config, workdir, training)
+    loaded = open_tokenizer(config, workdir, sources)
     model = ErnieM(config.model, config.compute)
     return stages.Run(
         config=config,

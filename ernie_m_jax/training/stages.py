@@ -106,8 +106,7 @@ def open_loaders(run: Run, stage: Stage) -> dict[str, loader.Loader]:
     config = dataclasses.replace(run.config, seed=stage.seed)
     hosts = (jax.process_index(), jax.process_count())
     return {
-        name: loader.Loader(name, tasks.load(name), run.tokenizer, config, *hosts, run.entries[name])
-        for name in stage.active
+        name: loader.Loader(tasks.bind(config, name), run.tokenizer, run.entries[name], *hosts) for name in stage.active
     }
 
 
@@ -118,7 +117,7 @@ def compiled_steps(run: Run, stage: Stage) -> dict[str, jax.stages.Wrapped]:
     schedule = optimizer.schedule(stage.config)
     return {
         name: step.make_train_step(
-            functools.partial(counted_loss, tasks.load(name).loss, run.config, run.model),
+            functools.partial(counted_loss, tasks.bind(run.config, name).loss, run.model),
             factory,
             schedule,
             run.config.train.grad_accumulation_steps,
@@ -129,8 +128,8 @@ def compiled_steps(run: Run, stage: Stage) -> dict[str, jax.stages.Wrapped]:
     }
 
 
-def counted_loss(loss: Any, config: Config, model: Any, params: Any, batch: tasks.Batch, rng: jax.Array) -> tasks.Sums:
+def counted_loss(loss: Any, model: Any, params: Any, batch: tasks.Batch, rng: jax.Array) -> tasks.Sums:
     """An objective's sums, and `fill`: real tokens of all of the batch's."""
     segments = batch["segments"]
     fill = (jnp.sum(segments > 0).astype(jnp.float32), jnp.float32(segments.size))
-    return loss(config, model, params, batch, rng) | {"fill": fill}
+    return loss(model, params, batch, rng, False) | {"fill": fill}

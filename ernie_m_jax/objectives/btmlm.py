@@ -7,6 +7,7 @@ paper leaves open stand in docs/design.md).
 """
 
 import dataclasses
+from dataclasses import field
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ernie_m_jax.config import Config, ConfigError
+from ernie_m_jax.config_fields import between
 from ernie_m_jax.data import mixture
 from ernie_m_jax.data.records import split_pair
 from ernie_m_jax.model import visibility
@@ -26,11 +28,11 @@ from ernie_m_jax.task import Batch, Example, Group, Record, Spec, Sums, Task
 class BTMLMConfig:
     """Keys of `config.objectives.btmlm`; see `configs/base.py`."""
 
-    mask_ratio: float
-    length_ratio: float
-    temperature: float
-    passes: int
-    join_to_characters: int
+    mask_ratio: float = field(metadata=between(0.01, 1))
+    length_ratio: float = field(metadata=between(0.1, 4))
+    temperature: float = field(metadata=between(0))
+    passes: int = field(metadata=between(1, 100))
+    join_to_characters: int = field(metadata=between(0))
 
 
 class PseudoTokens(NamedTuple):

@@ -2,45 +2,51 @@
 
 A config file (`configs/*.py`) starts from `configs.base`, where every key stands once with its meaning. Here the
 resolved `ConfigDict` becomes a tree of frozen dataclasses. Every unknown, missing or mistyped key, and every value that
-does not fit, is a line of one `ConfigError`. Everything else in the package reads the dataclasses only. The objectives'
-own keys are dataclasses in their modules (`ernie_m_jax/objectives/`).
+does not fit, is a line of one `ConfigError`. Everything else in the package reads the dataclasses only. Each field
+carries its limits (`config_fields.py`). The objectives' own keys are dataclasses in their modules
+(`ernie_m_jax/objectives/`).
 """
 
 import dataclasses
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import field
 from typing import Any
 
 from ernie_m_jax.config_build import build as build
 from ernie_m_jax.config_build import collect
-from ernie_m_jax.config_checks import ConfigError as ConfigError
-from ernie_m_jax.config_checks import config_problems, raise_problems
+from ernie_m_jax.config_checks import HEADS, config_problems
+from ernie_m_jax.config_fields import ABOVE_ZERO, between, one_of, raise_problems
+from ernie_m_jax.config_fields import ConfigError as ConfigError
+
+_MOST_DROPPED = 0.99  # a dropout rate of 1 would leave nothing
+_HIGHEST_RATE = 1e30  # times Adam's step, which is below 1000, it stays finite in float32
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Architecture of the encoder; the meaning of each key stands in `configs/base.py`."""
 
-    vocab_size: int
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    ffn_size: int
+    vocab_size: int = field(metadata=between(8))
+    hidden_size: int = field(metadata=between(1))
+    num_layers: int = field(metadata=between(1))
+    num_heads: int = field(metadata=between(1))
+    ffn_size: int = field(metadata=between(1))
     max_positions: int
-    first_position: int
+    first_position: int = field(metadata=between(0))
     pad_id: int
-    layer_norm_eps: float
+    layer_norm_eps: float = field(metadata=between(ABOVE_ZERO))
     initializer_range: float
-    hidden_dropout: float
-    attention_dropout: float
+    hidden_dropout: float = field(metadata=between(0, _MOST_DROPPED))
+    attention_dropout: float = field(metadata=between(0, _MOST_DROPPED))
     num_languages: int
-    language_embedding: str
-    num_token_types: int
+    language_embedding: str = field(metadata=one_of("slots", "all", "none"))
+    num_token_types: int = field(metadata=between(0))
     pooler: bool
-    mlm_head: str
-    head: str
-    num_labels: int
+    mlm_head: str = field(metadata=one_of("dense", "plain", "none"))
+    head: str = field(metadata=one_of("none", *HEADS))
+    num_labels: int = field(metadata=between(1))
     labels: tuple[str, ...] = ()
 
 
@@ -48,10 +54,10 @@ class ModelConfig:
 class ComputeConfig:
     """How the same architecture is computed: precision, scan, rematerialisation, attention kernel, loss chunk."""
 
-    dtype: str
+    dtype: str = field(metadata=one_of("float32", "bfloat16"))
     scan_layers: bool
-    remat: str
-    attention: str
+    remat: str = field(metadata=one_of("none", "dots", "full"))
+    attention: str = field(metadata=one_of("xla", "cudnn"))
     vocab_chunk: int
 
 
@@ -60,7 +66,7 @@ class TokenizerConfig:
     """Where the tokenizer comes from."""
 
     path: str
-    style: str
+    style: str = field(metadata=one_of("ernie", "huggingface", "xlm-roberta", "bert", "xlm"))
     character_coverage: float
 
 
@@ -80,51 +86,51 @@ class SourceConfig:
 class DataConfig:
     """Sources, mixture and packing."""
 
-    sequence_length: int
-    pair_positions: str
+    sequence_length: int = field(metadata=between(16))
+    pair_positions: str = field(metadata=one_of("continued", "restarted"))
     monolingual: Mapping[str, SourceConfig]
     parallel: Mapping[str, SourceConfig]
-    sampling_exponent: float
-    virtual_streams: int
-    packing_bins: int
-    prefetch: int
+    sampling_exponent: float = field(metadata=between(0, 10))
+    virtual_streams: int = field(metadata=between(1))
+    packing_bins: int = field(metadata=between(1))
+    prefetch: int = field(metadata=between(1))
 
 
 @dataclasses.dataclass(frozen=True)
 class StageConfig:
     """One stage of training: its length, its objectives' weights and its learning rate."""
 
-    steps: int
-    weights: Mapping[str, float]
-    learning_rate: float
+    steps: int = field(metadata=between(1))
+    weights: Mapping[str, float] = field(metadata=between(0))
+    learning_rate: float = field(metadata=between(0, _HIGHEST_RATE))
     warmup_steps: int
-    schedule: str
-    final_fraction: float
+    schedule: str = field(metadata=one_of("linear", "linear_from_zero", "cosine", "constant"))
+    final_fraction: float = field(metadata=between(0, 1))
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW."""
 
-    b1: float
-    b2: float
-    eps: float
-    weight_decay: float
-    layer_decay: float
-    clip_norm: float
+    b1: float = field(metadata=between(0, 0.999999))
+    b2: float = field(metadata=between(0, 0.999999))
+    eps: float = field(metadata=between(ABOVE_ZERO))
+    weight_decay: float = field(metadata=between(0))
+    layer_decay: float = field(metadata=between(ABOVE_ZERO, 1))
+    clip_norm: float = field(metadata=between(0))
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """The loop."""
 
-    batch_size: int
-    grad_accumulation_steps: int
-    log_every: int
-    evaluate_every: int
-    save_every: int
-    max_to_keep: int
-    max_skipped: int = 10
+    batch_size: int = field(metadata=between(1))
+    grad_accumulation_steps: int = field(metadata=between(1))
+    log_every: int = field(metadata=between(1))
+    evaluate_every: int = field(metadata=between(0))
+    save_every: int = field(metadata=between(0))
+    max_to_keep: int = field(metadata=between(0))
+    max_skipped: int = field(default=10, metadata=between(1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,9 +148,9 @@ class RetrievalConfig:
 
     source: SourceConfig
     layer: int
-    pooling: str
-    batch_size: int
-    max_length: int
+    pooling: str = field(metadata=one_of("mean", "cls", "max"))
+    batch_size: int = field(metadata=between(1))
+    max_length: int = field(metadata=between(2))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +167,7 @@ class InitConfig:
 class Config:
     """The whole tree; `configs/base.py` holds each key's meaning. `stages` are in the order they run."""
 
-    seed: int
+    seed: int = field(metadata=between(0, 2**31 - 1))
     languages: tuple[str, ...]
     model: ModelConfig
     compute: ComputeConfig

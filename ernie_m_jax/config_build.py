@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ernie_m_jax import task as tasks
-from ernie_m_jax.config_checks import ConfigError, nearest, raise_problems
+from ernie_m_jax.config_checks import nearest
+from ernie_m_jax.config_fields import ConfigError, raise_problems
 
 _LARGEST = 3.4028234e38  # of float32, which numbers are on a device
 _TRUTH = {"true": True, "false": False}

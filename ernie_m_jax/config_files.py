@@ -26,7 +26,7 @@ import ml_collections
 
 from ernie_m_jax import config_build
 from ernie_m_jax.config import Config, SourceConfig
-from ernie_m_jax.config_checks import ConfigError
+from ernie_m_jax.config_fields import ConfigError
 
 PREFIX = "--config."
 _BASE = Path(__file__).parents[1] / "configs" / "base.py"

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, cast
 import jax
 import numpy as np
 
+from ernie_m_jax import config_fields
 from ernie_m_jax.config import Config, ModelConfig
-from ernie_m_jax.config_checks import OBJECTIVE_RANGES
 from ernie_m_jax.data import layout
 from ernie_m_jax.evaluation import encode
 from ernie_m_jax.model import visibility
@@ -195,12 +195,8 @@ def back_translate(
     if not isinstance(passes, int):
         raise ValueError(f"passes is {passes}; it must be a whole number")
     chosen = {"length_ratio": length_ratio, "temperature": temperature, "passes": passes}
-    for name, value in chosen.items():
-        low, high = OBJECTIVE_RANGES[name]
-        if not low <= value <= high:
-            limits = f"from {low} to {high}" if high < np.inf else f"at least {low}"
-            raise ValueError(f"{name} is {value}; it must be {limits}")
     keys, cfg = _keys(**chosen), _config(model.config, languages, pair_positions)
+    config_fields.check(keys, "")
     examples = [_example(text, i, (source, target), tokenizer, cfg, keys) for i, text in enumerate(texts)]
     run = _generator(model, temperature, passes, tuple(tokenizer.special_tokens.values()))
     written = [Written("", (), ())] * len(examples)

@@ -139,7 +139,7 @@ def test_keeps_the_newest_and_never_deletes_the_one_just_written(tmp_path):
     assert checkpoints.steps() == [2, 3]
     assert not (tmp_path / "1").exists()
     assert saved(tmp_path, 0, keep=1).steps() == [0, 3]  # training went back to before steps 2 and 3
-    with pytest.raises(ValueError, match="keep=-1"):
+    with pytest.raises(ValueError, match=r"config\.train\.max_to_keep is -1; it must be at least 0"):
         Checkpoints(tmp_path, -1, "aaa")
 
 

@@ -208,7 +208,7 @@ def test_sums_that_break_the_contract_are_refused(sums, message):
 
 
 def test_microbatches_below_one_are_refused():
-    with pytest.raises(ValueError, match=r"train\.grad_accumulation_steps=0"):
+    with pytest.raises(ConfigError, match=r"config\.train\.grad_accumulation_steps is 0; it must be at least 1"):
         setup(microbatches=0)
 
 

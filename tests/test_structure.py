@@ -18,7 +18,7 @@ FLOORS = (
     ("finetune", "objectives"),
     ("data", "model", "reporting", "sharding", "weights"),
     ("tokenizer",),
-    ("atomic", "config", "config_build", "config_checks", "config_files", "task", "version"),
+    ("atomic", "config", "config_build", "config_checks", "config_fields", "config_files", "task", "version"),
 )
 LONGEST = 350  # lines of a file
 OBJECTIVES = {"mmlm", "tlm", "camlm", "btmlm"}

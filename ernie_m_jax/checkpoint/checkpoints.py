@@ -29,8 +29,10 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
+from ernie_m_jax import config_fields
 from ernie_m_jax.checkpoint import saved_steps, tree
 from ernie_m_jax.checkpoint.manifest import MANIFEST, CheckpointError, dump_json, load_json, write_manifest
+from ernie_m_jax.config import TrainConfig
 
 FORMAT = 1
 META = "meta.json"
@@ -50,12 +52,11 @@ class Checkpoints:
         reading a model together with its own tokenizer; "" is written for a model without one.
 
     Raises:
-      ValueError: `keep` is negative.
+      ConfigError: `keep` is negative.
     """
 
     def __init__(self, directory: Any, keep: int, fingerprint: str | None):
-        if keep < 0:
-            raise ValueError(f"train.max_to_keep={keep}: must be 0 (keep all) or more")
+        config_fields.check_value(TrainConfig, "max_to_keep", keep, "config.train.max_to_keep")
         path = os.fspath(directory)
         self.directory = epath.Path(path if "://" in path else os.path.abspath(path))  # Orbax refuses relative paths
         self.keep = keep

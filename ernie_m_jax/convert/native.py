@@ -19,10 +19,11 @@ import jax
 import numpy as np
 
 from ernie_m_jax import config as configs
+from ernie_m_jax import config_fields
 from ernie_m_jax.checkpoint import saved_steps, tree
 from ernie_m_jax.checkpoint.checkpoints import Checkpoints
-from ernie_m_jax.config import ConfigError, ModelConfig
-from ernie_m_jax.config_checks import PAIR_POSITIONS, validate_model
+from ernie_m_jax.config import ConfigError, DataConfig, ModelConfig
+from ernie_m_jax.config_checks import validate_model
 from ernie_m_jax.convert import layers
 from ernie_m_jax.reporting import files
 from ernie_m_jax.tokenizer import Tokenizer
@@ -102,8 +103,7 @@ def _facts(stated: dict[str, Any], model: ModelConfig) -> Facts:
     """
     languages = configs.build(tuple[str, ...], stated.get("languages", []), "config.languages")
     positions = stated.get("data", {}).get("pair_positions", NO_FACTS.pair_positions)
-    if positions not in PAIR_POSITIONS:
-        raise ConfigError(f"config.data.pair_positions is {positions!r}; allowed: {', '.join(PAIR_POSITIONS)}")
+    config_fields.check_value(DataConfig, "pair_positions", positions, "config.data.pair_positions")
     if model.language_embedding == "none":
         return Facts((), positions)
     if len(languages) > model.num_languages:

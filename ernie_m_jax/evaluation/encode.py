@@ -19,14 +19,13 @@ import numpy as np
 from etils import epath
 from rich import progress as rich_progress
 
-from ernie_m_jax import atomic, sharding
-from ernie_m_jax.config import ConfigError, ModelConfig
+from ernie_m_jax import atomic, config_fields, sharding
+from ernie_m_jax.config import ConfigError, ModelConfig, RetrievalConfig
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.encoder import ErnieM, Inputs
 from ernie_m_jax.tokenizer import Tokenizer
 
-POOLINGS = ("mean", "cls", "max")
 SHORTEST_BUCKET = 16  # below this a shorter row saves no time worth one more compilation
 CHUNK_LINES = 65_536  # lines that `encode_file` sorts and encodes at a time; bounds its memory
 
@@ -265,15 +264,12 @@ def _check_request(config: ModelConfig, layer: int, pooling: str, max_length: in
             f"layer {layer} (config.retrieval.layer) is out of range: 0 (output of the embeddings) to "
             f"{config.num_layers} (output of the last layer), or -1 for the last"
         )
-    if pooling not in POOLINGS:
-        raise ConfigError(f"pooling {pooling!r} (config.retrieval.pooling) is unknown; allowed: {', '.join(POOLINGS)}")
-    if not 2 <= max_length <= limit:
+    for name, value in (("pooling", pooling), ("max_length", max_length), ("batch_size", batch_size)):
+        config_fields.check_value(RetrievalConfig, name, value, f"{name} (config.retrieval.{name})")
+    if max_length > limit:
         raise ConfigError(
-            f"max_length {max_length} (config.retrieval.max_length) is out of range: 2 (CLS SEP) to {limit} (the "
-            "model's positions)"
+            f"max_length (config.retrieval.max_length) is {max_length}; the model has positions for {limit} tokens"
         )
-    if batch_size < 1:
-        raise ConfigError(f"batch_size {batch_size} (config.retrieval.batch_size) must be at least 1")
     return config.num_layers if layer == -1 else layer
 
 

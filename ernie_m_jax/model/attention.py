@@ -8,9 +8,9 @@ from typing import Literal, cast
 import jax
 import jax.numpy as jnp
 
+from ernie_m_jax import config_fields
+from ernie_m_jax.config import ComputeConfig
 from ernie_m_jax.model.dropout import dropout
-
-BACKENDS = ("xla", "cudnn")
 
 
 def attention(
@@ -41,10 +41,10 @@ def attention(
       [B, Lq, heads, head_dim], dtype of the query.
 
     Raises:
-      ValueError: if `backend` is unknown, or "cudnn" is asked for inputs that are not 16-bit.
+      ConfigError: `backend` is unknown.
+      ValueError: "cudnn" is asked for inputs that are not 16-bit.
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"compute.attention is {backend!r}; allowed are {', '.join(map(repr, BACKENDS))}")
+    config_fields.check_value(ComputeConfig, "attention", backend, "config.compute.attention")
     if backend == "cudnn" and query_blhd.dtype not in (jnp.bfloat16, jnp.float16):
         raise ValueError(f"compute.attention='cudnn' needs compute.dtype='bfloat16', got {query_blhd.dtype} inputs")
     query_blhd = query_blhd * jnp.asarray(query_blhd.shape[-1] ** -0.5, query_blhd.dtype)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ernie_m_jax import config_fields
 from ernie_m_jax.config import ComputeConfig, ModelConfig
 from ernie_m_jax.config_checks import HEADS
 from ernie_m_jax.model import loss
@@ -29,7 +30,6 @@ _REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-REMAT = ("none", *_REMAT_POLICIES)
 
 
 class SelfAttention(nn.Module):
@@ -125,11 +125,11 @@ class ErnieM(nn.Module):
     def setup(self) -> None:
         """Creates embeddings, layers (one stacked module, or layers_0, layers_1, ...), mlm_head, pooler and head."""
         config, compute = self.config, self.compute
+        config_fields.check(config, "config.model")
+        config_fields.check(compute, "config.compute")
         self.embeddings = Embeddings(config, compute)
         self.embedding_dropout = Dropout(config.hidden_dropout)
         layer: Any = Layer
-        if compute.remat not in REMAT:
-            raise ValueError(f"compute.remat is {compute.remat!r}; allowed are {', '.join(map(repr, REMAT))}")
         if compute.remat != "none":
             # Inside scan the barrier against common subexpression elimination is not needed and costs time.
             layer = nn.remat(

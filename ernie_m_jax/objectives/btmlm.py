@@ -8,6 +8,7 @@ paper leaves open stand in docs/design.md).
 
 import dataclasses
 import functools
+from dataclasses import field
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ernie_m_jax.config import Config, ConfigError
+from ernie_m_jax.config_fields import between
 from ernie_m_jax.data import layout, mixture
 from ernie_m_jax.data.records import split_pair
 from ernie_m_jax.model import visibility
@@ -37,11 +39,11 @@ GENERATION = np.array(
 class BTMLMConfig(TaskKeys):
     """Keys of `config.objectives.btmlm`; see `configs/base.py`."""
 
-    mask_ratio: float
-    length_ratio: float
-    temperature: float
-    passes: int
-    join_to_characters: int
+    mask_ratio: float = field(metadata=between(0.01, 1))
+    length_ratio: float = field(metadata=between(0.1, 4))
+    temperature: float = field(metadata=between(0))
+    passes: int = field(metadata=between(1, 100))
+    join_to_characters: int = field(metadata=between(0))
 
 
 class PseudoTokens(NamedTuple):

@@ -6,11 +6,13 @@ the word's own position, which sees the whole other sentence and its own side's 
 """
 
 import dataclasses
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 
 from ernie_m_jax.config import Config
+from ernie_m_jax.config_fields import between
 from ernie_m_jax.data import layout
 from ernie_m_jax.objectives import masking, tlm
 from ernie_m_jax.task import Example, Record, Spec, Task, TaskKeys
@@ -34,7 +36,7 @@ TABLE = np.array(
 class CAMLMConfig(TaskKeys):
     """Keys of `config.objectives.camlm`; see `configs/base.py`."""
 
-    mask_ratio: float
+    mask_ratio: float = field(metadata=between(0.01, 1))
 
 
 def examples(record: Record, tokenizer: Any, cfg: Config, keys: CAMLMConfig, rng: np.random.Generator) -> list[Example]:

@@ -5,11 +5,13 @@ Monolingual records in, one segment a record (or a join of short lines) out; eve
 """
 
 import dataclasses
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 
 from ernie_m_jax.config import Config
+from ernie_m_jax.config_fields import between
 from ernie_m_jax.data import layout, mixture
 from ernie_m_jax.model import visibility
 from ernie_m_jax.objectives import masking
@@ -20,8 +22,8 @@ from ernie_m_jax.task import Example, Group, Record, Sources, Spec, Task, TaskKe
 class MMLMConfig(TaskKeys):
     """Keys of `config.objectives.mmlm`; see `configs/base.py`."""
 
-    mask_ratio: float
-    join_to_characters: int
+    mask_ratio: float = field(metadata=between(0.01, 1))
+    join_to_characters: int = field(metadata=between(0))
 
 
 def records(cfg: Config, keys: MMLMConfig, sources: Sources) -> dict[str, Group]:

@@ -5,11 +5,13 @@ middle).
 """
 
 import dataclasses
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 
 from ernie_m_jax.config import Config
+from ernie_m_jax.config_fields import between
 from ernie_m_jax.data import layout, mixture
 from ernie_m_jax.model import visibility
 from ernie_m_jax.objectives import masking, mmlm
@@ -20,7 +22,7 @@ from ernie_m_jax.task import Example, Group, Record, Sources, Spec, Task, TaskKe
 class TLMConfig(TaskKeys):
     """Keys of `config.objectives.tlm`; see `configs/base.py`."""
 
-    mask_ratio: float
+    mask_ratio: float = field(metadata=between(0.01, 1))
 
 
 def records(cfg: Config, keys: Any, sources: Sources) -> dict[str, Group]:

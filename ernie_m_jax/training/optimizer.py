@@ -15,9 +15,9 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from ernie_m_jax.config import ConfigError, OptimizerConfig, StageConfig
-
-SCHEDULES = ("linear", "linear_from_zero", "cosine", "constant")
+from ernie_m_jax import config_fields
+from ernie_m_jax.config import OptimizerConfig, StageConfig
+from ernie_m_jax.config_checks import validate_stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,18 +59,9 @@ def schedule(stage: StageConfig) -> optax.Schedule:
     Raises:
       ConfigError: unknown name, or numbers outside their range.
     """
+    validate_stage(stage, "config.stages.*")
     name, peak, final = stage.schedule, stage.learning_rate, stage.final_fraction
     warmup, total = stage.warmup_steps, stage.steps
-    if name not in SCHEDULES:
-        raise ConfigError(f"stages.*.schedule={name!r}: allowed are {', '.join(SCHEDULES)}")
-    if total < 1:
-        raise ConfigError(f"stages.*.steps={total}: must be at least 1")
-    if not 0 <= warmup <= total:
-        raise ConfigError(f"stages.*.warmup_steps={warmup}: must lie in 0..{total} (stages.*.steps)")
-    if peak < 0:
-        raise ConfigError(f"stages.*.learning_rate={peak}: must not be negative")
-    if not 0 <= final <= 1:
-        raise ConfigError(f"stages.*.final_fraction={final}: must lie in 0..1")
     start = 0 if name == "linear_from_zero" else warmup
 
     def learning_rate(step: Any) -> jax.Array:
@@ -113,7 +104,7 @@ def make_optimizer(
       ConfigError: a number of `config` outside its range.
       ValueError: a parameter that matches no rule or several, or whose layer does not fit `num_layers`.
     """
-    _check(config)
+    config_fields.check(config, "config.optimizer")
     decayed, scale = plan(params, num_layers, config.layer_decay, rules)
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
@@ -192,17 +183,3 @@ def _decay(weight_decay: float, decayed: Any, scale: Any) -> optax.GradientTrans
         )
 
     return optax.stateless(update)
-
-
-def _check(config: OptimizerConfig) -> None:
-    """Raises ConfigError if a number lies outside its range."""
-    for key, holds, allowed in (
-        ("b1", 0 <= config.b1 < 1, "0 <= b1 < 1"),
-        ("b2", 0 <= config.b2 < 1, "0 <= b2 < 1"),
-        ("eps", config.eps > 0, "eps > 0"),
-        ("weight_decay", config.weight_decay >= 0, "weight_decay >= 0"),
-        ("layer_decay", 0 < config.layer_decay <= 1, "0 < layer_decay <= 1 (1 turns it off)"),
-        ("clip_norm", config.clip_norm >= 0, "clip_norm >= 0 (0 turns it off)"),
-    ):
-        if not holds:
-            raise ConfigError(f"optimizer.{key}={getattr(config, key)}: allowed is {allowed}")

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ernie_m_jax import sharding
+from ernie_m_jax import config_fields, sharding
+from ernie_m_jax.config import TrainConfig
 from ernie_m_jax.task import Batch, Sums
 from ernie_m_jax.training.state import Purpose, TrainState
 
@@ -50,10 +51,12 @@ def make_train_step(
       step and the schedule count on.
 
     Raises:
+      ConfigError: `microbatches` is below 1.
       ValueError: when it is traced, if the rows do not divide or loss_fn returns no "loss" or a name of ours.
     """
-    if microbatches < 1:
-        raise ValueError(f"train.grad_accumulation_steps={microbatches}: must be at least 1")
+    config_fields.check_value(
+        TrainConfig, "grad_accumulation_steps", microbatches, "config.train.grad_accumulation_steps"
+    )
 
     def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Sums]:
         rng = jax.random.fold_in(jax.random.fold_in(key, Purpose.TRAIN), state.step)

@@ -2,11 +2,13 @@
 
 A file becomes a byte buffer (memory-mapped when local and uncompressed, otherwise held in memory) and int64 offsets
 into it, built by NumPy in blocks: no Python object a line. A text is decoded when it is asked for. Files are checked to
-be UTF-8 while they are indexed, so a bad byte is an error at opening, with its line.
+be UTF-8 while they are indexed, so a bad byte is an error at opening, with its line. `labelled.py`, which may leave bad
+rows out, asks for `lines(strict=False)` and `Cells` and judges the rows itself.
 """
 
 import codecs
 import gzip
+import itertools
 import os
 import zlib
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from etils import epath
 from ernie_m_jax.task import Record
 
 BLOCK = 4 << 20  # bytes indexed at a time
+CATEGORIES = 64  # different cells of a column that are found by comparing bytes; others are decoded one by one
 # The first two bytes, in UTF-8, of every Unicode space beyond ASCII.
 _SPACES = ((0xC2, 0x85), (0xC2, 0xA0), (0xE1, 0x9A), (0xE2, 0x80), (0xE2, 0x81), (0xE3, 0x80))
 
@@ -94,6 +97,59 @@ class Texts:
         """The texts of ascending row numbers or of a mask."""
         return Texts(self.buffer, self.starts[rows], self.ends[rows])
 
+    def invalid(self) -> np.ndarray:
+        """Which texts are not UTF-8, bool[N]."""
+        wrong = np.zeros(len(self), bool)
+        edges = np.searchsorted(self.starts, np.arange(0, self.buffer.data.size, BLOCK))
+        for low, high in itertools.pairwise([*edges, len(self)]):
+            if low < high and not _decodes(self.buffer.data[self.starts[low] : self.ends[high - 1]]):
+                for row in range(low, high):
+                    wrong[row] = not _decodes(self.buffer.data[self.starts[row] : self.ends[row]])
+        return wrong
+
+    def categories(self) -> tuple[np.ndarray, list[str]]:
+        """The different texts of a column with few of them: number of each row's text, int64[N], and the texts."""
+        data, starts, sizes = self.buffer.data, self.starts, self.ends - self.starts
+        numbers = np.full(len(self), -1)
+        names: dict[str, int] = {}
+        rest = np.arange(len(self))
+        for _ in range(CATEGORIES):
+            if not rest.size:
+                break
+            row = int(rest[0])
+            same = rest[sizes[rest] == sizes[row]]
+            for step in range(int(sizes[row])):
+                same = same[data[starts[same] + step] == data[starts[row] + step]]
+            numbers[same] = names.setdefault(self[row], len(names))
+            rest = rest[numbers[rest] < 0]
+        for row in map(int, rest):
+            numbers[row] = names.setdefault(self[row], len(names))
+        return numbers, list(names)
+
+
+class Cells:
+    """The tab-separated cells of lines, counted but not checked.
+
+    Attributes:
+      counts: cells of each line, int64[N].
+    """
+
+    def __init__(self, rows: Texts):
+        self.rows = rows
+        self.tabs = rows.buffer.positions(9)
+        self.first = np.searchsorted(self.tabs, rows.starts)
+        self.counts = np.searchsorted(self.tabs, rows.ends) - self.first + 1
+
+    def column(self, number: int, rows: np.ndarray) -> Texts:
+        """The cells of one column, counted from 0, in ascending rows (or a mask) that all have it."""
+        first, starts, ends = self.first[rows] + number, self.rows.starts[rows], self.rows.ends[rows]
+        last = self.counts[rows] == number + 1
+        if number:
+            starts = self.tabs[first - 1] + 1
+        if not last.all():
+            ends = np.where(last, ends, self.tabs[np.minimum(first, self.tabs.size - 1)])
+        return Texts(self.rows.buffer, starts, ends)
+
 
 class MonolingualTexts:
     """Texts of one language as records."""
@@ -121,14 +177,19 @@ class ParallelTexts:
         return Record((self.sides[0][index], self.sides[1][index]), self.languages)
 
 
-def lines(path: str) -> Texts:
+def lines(path: str, strict: bool = True) -> Texts:
     """Every line of a file, blank ones included; the line's number is its index plus one.
 
+    Args:
+      path: the file.
+      strict: whether invalid UTF-8 is an error; if not, `Texts.invalid` finds such lines.
+
     Raises:
-      DataError: missing or empty file, invalid UTF-8 (with its line).
+      DataError: missing or empty file, invalid UTF-8 (with its line) unless told otherwise.
     """
     buffer = Buffer(path)
-    _check_utf8(buffer)
+    if strict:
+        _check_utf8(buffer)
     ends = buffer.positions(10)
     if not ends.size or ends[-1] != buffer.data.size - 1:
         ends = np.append(ends, buffer.data.size)
@@ -152,27 +213,16 @@ def table(path: str, columns: tuple[str, ...] = ()) -> dict[str, Texts]:
     names = list(columns) or rows[0].split("\t")
     if len(set(names)) != len(names):
         raise DataError(f"{path}: column names are repeated: {names}")
-    tabs = rows.buffer.positions(9)
-    first = np.searchsorted(tabs, rows.starts)
-    counts = np.searchsorted(tabs, rows.ends) - first + 1
-    kept = (counts > 1) | rows.filled()
+    cells = Cells(rows)
+    kept = (cells.counts > 1) | rows.filled()
     if not columns:
         kept[0] = False
-    wrong = np.flatnonzero(kept & (counts != len(names)))
+    wrong = np.flatnonzero(kept & (cells.counts != len(names)))
     if wrong.size:
         where = "`columns` names" if columns else "the header has"
         line = int(wrong[0])
-        raise DataError(f"{path}:{line + 1}: {counts[line]} cells, {where} {len(names)}")
-    starts, ends, first = rows.starts[kept], rows.ends[kept], first[kept]
-    last = len(names) - 1
-    return {
-        name: Texts(
-            rows.buffer,
-            starts if column == 0 else tabs[first + column - 1] + 1,
-            ends if column == last else tabs[first + column],
-        )
-        for column, name in enumerate(names)
-    }
+        raise DataError(f"{path}:{line + 1}: {cells.counts[line]} cells, {where} {len(names)}")
+    return {name: cells.column(number, kept) for number, name in enumerate(names)}
 
 
 def _load(path: str) -> tuple[np.ndarray, bool]:
@@ -208,3 +258,11 @@ def _check_utf8(buffer: Buffer) -> None:
     except UnicodeDecodeError as error:
         line = newlines + error.object[: error.start].count(b"\n") + 1
         raise DataError(f"{buffer.path}:{line}: invalid UTF-8 ({error.reason}); convert the file to UTF-8") from error
+
+
+def _decodes(span: np.ndarray) -> bool:
+    try:
+        span.tobytes().decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -64,7 +64,7 @@ def table(results: dict) -> str:
 def main() -> None:
     """Runs what is missing, prints the table, writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="runs a variant, seeds 0, 1, ...")
+    parser.add_argument("--seeds", type=int, default=3, help="runs per variant, seeds 0, 1, ...")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each gets its share of the cores")
     parser.add_argument("--workdir", type=pathlib.Path, default=ROOT / "runs" / "objectives")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="JSON file of the results")
@@ -80,7 +80,7 @@ def main() -> None:
         done = [pair for pairs in pool.map(work, range(arguments.jobs)) for pair in pairs]
     summaries = {name: [summary for other, summary in done if other == name] for name in VARIANTS}
     results = {
-        name: {moment: [summary["retrieval"][moment] for summary in runs] for moment in MOMENTS}
+        name: {moment: [summary["evals"]["retrieval"][moment] for summary in runs] for moment in MOMENTS}
         for name, runs in summaries.items()
     }
     print(table(results))

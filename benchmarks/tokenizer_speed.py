@@ -5,12 +5,12 @@
     PYTHONPATH=. reference/bin/python benchmarks/tokenizer_speed.py --output benchmarks/results/tokenizer_speed.json
 
 One process on one core, timed in processor time; ids only, no special tokens; the text is the bundled Universal
-Declaration of Human Rights, 918 paragraphs in 18 languages, one call a paragraph. A repeat goes through all tokenizers
-in turn: each is made anew, reads every text once ("cold": it remembers nothing but from these texts), then all again
-("warm": its caches filled by that). The SentencePiece model is trained here, on the bundled text and the tests' lines;
---tokenizer takes a published one. mBERT's and XLM's vocabularies are the tests'. Prints a table (medians, and the range
-of the warm runs) and writes it with hardware, versions and date. Ids are checked too: those of the slow classes must be
-ours.
+Declaration of Human Rights, 918 paragraphs in 18 languages, one call per paragraph. A repeat goes through all
+tokenizers in turn: each is made anew, reads every text once ("cold": it remembers nothing but from these texts), then
+all again ("warm": its caches filled by that). The SentencePiece model is trained here, on the bundled text and the
+tests' lines; --tokenizer takes a published one. mBERT's and XLM's vocabularies are the tests'. Prints a table (medians,
+and the range of the warm runs) and writes it with hardware, versions and date. Ids are checked too: those of the slow
+classes must be ours.
 """
 
 import os
@@ -106,7 +106,7 @@ def builders(folder: pathlib.Path) -> dict[str, Callable[[], Encode]]:
 
 
 def measure(made: dict[str, Callable[[], Encode]], texts: list[str], repeats: int) -> tuple[dict, dict]:
-    """Tokens a second of each, {name: {"cold": [...], "warm": [...]}}, and the ids of each text."""
+    """Tokens per second of each, {name: {"cold": [...], "warm": [...]}}, and the ids of each text."""
     rates: dict[str, dict[str, list[float]]] = {name: {"cold": [], "warm": []} for name in made}
     ids = {}
     for _ in range(repeats):

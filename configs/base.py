@@ -1,12 +1,15 @@
 """The whole tree of configuration, once. Every other config starts from `get_config()` here and states what differs.
 
-A comment a key: meaning, unit, source. Sources: "paper" is Ouyang et al., EMNLP 2021; "recipe" is the nearest published
-pre-training recipe (InfoXLM from XLM-R base); "ours" is a decision of this project, given in docs/design.md.
+A comment per key: meaning, unit, source. Sources: "paper" is Ouyang et al., EMNLP 2021; "recipe" is the nearest
+published pre-training recipe (InfoXLM from XLM-R base); "ours" is a decision of this project, given in docs/design.md.
 """
+
+import json
+import pathlib
 
 import ml_collections
 
-# Architecture a size: hidden size, layers, heads, FFN size. base and large are the released models (paper).
+# Architecture per size: hidden size, layers, heads, FFN size. base and large are the released models (paper).
 SIZES = {
     "tiny": (128, 2, 4, 512),
     "small": (384, 6, 6, 1536),
@@ -63,18 +66,72 @@ def source(path: str = "", **keys: object) -> ml_collections.ConfigDict:
 def stage(**keys: object) -> ml_collections.ConfigDict:
     """Keys of one stage of training. Stages run in the order of their names, each from the checkpoint before it."""
     config = ml_collections.ConfigDict()
-    config.steps = 200_000  # optimizer steps (recipe)
-    config.weights = ml_collections.ConfigDict()  # objective -> weight; one objective is drawn a step (ours)
+    config.steps = 200_000  # optimizer steps (recipe); 0: as many as `epochs` take
+    config.epochs = 0.0  # passes through the objective's training data where steps is 0; for fine-tuning
+    config.weights = ml_collections.ConfigDict()  # objective -> weight; one objective is drawn per step (ours)
     config.learning_rate = 2e-4  # peak; 1e-4 for large (recipe)
     config.warmup_steps = 10_000  # steps (recipe)
+    config.warmup_fraction = 0.0  # of the steps; above 0 it decides instead of warmup_steps (paper's code: 0.1)
     config.schedule = "linear"  # linear | linear_from_zero | cosine | constant, after the warm-up (recipe: linear)
     config.final_fraction = 0.0  # of the peak, reached at the last step (recipe)
     config.update(keys)
     return config
 
 
+def evaluation(kind: str, **keys: object) -> ml_collections.ConfigDict:
+    """Keys of an evaluation, `config.evals.NAME`; NAME is the user's.
+
+    `--config.evals.NAME.kind=KIND` adds one on the command line. What it finds is shown, and is in `metrics.jsonl`, in
+    TensorBoard and in `STAGE/NAME.csv` and `.png`.
+    """
+    config = ml_collections.ConfigDict()
+    config.kind = kind  # retrieval | heldout | task
+    config.every = 0  # steps between evaluations within a stage; 0: only at its end
+    config.start = False  # also before the first step of the first stage
+    config.batch_size = 32  # rows computed at a time: packed ones, in retrieval sentences
+    if kind == "retrieval":
+        # a parallel set to search: with one column per language every language is compared with every other; with
+        # {pair} or {language} in the path, or `pairs`, each pair by itself. Empty path: no retrieval
+        config.source = source()
+        config.layer = -1  # 0: embeddings, n: after layer n, -1: the last
+        config.pooling = "mean"  # mean | cls | max, over a sentence's tokens
+        config.max_length = 128  # tokens of a sentence
+        config.start = True
+        config.batch_size = 64
+    elif kind == "heldout":
+        config.objective = "mmlm"  # entry of config.objectives whose loss and accuracy are measured, by language
+        config.monolingual = source()  # text that is not trained on, as the objective needs it
+        config.parallel = source()
+        config.max_records = 0  # the first of each language or pair; 0: all
+    elif kind == "task":
+        config.objective = ""  # entry of config.objectives that is a fine-tuning task
+        config.splits = ("dev", "test")  # of the task; the last one's score is the headline
+    else:
+        raise ValueError(f"evaluation kind {kind!r}: must be retrieval, heldout or task")
+    config.update(keys)
+    return config
+
+
+def sentence_pairs(**keys: object) -> ml_collections.ConfigDict:
+    """Keys of a fine-tuning task on pairs of sentences (xnli, pawsx); `data/labelled.py` describes the files."""
+    config = ml_collections.ConfigDict()
+    config.train = ""  # file with {language}, folder of a known layout, or "tfds:NAME"
+    config.dev = ""  # the same; empty: the task has no such split
+    config.test = ""  # the same
+    config.train_languages = ("en",)  # one: cross-lingual transfer; several: translate-train-all
+    config.languages = ()  # languages that are evaluated; empty: all of config.languages
+    config.max_length = 256  # tokens of a pair, special ones included; the longer sentence is cut first (paper's code)
+    config.bad_rows = "error"  # error | skip: rows that cannot be used are left out and counted
+    config.update(keys)
+    return config
+
+
 def objectives() -> ml_collections.ConfigDict:
-    """Keys of the four pre-training objectives."""
+    """Keys of the four pre-training objectives.
+
+    An entry of another name says which task it is: `config.objectives.short = {"task": "mmlm", ...}`. A task of your
+    own is named by its module: `{"task": "my_package.my_task", ...}`.
+    """
     config = ml_collections.ConfigDict()
     config.mmlm = {
         "mask_ratio": 0.15,  # share of tokens to predict (paper)
@@ -88,7 +145,7 @@ def objectives() -> ml_collections.ConfigDict:
     }
     config.btmlm = {
         "mask_ratio": 0.15,  # share of source tokens to predict from source and pseudo tokens (paper)
-        "length_ratio": 1.0,  # placeholders for each source token (ours; the paper does not say)
+        "length_ratio": 1.0,  # placeholders per source token (ours; the paper does not say)
         "temperature": 0.0,  # 0: argmax; above: sample the pseudo tokens (ours: argmax)
         "passes": 1,  # generation passes; each further one masks the least confident again (ours)
         "join_to_characters": 0,  # as mmlm.join_to_characters
@@ -107,7 +164,7 @@ def get_config() -> ml_collections.ConfigDict:
         "scan_layers": True,  # one compiled layer, parameters stacked; False: unrolled
         "remat": "none",  # none | dots | full: what the backward pass computes again
         "attention": "xla",  # xla | cudnn
-        "vocab_chunk": 16_384,  # vocabulary rows a step of the cross-entropy; 0: all at once
+        "vocab_chunk": 16_384,  # vocabulary rows per step of the cross-entropy; 0: all at once
     }
     config.tokenizer = {
         "path": "",  # folder of sentencepiece.bpe.model and vocab.txt; empty: train one on the data into the workdir
@@ -119,10 +176,10 @@ def get_config() -> ml_collections.ConfigDict:
         "pair_positions": "continued",  # continued (as in fine-tuning) | restarted (as XLM): second sentence
         "monolingual": ml_collections.ConfigDict(),  # name -> source(...), read by mmlm and btmlm
         "parallel": ml_collections.ConfigDict(),  # name -> source(...), read by tlm and camlm
-        "sampling_exponent": 0.7,  # exponent of the sampling over languages and pairs (the field's habit)
-        "virtual_streams": 8,  # parts of the batch with a packer of their own; hosts share them out
-        "packing_bins": 64,  # rows that a packer fills at a time; more fills better and mixes epochs further
-        "prefetch": 2,  # batches made ahead, an objective
+        "sampling_exponent": 0.7,  # exponent of the sampling over languages and pairs (usual in the field)
+        "virtual_streams": 8,  # parts of the batch, each with its own packer; divided among the hosts
+        "packing_bins": 64,  # rows that a packer fills at a time; more bins pad less and mix epochs further
+        "prefetch": 2,  # batches made ahead, per objective
     }
     config.objectives = objectives()
     config.stages = ml_collections.ConfigDict()  # name -> stage(...)
@@ -131,31 +188,33 @@ def get_config() -> ml_collections.ConfigDict:
         "b2": 0.98,  # Adam (recipe)
         "eps": 1e-6,  # Adam (recipe)
         "weight_decay": 0.01,  # decoupled; not on biases and LayerNorm (recipe)
-        "layer_decay": 1.0,  # factor a layer from the top down; fine-tuning uses 0.8 (paper's code)
+        "layer_decay": 1.0,  # factor per layer from the top down; fine-tuning uses 0.8 (paper's code)
         "clip_norm": 1.0,  # global norm; 0: no clipping (recipe)
     }
     config.train = {
-        "batch_size": 256,  # packed rows a step over all devices
-        "grad_accumulation_steps": 1,  # parts a step is computed in; sums are accumulated
+        "batch_size": 256,  # packed rows per step over all devices
+        "grad_accumulation_steps": 1,  # parts that each step is computed in; their sums are added up
         "log_every": 50,  # steps
-        "evaluate_every": 0,  # steps between retrieval evaluations within a stage; 0: only at its end
         "save_every": 1000,  # steps between checkpoints; the last step is always saved; 0: only there
         "max_to_keep": 2,  # newest checkpoints to keep; 0: all
         "max_skipped": 10,  # steps in a row with a loss or gradient that is not finite, at which a run stops (ours)
+        "select": "",  # EVALUATION/METRIC, as "xnli/dev/accuracy": its best checkpoint is kept and is the result; of a
+        # metric "loss" the least is best. Empty: the last step is the result
+        "patience": 0,  # evaluations of `select` without a better one at which a stage ends early; 0: never
     }
-    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}  # devices an axis; -1: the rest
-    config.retrieval = {
-        "source": source(),  # a parallel set with one column a language; empty path: no retrieval
+    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}  # devices per axis; -1: the rest
+    config.evals = {"retrieval": evaluation("retrieval")}  # name -> evaluation(...)
+    config.encode = {  # --mode=encode: sentences to vectors
         "layer": -1,  # 0: embeddings, n: after layer n, -1: the last
         "pooling": "mean",  # mean | cls | max, over a sentence's tokens
-        "batch_size": 64,  # sentences a step
-        "max_length": 128,  # tokens at most
+        "batch_size": 64,  # sentences computed at a time
+        "max_length": 128,  # tokens of a sentence
     }
     config.init = {
         "resume": "",  # folder of a stage to continue: state and data position, into a new workdir
         "params": "",  # a model to take the parameters from: a run or stage, or any format of docs/conversion.md
-        "fresh": (),  # beginnings of names of parameters that may be missing there and then start from scratch
-        "drop": (),  # beginnings of names of parameters and tensors there that this model may do without
+        "fresh": (),  # name prefixes of parameters that may be missing there and then start from scratch
+        "drop": (),  # name prefixes of parameters and tensors there that this model may do without
     }
     return config
 
@@ -213,19 +272,108 @@ def pretraining_stage(size: str, weights: dict[str, float], **keys: object) -> m
     return stage(weights=weights, **{**SCALES[size]["stage"], **keys})
 
 
-def parse(argument: str, **choices: tuple[str, ...]) -> list[str]:
-    """`KEY=VALUE,KEY=VALUE` as a value for each of `choices`, in their order; the first choice is the default.
+def finetuning(size: str, labels: tuple[str, ...], init: str, seed: str) -> ml_collections.ConfigDict:
+    """The base for classifying with ERNIE-M (paper's code), without task and stage.
+
+    Args:
+      size: one of `SIZES`; does not count where `init` is a model of this project.
+      labels: names of the classes.
+      init: where the parameters come from: a run or converted model of this project, whose architecture and tokenizer
+        are taken over, or a folder of another format of `docs/conversion.md`; empty: `ernie-m-<size>` for base and
+        large, from scratch for the others.
+      seed: a number.
+    """
+    config = get_config()
+    config.seed = int(seed)  # the paper's figures are means of five
+    config.model.update(model(size))
+    config.model.language_embedding = "none"  # nothing is to be written, and released models have none
+    init = init or (f"ernie-m-{size}" if size in ("base", "large") else "")
+    config.init.params = init
+    config.tokenizer.path = init
+    if (pathlib.Path(init) / "config.json").is_file() and init:
+        _as_stored(config, pathlib.Path(init))
+    config.model.pooler = True
+    config.model.mlm_head = "none"
+    config.model.head = "sequence_classification"
+    config.model.num_labels = len(labels)
+    config.model.labels = labels
+    config.init.fresh = ("head", "pooler")
+    config.init.drop = ("mlm_head", "embeddings/language", "head")
+    config.optimizer.update({"b2": 0.999, "weight_decay": 0.0, "layer_decay": 0.8})  # (paper's code)
+    config.data.sampling_exponent = 1.0  # every pair as often as every other
+    config.data.packing_bins = 32
+    config.evals = ml_collections.ConfigDict()
+    config.train.log_every = 100
+    return config
+
+
+def _as_stored(config: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
+    """Takes over what a run or a converted model of this project says of itself; another library's says nothing."""
+    stored = json.loads((folder / "config.json").read_text("utf-8"))
+    stored = stored.get("config", stored)
+    if not isinstance(stored.get("model"), dict):
+        return
+    embedding = stored["model"]["language_embedding"]
+    config.model.update({key: value for key, value in stored["model"].items() if key in config.model})
+    config.model.language_embedding = embedding if embedding == "all" else "none"  # "slots" are not on words
+    config.tokenizer.style = stored["tokenizer"]["style"] or config.tokenizer.style
+    config.tokenizer.path = stored["tokenizer"].get("path") or str(folder / "tokenizer")
+    config.data.pair_positions = stored.get("data", {}).get("pair_positions", config.data.pair_positions)
+
+
+# Learning rate, and steps between evaluations on dev, by size. base and large: the paper's code, ours.
+FINETUNING_SCALES = {"tiny": (5e-4, 200), "small": (1e-4, 1000), "base": (5e-5, 2000), "large": (5e-5, 2000)}
+
+
+def finetune_on(config: ml_collections.ConfigDict, objective: str, size: str, epochs: float, wide: bool) -> None:
+    """The one stage of a fine-tuning run, with its evaluations; the checkpoint that is best on dev is its result.
+
+    Args:
+      config: of `finetuning`, with the objective's keys.
+      objective: the task's entry.
+      size: decides learning rate and precision.
+      epochs: passes through the training data.
+      wide: batches of about 128 pairs, otherwise of about 32 (paper's code).
+    """
+    rate, every = FINETUNING_SCALES[size]
+    config.compute.dtype = "bfloat16" if size in ("base", "large") else "float32"
+    config.train.batch_size = 32 if wide else 8  # packed rows of 256 tokens
+    config.data.virtual_streams = 8
+    config.stages.finetune = stage(
+        steps=0,
+        epochs=epochs,
+        weights={objective: 1.0},
+        learning_rate=rate,
+        warmup_steps=0,
+        warmup_fraction=0.1,
+        schedule="linear_from_zero",
+    )
+    config.evals.dev = evaluation("task", objective=objective, splits=("dev",), every=every)
+    config.evals[objective] = evaluation("task", objective=objective, splits=("dev", "test"))
+    config.train.select = "dev/dev/accuracy"
+
+
+def parse(argument: str, **choices: tuple[str, ...] | str) -> list[str]:
+    """`KEY=VALUE,KEY=VALUE` as a value for each of `choices`, in their order.
+
+    Args:
+      argument: what stands after the colon of --config.
+      **choices: key -> the values it may have, the default first; or, as a string, the default of a free value.
 
     Raises:
       ValueError: a key or value that is not among the choices, or a key given twice; the message lists them.
     """
-    given = dict(item.partition("=")[::2] for item in argument.split(",") if item)
-    if len(given) < len([item for item in argument.split(",") if item]) or not all(
-        key in choices and value in choices[key] for key, value in given.items()
-    ):
-        expected = ",".join(f"{key}={'|'.join(values)}" for key, values in choices.items())
-        raise ValueError(f"argument {argument!r}: expected {expected}")
-    return [given.get(key, values[0]) for key, values in choices.items()]
+    items = [item for item in argument.split(",") if item]
+    given = dict(item.partition("=")[::2] for item in items)
+    fits = all(
+        key in choices and (isinstance(choices[key], str) or value in choices[key]) for key, value in given.items()
+    )
+    if len(given) < len(items) or not fits:
+        shown = {key: "..." if isinstance(values, str) else "|".join(values) for key, values in choices.items()}
+        raise ValueError(
+            f"argument {argument!r}: expected {','.join(f'{key}={value}' for key, value in shown.items())}"
+        )
+    return [given.get(key, values if isinstance(values, str) else values[0]) for key, values in choices.items()]
 
 
 SIZE = ("base", "tiny", "small", "large")  # choices of `size=`, the default first

@@ -46,7 +46,7 @@ def get_config(argument: str = ""):
     config.optimizer.clip_norm = 0.3  # the objectives' gradients differ in size; clipped, none dominates Adam's moments
     config.train.batch_size = 8
     config.train.log_every = 100
-    config.retrieval.source = base.source("corpus:diagnostics/heldout")
+    config.evals.retrieval.source = base.source("corpus:diagnostics/heldout")
     if argument:
         _only(config, argument)
     return config

@@ -37,8 +37,8 @@ def load(
       scan_layers: layers stacked, for `compute.scan_layers=True`; otherwise `layers_0`, `layers_1`, ...
       form: the format, where it is not to be recognised.
       style: of an ERNIE-M tokenizer: "ernie" (default) or "huggingface"; a model of this project keeps its own.
-      num_heads: attention heads, where neither the checkpoint nor the width of 64 a head tells it.
-      ignore: beginnings of names of tensors that may be there and are no parameters.
+      num_heads: attention heads, where neither the checkpoint nor the width of 64 per head gives them.
+      ignore: name prefixes of tensors that may be there and are no parameters.
       with_tokenizer: look for a tokenizer beside the weights.
 
     Raises:
@@ -91,7 +91,7 @@ def save(
 
 
 def train(config: Any, workdir: Any) -> dict[str, Any]:
-    """Pre-trains every stage of a config, as `--mode=train` does; an interrupted run goes on where it stood.
+    """Trains every stage of a config, as `--mode=train` does; an interrupted run goes on where it stood.
 
     Args:
       config: what a config file's `get_config()` returns, or a resolved `Config`.
@@ -108,4 +108,4 @@ def train(config: Any, workdir: Any) -> dict[str, Any]:
     """
     if not (isinstance(config, Config | Mapping) or hasattr(config, "to_dict")):
         raise TypeError(f"config is {config!r:.80}; it must be what a config file's get_config() returns, or a Config")
-    return run.pretrain(config if isinstance(config, Config) else configs.resolve(config), run.local(workdir))
+    return run.train(config if isinstance(config, Config) else configs.resolve(config), run.local(workdir))

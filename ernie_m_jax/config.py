@@ -17,10 +17,14 @@ from typing import Any
 from ernie_m_jax.config_build import build as build
 from ernie_m_jax.config_build import collect
 from ernie_m_jax.config_checks import HEADS, config_problems
+from ernie_m_jax.config_evals import EvalKeys, RetrievalEval
+from ernie_m_jax.config_evals import SourceConfig as SourceConfig
 from ernie_m_jax.config_fields import ABOVE_ZERO, between, one_of, raise_problems
 from ernie_m_jax.config_fields import ConfigError as ConfigError
+from ernie_m_jax.task import TaskKeys
 
 _MOST_DROPPED = 0.99  # a dropout rate of 1 would leave nothing
+_EMPTY: tuple[Any, ...] = ("", [], {}, None)  # values that state nothing
 _HIGHEST_RATE = 1e30  # times Adam's step, which is below 1000, it stays finite in float32
 
 
@@ -71,18 +75,6 @@ class TokenizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class SourceConfig:
-    """One set of records: a path, its format and which languages or pairs of it to read."""
-
-    path: str
-    format: str
-    languages: tuple[str, ...]
-    pairs: tuple[str, ...]
-    columns: tuple[str, ...]
-    split: str
-
-
-@dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Sources, mixture and packing."""
 
@@ -100,12 +92,14 @@ class DataConfig:
 class StageConfig:
     """One stage of training: its length, its objectives' weights and its learning rate."""
 
-    steps: int = field(metadata=between(1))
+    steps: int = field(metadata=between(0))
     weights: Mapping[str, float] = field(metadata=between(0))
     learning_rate: float = field(metadata=between(0, _HIGHEST_RATE))
     warmup_steps: int
     schedule: str = field(metadata=one_of("linear", "linear_from_zero", "cosine", "constant"))
     final_fraction: float = field(metadata=between(0, 1))
+    epochs: float = field(default=0.0, metadata=between(0))
+    warmup_fraction: float = field(default=0.0, metadata=between(0, 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,20 +116,21 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """The loop."""
+    """The training loop: batch size, logging, evaluation and checkpoints."""
 
     batch_size: int = field(metadata=between(1))
     grad_accumulation_steps: int = field(metadata=between(1))
     log_every: int = field(metadata=between(1))
-    evaluate_every: int = field(metadata=between(0))
     save_every: int = field(metadata=between(0))
     max_to_keep: int = field(metadata=between(0))
     max_skipped: int = field(default=10, metadata=between(1))
+    select: str = ""
+    patience: int = field(default=0, metadata=between(0))
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices a mesh axis."""
+    """Devices per mesh axis."""
 
     data: int
     fsdp: int
@@ -143,10 +138,9 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class RetrievalConfig:
-    """Sentence retrieval over a parallel set."""
+class EncodeConfig:
+    """How a sentence becomes a vector."""
 
-    source: SourceConfig
     layer: int
     pooling: str = field(metadata=one_of("mean", "cls", "max"))
     batch_size: int = field(metadata=between(1))
@@ -173,23 +167,24 @@ class Config:
     compute: ComputeConfig
     tokenizer: TokenizerConfig
     data: DataConfig
-    objectives: Mapping[str, Any]
+    objectives: Mapping[str, TaskKeys]
     stages: Mapping[str, StageConfig]
     optimizer: OptimizerConfig
     train: TrainConfig
     mesh: MeshConfig
-    retrieval: RetrievalConfig
+    encode: EncodeConfig
     init: InitConfig
+    evals: Mapping[str, EvalKeys] = field(default_factory=dict)
 
 
 def resolve(tree: Mapping[str, Any], *, training: bool = True, problems: Sequence[str] = ()) -> Config:
     """The frozen config behind a `ConfigDict` (or the dictionary out of a `config.json`).
 
-    A source of `data` whose path is empty is left out.
+    A source of `data` and a retrieval evaluation whose path is empty are left out.
 
     Args:
       tree: the keys.
-      training: whether the stages will be trained; a model that is only used needs none.
+      training: whether the stages will be trained; a model that is evaluated, not trained, needs none.
       problems: what is known to be wrong with the tree already; raised together with the rest.
 
     Raises:
@@ -202,7 +197,10 @@ def resolve(tree: Mapping[str, Any], *, training: bool = True, problems: Sequenc
         kinds = {kind: _with_paths(getattr(config.data, kind)) for kind in ("monolingual", "parallel")}
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, **kinds))
     if config.stages is not None:
-        config = dataclasses.replace(config, stages={name: config.stages[name] for name in in_order(config.stages)})
+        ordered = {name: config.stages[name] for name in in_order(config.stages)}
+        config = dataclasses.replace(config, stages={name: warmed_up(stage) for name, stage in ordered.items()})
+    if config.evals is not None:
+        config = dataclasses.replace(config, evals=_with_sources(config.evals))
     if config.model is not None and config.languages is not None and (config.model.num_languages or 0) < 0:
         model = dataclasses.replace(config.model, num_languages=len(config.languages))
         config = dataclasses.replace(config, model=model)
@@ -214,6 +212,22 @@ def resolve(tree: Mapping[str, Any], *, training: bool = True, problems: Sequenc
 def _with_paths(sources: Mapping[str, SourceConfig] | None) -> Any:
     """The sources without those of an empty path; what could not be built stays for the checks."""
     return sources and {name: source for name, source in sources.items() if source is None or source.path != ""}
+
+
+def _with_sources(evals: Mapping[str, Any]) -> dict[str, Any]:
+    """The evaluations without those of retrieval that have no set to search."""
+
+    def is_empty(keys: Any) -> bool:
+        return isinstance(keys, RetrievalEval) and keys.source is not None and keys.source.path == ""
+
+    return {name: keys for name, keys in evals.items() if not is_empty(keys)}
+
+
+def warmed_up(stage: Any) -> Any:
+    """A stage whose `warmup_steps` are its `warmup_fraction` of its steps, where it has both."""
+    if stage is None or not stage.warmup_fraction or not stage.steps:
+        return stage
+    return dataclasses.replace(stage, warmup_steps=int(stage.warmup_fraction * stage.steps))
 
 
 def in_order(stages: Iterable[str]) -> list[str]:
@@ -239,6 +253,6 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str
         one, other = first.get(key), second.get(key)
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             lines += differences(one, other, f"{prefix}.{key}")
-        elif one != other and not (None in (one, other) and [] in (one, other)):
+        elif one != other and not (key not in first and other in _EMPTY) and not (key not in second and one in _EMPTY):
             lines.append(f"{prefix}.{key}: {one!r} there, {other!r} here")
     return lines

@@ -9,8 +9,10 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ernie_m_jax import config_renames
 from ernie_m_jax import task as tasks
 from ernie_m_jax.config_checks import nearest
+from ernie_m_jax.config_evals import EvalKeys
 from ernie_m_jax.config_fields import ConfigError, raise_problems
 
 _LARGEST = 3.4028234e38  # of float32, which numbers are on a device
@@ -30,7 +32,7 @@ def build(kind: Any, value: Any, path: str) -> Any:
 
 
 def collect(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
-    """As `build`, but what is wrong is added to `problems`, and None stands where a value cannot be."""
+    """As `build`, but what is wrong is added to `problems`, and None stands in place of it."""
     if dataclasses.is_dataclass(kind):
         return _collect_keys(kind, value, path, problems)
     if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
@@ -72,7 +74,7 @@ def _collect_keys(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
     for field in dataclasses.fields(kind):
         if field.name in value:
             made[field.name] = collect(hints[field.name], value[field.name], f"{path}.{field.name}", problems)
-        elif field.default is dataclasses.MISSING:
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             problems.append(
                 f"{path}.{field.name} is missing; start the config from configs.base, or give --{path}.{field.name}"
             )
@@ -81,7 +83,9 @@ def _collect_keys(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
 
 
 def unknown(path: str, key: str, known: Iterable[str]) -> str:
-    """What to say about a key that is not among `known`."""
+    """What to say about a key that is not among `known`: its new name, if it was renamed."""
+    if renamed := config_renames.new_name(f"{path}.{key}"):
+        return f"{path}.{key} is now {renamed}"
     return f"{path}.{key} is unknown{nearest(key, known)}; keys here: {', '.join(known) or 'none'}"
 
 
@@ -92,19 +96,21 @@ def is_mapping(kind: Any) -> bool:
 
 
 def named_kind(kind: Any, name: str, value: Any, path: str) -> Any:
-    """The type of an entry of a mapping; for the objectives, the keys of its task.
+    """The type of an entry of a mapping; for an objective the keys of its task, for an evaluation those of its kind.
 
     Args:
       kind: the mapping's type.
       name: the entry's.
-      value: the entry as it is so far, whose key `task` may name another module than its own name.
+      value: the entry as it is so far; its key `task` may name another module than its own name, `kind` says the kind.
       path: of the mapping, for messages.
 
     Raises:
-      ConfigError: there is no such task.
+      ConfigError: there is no such task or kind.
     """
     item = typing.get_args(kind)[1]
-    if item is not Any:
+    if item is EvalKeys:
+        return _eval_kind(value, f"{path}.{name}")
+    if item is not tasks.TaskKeys:
         return item
     chosen = value.get("task", "") if isinstance(value, Mapping) else getattr(value, "task", "")
     try:
@@ -112,6 +118,13 @@ def named_kind(kind: Any, name: str, value: Any, path: str) -> Any:
     except KeyError as error:
         where = f"{path}.{name}.task" if chosen else f"{path}.{name}"
         raise ConfigError(f"{where}: {error.args[0]}{nearest(chosen or name, tasks.names())}") from None
+
+
+def _eval_kind(value: Any, path: str) -> type[EvalKeys]:
+    kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
+    if kind not in EvalKeys.kinds:
+        raise ConfigError(f"{path}.kind is {kind!r}; allowed: {', '.join(EvalKeys.kinds)}")
+    return EvalKeys.kinds[kind]
 
 
 def expected(kind: Any) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ernie_m_jax import config_fields
+from ernie_m_jax import task as tasks
 from ernie_m_jax.config_fields import ABOVE_ZERO, Range, raise_problems
 
 # Fine-tuning heads -> their number of outputs; None: `model.num_labels`.
@@ -59,7 +60,7 @@ def config_problems(config: Any, training: bool, complete: bool) -> list[str]:
         try:
             for line in check(part):
                 problems.append(line)
-        except (TypeError, AttributeError):  # None where a key is missing or mistyped, which is said already
+        except (TypeError, AttributeError):  # None where a key is missing or mistyped, which is reported already
             if complete:
                 raise
     return [*problems, *config_fields.problems(config, "config")]
@@ -78,7 +79,7 @@ def _positions_left(model: Any) -> Iterator[str]:
 
 def _head_has_pooler(model: Any) -> Iterator[str]:
     if model.head in POOLED_HEADS and model.pooler is False:
-        yield f"config.model.head {model.head!r} stands on the pooled vector: set config.model.pooler=True"
+        yield f"config.model.head {model.head!r} takes the pooled vector: set config.model.pooler=True"
 
 
 def _labels(model: Any) -> Iterator[str]:
@@ -89,15 +90,25 @@ def _labels(model: Any) -> Iterator[str]:
 def _lengths(config: Any) -> Iterator[str]:
     model = config.model
     limit = model.max_positions - model.first_position
-    for path, length in (
-        ("data.sequence_length", config.data.sequence_length),
-        ("retrieval.max_length", config.retrieval.max_length),
-    ):
-        if length > limit > 0:
+    lengths = {
+        "data.sequence_length": config.data.sequence_length,
+        "encode.max_length": config.encode.max_length,
+        **{f"evals.{name}.max_length": getattr(keys, "max_length", None) for name, keys in config.evals.items()},
+    }
+    for path, length in lengths.items():
+        if length is not None and length > limit > 0:
             yield (
                 f"config.{path} is {length}, but the model has positions for {limit} tokens "
                 f"(config.model.max_positions {model.max_positions} less first_position {model.first_position})"
             )
+
+
+def _layers(config: Any) -> Iterator[str]:
+    layers = {"encode": config.encode.layer} | {
+        f"evals.{name}": keys.layer for name, keys in config.evals.items() if hasattr(keys, "layer")
+    }
+    for path, layer in layers.items():
+        yield from Range(-1, config.model.num_layers).problems(layer, f"config.{path}.layer")
 
 
 def _languages(config: Any) -> Iterator[str]:
@@ -143,8 +154,56 @@ def _rows(config: Any) -> Iterator[str]:
 def _some_stage(config: Any) -> Iterator[str]:
     if not config.stages:
         yield "config.stages is empty: name at least one stage"
-    if config.model.mlm_head == "none":
-        yield "config.model.mlm_head is 'none', but the objectives of config.stages predict words with it"
+
+
+def _trained_tasks(config: Any) -> Iterator[str]:
+    weights = {name: weight for stage in config.stages.values() for name, weight in stage.weights.items() if weight}
+    for name in weights:
+        if name in config.objectives:
+            yield from _requirements(config, name)
+
+
+def _requirements(config: Any, objective: str) -> Iterator[str]:
+    task = tasks.bind(config, objective)
+    for line in task.task.requires(config, task.keys):
+        yield line if line.startswith("config.") else f"config.objectives.{objective}.{line}"
+
+
+def _stage_lengths(config: Any) -> Iterator[str]:
+    for name, stage in config.stages.items():
+        if stage.steps == 0 and stage.epochs == 0:
+            yield f"config.stages.{name} has neither steps nor epochs; one must be above 0"
+        if stage.epochs and not stage.steps and sum(weight > 0 for weight in stage.weights.values()) > 1:
+            yield f"config.stages.{name}.epochs is of one objective, but its weights name several: give steps"
+
+
+def _evals(config: Any) -> Iterator[str]:
+    for name, keys in config.evals.items():
+        objective = getattr(keys, "objective", None)
+        if objective is None:
+            continue
+        if objective not in config.objectives:
+            yield f"config.evals.{name}.objective is {objective!r}{nearest(objective, config.objectives)}"
+            continue
+        yield from _requirements(config, objective)
+        if keys.kind == "heldout" and not (keys.monolingual.path or keys.parallel.path):
+            yield f"config.evals.{name} has no text: set its monolingual.path or parallel.path"
+        if keys.kind == "task" and not keys.splits:
+            yield f"config.evals.{name}.splits is empty: name at least one split"
+
+
+def _selection(config: Any) -> Iterator[str]:
+    select = config.train.select
+    if not select:
+        if config.train.patience:
+            yield "config.train.patience counts evaluations of config.train.select, which is empty"
+        return
+    name, _, metric = select.partition("/")
+    if name not in config.evals or not metric:
+        yield (
+            f"config.train.select is {select!r}; it must be EVALUATION/METRIC, such as 'xnli/dev/accuracy', with an "
+            f"evaluation of config.evals: {', '.join(config.evals) or 'none'}"
+        )
 
 
 def _initial_weights(config: Any) -> Iterator[str]:
@@ -153,7 +212,8 @@ def _initial_weights(config: Any) -> Iterator[str]:
 
 
 def _warmup(stage: Any, path: str) -> Iterator[str]:
-    yield from Range(0, max(stage.steps, 1)).problems(stage.warmup_steps, f"{path}.warmup_steps")
+    if stage.steps:
+        yield from Range(0, max(stage.steps, 1)).problems(stage.warmup_steps, f"{path}.warmup_steps")
 
 
 def _warmups(config: Any) -> Iterator[str]:
@@ -172,5 +232,17 @@ def _weights(config: Any) -> Iterator[str]:
 
 
 _MODEL_CHECKS = (_heads_divide_width, _positions_left, _head_has_pooler, _labels)
-_CHECKS = (_lengths, _languages, _attention, _local_paths, _tokenizer, _rows, _warmups, _weights)
-_TRAINING_CHECKS = (_some_stage, _initial_weights)
+_CHECKS = (
+    _lengths,
+    _layers,
+    _languages,
+    _attention,
+    _local_paths,
+    _tokenizer,
+    _rows,
+    _warmups,
+    _weights,
+    _evals,
+    _selection,
+)
+_TRAINING_CHECKS = (_some_stage, _initial_weights, _stage_lengths, _trained_tasks)

@@ -24,8 +24,9 @@ from typing import Any
 
 import ml_collections
 
-from ernie_m_jax import config_build
+from ernie_m_jax import config_build, config_renames
 from ernie_m_jax.config import Config, SourceConfig
+from ernie_m_jax.config_evals import EvalKeys
 from ernie_m_jax.config_fields import ConfigError
 
 PREFIX = "--config."
@@ -119,6 +120,8 @@ def home(workdir: Path) -> Path:
 def stored_config_tree(workdir: Path) -> dict[str, Any]:
     """What `config.json` says: a run's whole resolved config; of a converted model the few keys that it keeps.
 
+    Keys that were renamed since have their new names.
+
     Raises:
       ConfigError: there is none, or it cannot be read.
     """
@@ -131,6 +134,7 @@ def stored_config_tree(workdir: Path) -> dict[str, Any]:
         parts = () if "stages" in tree else (tree["model"], tree["tokenizer"], tree.get("data", {}))
         if not all(isinstance(part, dict) for part in parts):
             raise TypeError("model, tokenizer and data must be mappings")
+        return config_renames.upgraded(tree)
     except FileNotFoundError:
         raise ConfigError(f"{workdir} holds no run: there is no {path.name} in it") from None
     except KeyError:
@@ -140,7 +144,6 @@ def stored_config_tree(workdir: Path) -> dict[str, Any]:
         ) from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path} is damaged ({error}); restore it, or choose another --workdir") from None
-    return tree
 
 
 def from_workdir(workdir: Path, training: bool) -> dict[str, Any]:
@@ -178,8 +181,14 @@ def override(tree: dict[str, Any], settings: Iterable[str]) -> list[str]:
     """
     problems = []
     added: dict[str, str] = {}  # path of a new source -> what to say if it gets no path
+    settings = list(settings)
+    for setting in settings:
+        _add_evaluation(tree, setting)
     for setting in settings:
         key, given, text = setting.removeprefix(PREFIX).partition("=")
+        if new := config_renames.new_name(f"config.{key}"):
+            problems.append(f"config.{key} is now {new}")
+            continue
         try:
             _set(tree, key.split("."), text if given else None, added)
         except ConfigError as error:
@@ -192,6 +201,14 @@ def override(tree: dict[str, Any], settings: Iterable[str]) -> list[str]:
         else:
             problems.append(f"{message}; a new source needs {path}.path")
     return problems
+
+
+def _add_evaluation(tree: dict[str, Any], setting: str) -> None:
+    """`--config.evals.NAME.kind=KIND` of a new name: an evaluation with the defaults of `configs.base`."""
+    found = re.fullmatch(r"--config\.evals\.([^.=]+)\.kind=(\w+)", setting)
+    evals = tree.setdefault("evals", {})
+    if found and isinstance(evals, dict) and found[1] not in evals and found[2] in EvalKeys.kinds:
+        evals[found[1]] = _base().evaluation(found[2]).to_dict()
 
 
 def _set(tree: dict[str, Any], names: Sequence[str], text: str | None, added: dict[str, str]) -> None:
@@ -222,6 +239,9 @@ def _kind(kind: Any, name: str, node: dict[str, Any], path: str, added: dict[str
     if item is SourceConfig:
         added[f"{path}.{name}"] = config_build.unknown(path, name, node)
         node[name] = _base().source().to_dict()
+    elif item is EvalKeys and name in EvalKeys.kinds:  # named like its kind; others begin with --config.evals.NAME.kind
+        node[name] = _base().evaluation(name).to_dict()
+        return config_build.named_kind(kind, name, node[name], path)
     elif item is not float:  # a weight may be new; `resolve` knows the objectives
         raise ConfigError(config_build.unknown(path, name, node))
     return item

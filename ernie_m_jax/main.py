@@ -26,9 +26,9 @@ from ernie_m_jax.training.guard import TrainingError
 from ernie_m_jax.training.preemption import Interrupted
 
 MODES = {
-    "train": "pre-train every stage; an interrupted run goes on where it stood",
-    "evaluate": "sentence retrieval with the newest checkpoint: table, CSV, heat map",
-    "encode": "turn --input (a sentence a line) into --output (.npy) with config.retrieval's layer and pooling",
+    "train": "pre-train or fine-tune every stage; an interrupted run goes on where it stood",
+    "evaluate": "run config.evals with the selected or newest checkpoint: tables, CSV, PNG in evaluation/",
+    "encode": "turn --input (a sentence per line) into --output (.npy) with config.encode's layer and pooling",
     "compile": "compile every step without data and print what it needs",
     "print": "show the resolved config",
 }
@@ -41,18 +41,19 @@ _CONFIG = flags.DEFINE_string(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, summary.")
 _MODE = flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(f"{name}: {what}" for name, what in MODES.items()))
-_INPUT = flags.DEFINE_string("input", None, "Text file to encode, one sentence a line.")
+_INPUT = flags.DEFINE_string("input", None, "Text file to encode, one sentence per line.")
 _OUTPUT = flags.DEFINE_string("output", None, "Where --mode=encode writes its vectors; ends in .npy.")
 
 EXPECTED = (configs.ConfigError, DataError, CheckpointError, TrainingError, OSError)
 OUT_OF_MEMORY = (
     "raise config.train.grad_accumulation_steps, set config.compute.remat=full or lower config.train.batch_size "
-    "(to evaluate or encode, config.retrieval.batch_size); --mode=compile tells what a step needs"
+    "(to evaluate or encode, config.evals.NAME.batch_size or config.encode.batch_size); --mode=compile tells what a "
+    "step needs"
 )
 
 
 def main(arguments: list[str]) -> None:
-    """Runs one mode; what a user can mend ends in one message on standard error and exit status 2."""
+    """Runs one mode; what a user can fix ends in one message on standard error and exit status 2."""
     try:
         run_mode(read_config(arguments[1:]))
     except Interrupted as error:
@@ -98,7 +99,7 @@ def run_mode(config: configs.Config) -> None:
     if not _WORKDIR.value:
         raise configs.ConfigError(f"--workdir=DIR is missing; --mode={_MODE.value} needs it")
     if _MODE.value == "train":
-        run.pretrain(config, Path(_WORKDIR.value))
+        run.train(config, Path(_WORKDIR.value))
     else:
         use(config, Path(_WORKDIR.value))
 
@@ -106,17 +107,18 @@ def run_mode(config: configs.Config) -> None:
 def use(config: configs.Config, workdir: Path) -> None:
     """The modes that use the model in a work directory; they change nothing of the run or model in it."""
     claim.check_model(config, workdir)
-    made = run.make(config, config_files.home(workdir), evaluating=_MODE.value == "evaluate")
+    made = run.make(config, config_files.home(workdir), with_evaluations=_MODE.value == "evaluate")
     params = restore.load_params(made, workdir)
     if _MODE.value == "evaluate":
-        if not run.has_retrieval(config):
-            raise configs.ConfigError("config.retrieval.source.path is empty: nothing to evaluate on")
-        made.evaluate(params, workdir, "evaluation")
+        if not config.evals:
+            raise configs.ConfigError("config.evals is empty, or its sources' paths are: nothing to evaluate on")
+        for name in made.evaluations.keys:
+            made.evaluate(name, params, workdir / "evaluation", name)
         return
     for name, value in (("input", _INPUT.value), ("output", _OUTPUT.value)):
         if not value:
             raise configs.ConfigError(f"--{name}=FILE is missing; --mode=encode needs it")
-    keys = config.retrieval
+    keys = config.encode
     shape = encode.encode_file(
         _INPUT.value,
         _OUTPUT.value,

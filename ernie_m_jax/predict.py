@@ -98,7 +98,7 @@ def fill_mask(
       params: its parameters.
       tokenizer: the model's.
       text: with masks, as `Tokenizer.encode_masked` reads them.
-      top_k: words for each mask.
+      top_k: words per mask.
       language: row of the language table, from 0, where the model has one: the language to write.
 
     Returns:
@@ -184,7 +184,7 @@ def back_translate(
       target: the language to write.
       languages: names of the language table's rows.
       pair_positions: `config.data.pair_positions` of the training.
-      length_ratio: placeholders for each token of the text.
+      length_ratio: placeholders per token of the text.
       temperature: 0 writes the most probable tokens, above 0 they are drawn.
       passes: passes of generation, of which each further one writes the least confident tokens again.
       seed: of the draws.
@@ -240,7 +240,7 @@ def _generator(
 
 
 def _batch(examples: Sequence[Example], config: ModelConfig) -> dict[str, np.ndarray]:
-    """An example a row, padded; numbers of rows and lengths are powers of two, so that few programs are compiled."""
+    """An example per row, padded; numbers of rows and lengths are powers of two, so that few programs are compiled."""
     rows = 1 << (len(examples) - 1).bit_length()
     width = encode.bucket(max(len(example["ids"]) for example in examples), positions_of(config))
     room = encode.bucket(max(len(example["generate_at"]) for example in examples), width)

@@ -33,7 +33,7 @@ class Model:
     Attributes:
       config: the architecture.
       params: nested dictionaries of float32 NumPy arrays, as `ErnieM.apply` takes them ({"params": params}); not to be
-        changed in place, for the methods keep a copy on the device.
+        changed in place, since the methods keep a copy on the device.
       tokenizer: None where the folder has no tokenizer's files.
       languages: names of the language table's rows; () where there is no table, or no name is known.
       pair_positions: `config.data.pair_positions` of the training.
@@ -114,14 +114,14 @@ class Model:
             it stands within a word or between a word and its punctuation.
           top_k: words per mask.
           language: the language to write, one of `languages`; needed where the model has a language table of several
-            rows, for there a mask carries its language.
+            rows, since a mask there carries its language.
 
         Returns:
           For each mask its (token, probability, text) tuples, the most probable first; no special tokens.
 
         Raises:
           ValueError: no tokenizer or mlm_head, no mask, a text longer than the model's positions, or an argument that
-            cannot be.
+            is not possible.
         """
         tokenizer = self._writer("fill_mask")
         if not isinstance(text, str):
@@ -141,7 +141,7 @@ class Model:
     ) -> list[Written]:
         """Writes pseudo tokens of another language behind each text, as BTMLM does in training.
 
-        It is there to look at what the objective learns from: a parallel guess for each placeholder, no translation.
+        It shows what the objective learns from: a parallel guess for each placeholder, no translation.
 
         Args:
           texts: sentences of the language `source`.

@@ -38,7 +38,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """Returns the mesh with the axes data, fsdp and tensor.
 
     Args:
-      config: devices an axis; one of them may be -1, the rest of the devices.
+      config: devices per axis; one of them may be -1, the rest of the devices.
       devices: which devices; all of them (of all hosts) if None.
 
     Raises:
@@ -128,7 +128,7 @@ def _spec(path: str, leaf: Any, mesh: Mesh, rules: Mapping[str, str | None]) -> 
     names = leaf.names if is_box(leaf) else ()
     if len(names) != len(shape):
         raise ConfigError(
-            f"parameter {path!r} of shape {shape} has logical axis names {names}: one a dimension is needed"
+            f"parameter {path!r} of shape {shape} has logical axis names {names}: one per dimension is needed"
         )
     axes: list[str | None] = []
     for dimension, (name, size) in enumerate(zip(names, shape, strict=True)):

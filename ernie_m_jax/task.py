@@ -109,7 +109,8 @@ class Task:
         compile.
       loss: `(cfg, keys, model, params, batch, rng, deterministic) -> Sums`, device; never divides. `Sums["loss"]` is
         what is trained on. `deterministic` leaves dropout out, for held-out data.
-      requires: `(cfg, keys) -> problems`: what the model must have, and what else must fit, checked with the config.
+      requires: `(cfg, keys) -> problems`: what the model must have, and what else must fit, checked with the config. A
+        line begins with "config." or with one of the task's own keys.
       columns: of its sums, those that the reports show, with their titles; `loss` and `accuracy` are always shown.
       splits: `(cfg, keys) -> {split: {language: records}}`, host: finite, ordered data to be scored on.
       predict: `(cfg, keys, model, params, batch) -> {"FEATURE/NAME": array}`, device, without dropout; an array is

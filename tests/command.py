@@ -43,7 +43,7 @@ def refused(*arguments):
 
 
 def quick(workdir, steps=4):
-    """A run of some steps a stage."""
+    """A run of some steps per stage."""
     return (
         *SMALL,
         *ONE_EACH,

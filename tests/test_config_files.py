@@ -37,9 +37,9 @@ def test_everything_that_is_wrong_is_said_at_once():
     assert said.splitlines() == [
         "5 things are wrong with the config:",
         "  config.train.batch_row is unknown (nearest: batch_size); keys here: batch_size, grad_accumulation_steps, "
-        "log_every, evaluate_every, save_every, max_to_keep, max_skipped",
+        "log_every, save_every, max_to_keep, max_skipped, select, patience",
         "  config.stages.stage1.learning_rat is unknown (nearest: learning_rate); keys here: steps, weights, "
-        "learning_rate, warmup_steps, schedule, final_fraction",
+        "learning_rate, warmup_steps, schedule, final_fraction, epochs, warmup_fraction",
         "  config.train.max_to_keep must be of type int, got 'many'",
         "  config.data.sequence_length is 513, but the model has positions for 512 tokens (config.model.max_positions "
         "514 less first_position 2)",

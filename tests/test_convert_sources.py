@@ -204,7 +204,7 @@ def test_older_names_of_bert(tmp_path):
 
 
 def test_a_paddle_file_without_any_config(tmp_path):
-    """As the hub has ernie_m_base.pdparams: sizes from the tensors, 64 a head unless told."""
+    """As the hub has ernie_m_base.pdparams: sizes from the tensors, 64 per head unless stated."""
     case = reference.case("paddle-tiny")
     expected = ernie_m_jax.load(case.write(tmp_path / "source"))
     shutil.copy(tmp_path / "source" / "model_state.pdparams", tmp_path / "ernie_m_base.pdparams")

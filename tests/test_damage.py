@@ -36,7 +36,7 @@ def tree(tokenizer_path, **keys):
     common = {"learning_rate": 1e-2, "warmup_steps": 1, "schedule": "linear", "final_fraction": 0.0}
     stages = {name: common | {"steps": steps, "weights": weights} for name, (steps, weights) in STAGES.items()}
     own = {"tokenizer__path": str(tokenizer_path), "stages": stages, "train__save_every": 2, "train__max_to_keep": 0}
-    return small_tree(**(own | {"retrieval__source": RETRIEVAL} | keys))
+    return small_tree(**(own | {"evals__retrieval__source": RETRIEVAL} | keys))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def config(tokenizer_path):
 def finished(config, tmp_path_factory):
     """A run that was never disturbed: steps 2, 4, 6 of stage2 and 2 of stage10."""
     workdir = tmp_path_factory.mktemp("finished")
-    run.pretrain(config, workdir)
+    run.train(config, workdir)
     return workdir
 
 
@@ -117,7 +117,7 @@ def test_a_damaged_newest_checkpoint_does_not_block_the_run(config, workdir, fin
     undo_last_steps(workdir)
     checkpoints = workdir / "stage2" / "checkpoints"
     flip(checkpoints / "4" / "meta.json")
-    run.pretrain(config, workdir)
+    run.train(config, workdir)
     shown = capsys.readouterr().out
     assert "step 4 is damaged" in shown
     assert f"{checkpoints}/4/meta.json is damaged" in shown
@@ -130,7 +130,7 @@ def test_the_stage_before_is_mended_before_the_next_one_starts(config, workdir, 
     undo_second_stage(workdir)
     checkpoints = workdir / "stage2" / "checkpoints"
     flip(checkpoints / "6" / "streams" / "btmlm-0.json")
-    run.pretrain(config, workdir)
+    run.train(config, workdir)
     assert "step 6 is damaged" in capsys.readouterr().out
     assert listing(checkpoints) == ["2", "4", "6", "6.damaged"]
     assert_same(config, workdir, finished)
@@ -143,7 +143,7 @@ def test_without_a_good_checkpoint_nothing_starts_from_scratch(config, workdir):
         flip(checkpoints / step / "meta.json")
     for _ in range(2):
         with pytest.raises(CheckpointError, match=r"no good checkpoint.*step 4: .*step 2: "):
-            run.pretrain(config, workdir)
+            run.train(config, workdir)
         assert listing(checkpoints) == ["2", "4"]
 
 
@@ -162,9 +162,9 @@ def test_a_reader_of_a_run_falls_back_too_and_renames_nothing(tokenizer_path, co
     read = native.read(native.find(workdir))
     np.testing.assert_array_equal(read["embeddings/word"], expected["embeddings/word"])
     assert "step 6 is damaged" in capsys.readouterr().out
-    keys = {"init__resume": str(workdir), "stages__stage2__steps": 5, "retrieval__source__path": ""}
+    keys = {"init__resume": str(workdir), "stages__stage2__steps": 5, "evals__retrieval__source__path": ""}
     stages = {"stage2": tree(tokenizer_path)["stages"]["stage2"]}
-    run.pretrain(configs.resolve(tree(tokenizer_path, stages=stages, **keys)), tmp_path / "other")
+    run.train(configs.resolve(tree(tokenizer_path, stages=stages, **keys)), tmp_path / "other")
     assert f"going on from step 4 of init.resume {workdir}" in capsys.readouterr().out
     assert listing(checkpoints) == ["2", "4", "6"]
 
@@ -179,7 +179,7 @@ def test_a_damaged_line_of_the_metrics_does_not_block_the_run(config, workdir, c
     content = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([content[0], b'{"step": 1, \xff}\n', *content[2:]]))
     damaged = path.read_bytes()
-    run.pretrain(config, workdir)
+    run.train(config, workdir)
     assert f"{path}, line 2" in capsys.readouterr().out
     assert path.with_name("metrics.jsonl.damaged").read_bytes() == damaged
     assert path.read_bytes().splitlines()[0] == content[0].rstrip()
@@ -192,19 +192,19 @@ def test_damaged_metrics_of_a_finished_stage_do_not_block_its_summary(config, wo
     path.write_bytes(b"".join([b"{}\n", *content[1:-1], torn]))
     for summary in (workdir / "summary.json", workdir / "stage2" / "summary.json"):
         summary.unlink()
-    run.pretrain(config, workdir)
+    run.train(config, workdir)
     assert f"{path}, line 1" in capsys.readouterr().out
     assert path.read_bytes() == b"".join(content[1:-1])
     path.unlink()
     for summary in (workdir / "summary.json", workdir / "stage2" / "summary.json"):
         summary.unlink()
-    assert run.pretrain(config, workdir)["objectives"]["stage2"] == {}
+    assert run.train(config, workdir)["objectives"]["stage2"] == {}
 
 
-@pytest.mark.parametrize("content", [b'{"retrieval": {', b"\xff", b"[1]", b""])
+@pytest.mark.parametrize("content", [b'{"evals": {', b"\xff", b"[1]", b""])
 def test_a_damaged_summary_of_the_run_is_made_again(content, config, workdir, finished, capsys):
     (workdir / "summary.json").write_bytes(content)
-    run.pretrain(config, workdir)
+    run.train(config, workdir)
     assert f"{workdir / 'summary.json'} is damaged" in capsys.readouterr().out
     assert summary_of(workdir) == summary_of(finished)
 
@@ -212,11 +212,11 @@ def test_a_damaged_summary_of_the_run_is_made_again(content, config, workdir, fi
 def test_damaged_numbers_of_a_stage_are_made_again(config, workdir, finished, capsys):
     (workdir / "summary.json").unlink()
     (workdir / "stage2" / "summary.json").write_text('{"steps": 6}')
-    (workdir / "stage2" / "retrieval-start.json").write_text("{")
-    run.pretrain(config, workdir)
+    (workdir / "stage2" / "start.json").write_text("{")
+    run.train(config, workdir)
     shown = capsys.readouterr().out
     assert f"{workdir / 'stage2' / 'summary.json'} is damaged" in shown
-    assert f"{workdir / 'stage2' / 'retrieval-start.json'} is damaged" in shown
+    assert f"{workdir / 'stage2' / 'start.json'} is damaged" in shown
     assert summary_of(workdir) == summary_of(finished)
 
 
@@ -229,7 +229,7 @@ def test_a_damaged_config_is_one_line(content, config, workdir):
     for check in (
         lambda: config_files.stored_config_tree(workdir),
         lambda: config_files.from_workdir(workdir, training=False),
-        lambda: run.pretrain(config, workdir),
+        lambda: run.train(config, workdir),
     ):
         with pytest.raises(configs.ConfigError, match=r"config\.json is damaged") as caught:
             check()
@@ -241,7 +241,7 @@ def test_a_damaged_config_is_one_line(content, config, workdir):
 
 @pytest.mark.slow
 def test_the_time_of_a_run_is_that_of_all_its_parts(tokenizer_path, tmp_path, monkeypatch, capsys):
-    config = configs.resolve(tree(tokenizer_path, retrieval__source__path=""))
+    config = configs.resolve(tree(tokenizer_path, evals__retrieval__source__path=""))
 
     def slow_then_dead(self, step):
         if step == 3:
@@ -252,11 +252,11 @@ def test_the_time_of_a_run_is_that_of_all_its_parts(tokenizer_path, tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(preemption.StopRequest, "due", slow_then_dead)
         with pytest.raises(KeyboardInterrupt):
-            run.pretrain(config, tmp_path)
+            run.train(config, tmp_path)
     began = time.perf_counter()
-    first = run.pretrain(config, tmp_path)["wall_seconds"]
+    first = run.train(config, tmp_path)["wall_seconds"]
     assert first > time.perf_counter() - began + 2.5
-    assert run.pretrain(config, tmp_path)["wall_seconds"] == first
+    assert run.train(config, tmp_path)["wall_seconds"] == first
     assert "is complete" in capsys.readouterr().out.splitlines()[-1]
 
 
@@ -286,11 +286,11 @@ def fail_in(monkeypatch, message="no space left"):
 @pytest.mark.slow
 def test_a_start_that_failed_refuses_no_mended_config(tmp_path, monkeypatch, capsys):
     fail_in(monkeypatch)
-    keys = {"retrieval__source__path": "", "model__vocab_size": 900}
+    keys = {"evals__retrieval__source__path": "", "model__vocab_size": 900}
 
     def begin(**changed):
         with pytest.raises(OSError, match="no space left"):
-            run.pretrain(configs.resolve(tree("", **(keys | changed))), tmp_path)
+            run.train(configs.resolve(tree("", **(keys | changed))), tmp_path)
         return capsys.readouterr().out
 
     assert "training a tokenizer of 900 entries" in begin()
@@ -309,11 +309,11 @@ def test_a_start_that_failed_refuses_no_mended_config(tmp_path, monkeypatch, cap
 @pytest.mark.slow
 def test_the_numbers_of_a_failed_start_are_not_those_of_the_next(tokenizer_path, tmp_path):
     (tmp_path / "stage2").mkdir()
-    (tmp_path / "stage2" / "retrieval-start.json").write_text("99.0")
+    (tmp_path / "stage2" / "start.json").write_text("99.0")
     (tmp_path / "summary.json").write_text('{"wall_seconds": 9, "stages": {}, "objectives": {}}')
     (tmp_path / "elapsed.json").write_text("1000000")
-    keys = {"retrieval__source__path": "", "stages__stage2__steps": 1, "stages__stage10__steps": 1}
-    numbers = run.pretrain(configs.resolve(tree(tokenizer_path, **keys)), tmp_path)
-    assert numbers["retrieval"] == {}
+    keys = {"evals__retrieval__source__path": "", "stages__stage2__steps": 1, "stages__stage10__steps": 1}
+    numbers = run.train(configs.resolve(tree(tokenizer_path, **keys)), tmp_path)
+    assert numbers["evals"] == {}
     assert numbers["wall_seconds"] < 1000
     assert json.loads((tmp_path / "summary.json").read_text())["stages"].keys() == STAGES.keys()

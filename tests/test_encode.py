@@ -168,9 +168,9 @@ def test_rows_spread_over_a_mesh_give_the_same_vectors(model_and_params, pieces,
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layer": 3}, r"layer 3 \(config.retrieval.layer\) is out of range: 0 .* to 2 .*-1"),
+        ({"layer": 3}, r"layer 3 \(config.encode.layer\) is out of range: 0 .* to 2 .*-1"),
         ({"layer": -2}, "layer -2 .* is out of range: 0 .* to 2"),
-        ({"pooling": "sum"}, r"pooling \(config.retrieval.pooling\) is 'sum'; allowed: mean, cls, max"),
+        ({"pooling": "sum"}, r"pooling \(config.encode.pooling\) is 'sum'; allowed: mean, cls, max"),
         ({"max_length": 65}, "max_length .* is 65; the model has positions for 64 tokens"),
         ({"max_length": 1}, "max_length .* is 1; it must be at least 2"),
         ({"batch_size": 0}, "batch_size .* is 0; it must be at least 1"),

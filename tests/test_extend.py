@@ -16,9 +16,9 @@ def constant(tokenizer_path, steps, **keys):
 @pytest.mark.slow
 def test_a_finished_run_goes_on_as_if_it_had_been_longer(tokenizer_path, tmp_path):
     whole = constant(tokenizer_path, 6)
-    run.pretrain(whole, tmp_path / "whole")
-    run.pretrain(constant(tokenizer_path, 4), tmp_path / "longer")
-    run.pretrain(whole, tmp_path / "longer")
+    run.train(whole, tmp_path / "whole")
+    run.train(constant(tokenizer_path, 4), tmp_path / "longer")
+    run.train(whole, tmp_path / "longer")
     expected = lines(tmp_path / "whole"), final_arrays(whole, tmp_path / "whole")
     assert_same(whole, tmp_path / "longer", expected)
     assert claim.stored_config_tree(tmp_path / "longer")["stages"]["one"]["steps"] == 6
@@ -34,7 +34,7 @@ def test_what_is_done_may_not_change(tokenizer_path, tmp_path):
             )
         )
 
-    run.pretrain(config(4), tmp_path)  # only the steps count below, so one run serves every schedule
+    run.train(config(4), tmp_path)  # only the steps count below, so one run serves every schedule
     for schedule in ("linear", "cosine", "linear_from_zero"):
         run.files.write_json(tmp_path / "config.json", {"config": configs.to_dict(config(4, schedule=schedule))})
         with pytest.raises(configs.ConfigError) as caught:
@@ -53,7 +53,7 @@ def test_what_is_done_may_not_change(tokenizer_path, tmp_path):
 def test_a_stage_that_another_started_from_keeps_its_length(tokenizer_path, tmp_path):
     one = tree(tokenizer_path)["stages"]["one"] | {"schedule": "constant", "steps": 3}
     stages = {"one": one, "two": one | {"warmup_steps": 0}}
-    run.pretrain(configs.resolve(tree(tokenizer_path, stages=stages)), tmp_path)
+    run.train(configs.resolve(tree(tokenizer_path, stages=stages)), tmp_path)
     longer = stages | {"two": stages["two"] | {"steps": 5}}
     claim.check(configs.resolve(tree(tokenizer_path, stages=longer)), tmp_path)
     longer = stages | {"one": one | {"steps": 5}}

@@ -88,7 +88,7 @@ def test_from_ernie_m_the_word_head_starts_from_scratch_only_if_named(released, 
             {"model__ffn_size": 64},
             r"ffn/intermediate/kernel: shape \(2, 32, 48\) in the checkpoint, \(2, 32, 64\) in this",
         ),
-        ({"model__num_heads": 2}, r"has 4 attention heads by its config, not 2 as told"),
+        ({"model__num_heads": 2}, r"has 4 attention heads by its config, not 2 as --num_heads says"),
         ({"model__layer_norm_eps": 1e-6}, r"layer_norm_eps is 1e-06, there 1e-05"),
     ],
 )
@@ -127,7 +127,7 @@ def test_a_run_starts_from_it_trains_and_goes_back(released, small_config, token
         stages__one__weights={"camlm": 1.0},
         **LANGUAGE,
     )
-    run.pretrain(config, tmp_path / "run")
+    run.train(config, tmp_path / "run")
     arguments = ["--source", str(tmp_path / "run"), "--output", str(tmp_path / "out"), "--to", "huggingface"]
     assert main(arguments) == 2  # ErnieM has neither a language table nor a word head
     assert main([*arguments, "--drop", "embeddings/language", "mlm_head"]) == 0

@@ -99,6 +99,11 @@ def test_unused_cells_at_the_end_of_a_row_may_be_missing(tmp_path):
         open_pairs(path, "test")
 
 
+def test_an_empty_sentence_at_the_end_of_a_short_row_is_seen(tmp_path):
+    path = write(tmp_path / "x.tsv", "premise\thypo\tnote\na\tb\tx\nc\t\nd\te\tx\n")
+    assert open_pairs(path, "test", bad_rows="skip")["en"].skipped == {"empty sentence": 1}
+
+
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_xnli_mt_is_a_file_per_language_and_spells_a_label_differently(tmp_path, newline):
     header = ["premise", "hypo", "label"]

@@ -29,7 +29,7 @@ def test_train_shows_and_stores_what_it_does(trained):
         assert shown.lower() in done.stdout.lower(), shown
     assert "Traceback" not in done.stderr
     summary = json.loads((workdir / "summary.json").read_text())
-    assert set(summary["retrieval"]) == {"untrained", "stage1", "stage2"}
+    assert set(summary["evals"]["retrieval"]) == {"untrained", "stage1", "stage2"}
     stored = json.loads((workdir / "config.json").read_text())
     assert stored["config"]["model"]["hidden_size"] == 32
     assert stored["versions"]["jax"]
@@ -44,7 +44,7 @@ def test_evaluate_and_encode(trained, tmp_path):
     source, target = tmp_path / "lines.txt", tmp_path / "vectors.npy"
     source.write_text("a class may not be empty.\n\nклассу нужно имя.\n", encoding="utf-8")
     encode = (f"--workdir={workdir}", "--mode=encode", f"--input={source}", f"--output={target}")
-    call(*encode, "--config.retrieval.layer=1")
+    call(*encode, "--config.encode.layer=1")
     vectors = np.load(target)
     assert vectors.shape == (3, 32)
     assert vectors.dtype == np.float32
@@ -64,13 +64,15 @@ def test_a_work_directory_speaks_for_itself(trained, tmp_path):
     assert printed == json.loads(stored)["config"]
     tables = {}
     for layer in (-1, 1):
-        call("--mode=evaluate", f"--workdir={workdir}", f"--config.retrieval.layer={layer}")
-        tables[layer] = (workdir / "evaluation.csv").read_text()
+        call("--mode=evaluate", f"--workdir={workdir}", f"--config.evals.retrieval.layer={layer}")
+        tables[layer] = (workdir / "evaluation" / "retrieval.csv").read_text()
     assert tables[-1] == (workdir / "stage2" / "retrieval.csv").read_text()
     assert tables[1] != tables[-1]
     shown = call("--mode=evaluate", f"--workdir={workdir / 'stage1'}").stdout
     assert f"parameters of step 4 in {workdir / 'stage1'}" in shown
-    assert (workdir / "stage1" / "evaluation.csv").read_text() == (workdir / "stage1" / "retrieval.csv").read_text()
+    assert (workdir / "stage1" / "evaluation" / "retrieval.csv").read_text() == (
+        workdir / "stage1" / "retrieval.csv"
+    ).read_text()
     assert "is complete" in call(f"--workdir={workdir}").stdout
     assert (workdir / "config.json").read_bytes() == stored
     said = refused("--mode=evaluate", f"--workdir={workdir}", "--config.model.num_heads=2")
@@ -87,7 +89,7 @@ def test_using_a_model_needs_nothing_that_only_training_needs(trained, tmp_path)
     arguments = ("--mode=encode", f"--input={lines}", f"--output={tmp_path / 'v.npy'}")
     # Three devices, which train.batch_size 8 does not fit; a mesh of eight; no retrieval set.
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
-    lost = "--config.retrieval.source.path=nowhere.tsv"
+    lost = "--config.evals.retrieval.source.path=nowhere.tsv"
     call(f"--workdir={workdir}", *arguments, lost, "--config.mesh.data=8", env=environment)
     assert np.load(tmp_path / "v.npy").shape == (3, 32)
 
@@ -101,10 +103,10 @@ def test_a_converted_model_is_a_work_directory(trained, tmp_path):
         capture_output=True,
     )
     assert json.loads(call("--mode=print", f"--workdir={model}").stdout)["model"]["hidden_size"] == 32
-    flags = ("--config.languages=en,de,fr,ru", "--config.retrieval.source.path=corpus:diagnostics/heldout")
+    flags = ("--config.languages=en,de,fr,ru", "--config.evals.retrieval.source.path=corpus:diagnostics/heldout")
     call("--mode=evaluate", f"--workdir={model}", *flags)
-    assert (model / "evaluation.csv").read_text() == (workdir / "stage2" / "retrieval.csv").read_text()
-    assert "config.retrieval.source.path is empty" in refused("--mode=evaluate", f"--workdir={model}")
+    assert (model / "evaluation" / "retrieval.csv").read_text() == (workdir / "stage2" / "retrieval.csv").read_text()
+    assert "config.evals is empty" in refused("--mode=evaluate", f"--workdir={model}")
     assert f"--config.init.params={model}" in refused(f"--workdir={model}")
 
 
@@ -119,10 +121,10 @@ def test_another_librarys_directory_must_be_converted_first(tmp_path):
 def test_out_of_memory_says_what_to_set(trained, tmp_path, monkeypatch, capsys):
     (tmp_path / "lines.txt").write_text("one\n")
     files = (f"--input={tmp_path / 'lines.txt'}", f"--output={tmp_path / 'vectors.npy'}")
-    said = refused("--mode=encode", f"--workdir={trained[0]}", *files, "--config.retrieval.batch_size=100000000000")
+    said = refused("--mode=encode", f"--workdir={trained[0]}", *files, "--config.encode.batch_size=100000000000")
     for named in (
         "out of memory",
-        "config.retrieval.batch_size",
+        "config.encode.batch_size",
         "config.train.grad_accumulation_steps",
         "config.compute.remat",
     ):

@@ -244,11 +244,6 @@ def test_weight_decay_without_layer_decay(scanned):
     compare(dataclasses.replace(CONLL, layer_decay=1.0), scanned)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="ours multiplies weight decay by the layer's factor, the original decays every layer's weights at full rate",
-)
 @pytest.mark.parametrize("scanned", [True, False])
 def test_conll_layer_decay_and_weight_decay(scanned):
     compare(CONLL, scanned)

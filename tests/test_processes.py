@@ -82,7 +82,7 @@ def test_two_processes_give_the_losses_of_one(tokenizer_path, tmp_path):
         trained |= {line["objective"] for line in two}
     assert trained == set(OBJECTIVES)
     summaries = [json.loads((tmp_path / str(count) / "summary.json").read_text()) for count in (1, 2)]
-    assert summaries[0]["retrieval"] == pytest.approx(summaries[1]["retrieval"], abs=0.5)
+    assert summaries[0]["evals"]["retrieval"] == pytest.approx(summaries[1]["evals"]["retrieval"], abs=0.5)
     first, second = shown[2]
     assert "Summary" in first
     assert "Summary" not in second  # one screen

@@ -332,7 +332,7 @@ def test_a_broken_gzip_file_is_named(tmp_path):
 BAD_SOURCES = [
     ("", "monolingual", {}, "path is empty"),
     ("x.txt", "parallel", {}, "text holds one language"),
-    ("x.txt", "monolingual", {}, r"text is one file a language; put \{language\} into the path"),
+    ("x.txt", "monolingual", {}, r"text is one file per language; put \{language\} into the path"),
     ("x.csv", "monolingual", {}, "does not tell the format"),
     ("x", "parallel", {}, "does not tell the format"),
     ("x.tsv", "monolingual", {"format": "csv"}, "format 'csv' must be auto or one of: text, tsv"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ernie_m_jax import config as configs
+from ernie_m_jax.data import mixture
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.tokenizer import Tokenizer
 from ernie_m_jax.training import claim, guard, preemption, run, stages
@@ -48,7 +49,7 @@ def final_arrays(config, workdir):
 def uninterrupted(tokenizer_path, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("uninterrupted")
     config = configs.resolve(tree(tokenizer_path))
-    run.pretrain(config, workdir)
+    run.train(config, workdir)
     return lines(workdir), final_arrays(config, workdir)
 
 
@@ -66,8 +67,8 @@ def test_stopped_and_resumed_is_bit_identical(at, tokenizer_path, uninterrupted,
     with monkeypatch.context() as patch:
         patch.setattr(preemption.StopRequest, "due", lambda self, step: step == at)
         with pytest.raises(preemption.Interrupted, match=f"stopped after step {at} of {STEPS} of one"):
-            run.pretrain(config, tmp_path)
-    run.pretrain(config, tmp_path)
+            run.train(config, tmp_path)
+    run.train(config, tmp_path)
     assert_same(config, tmp_path, uninterrupted)
 
 
@@ -81,9 +82,9 @@ def test_killed_without_warning_goes_on_from_the_last_save(tokenizer_path, unint
     with monkeypatch.context() as patch:
         patch.setattr(preemption.StopRequest, "due", die)
         with pytest.raises(KeyboardInterrupt):
-            run.pretrain(config, tmp_path)
+            run.train(config, tmp_path)
     assert len(lines(tmp_path)) > 3
-    run.pretrain(config, tmp_path)
+    run.train(config, tmp_path)
     assert_same(config, tmp_path, uninterrupted)
 
 
@@ -100,7 +101,7 @@ def test_a_run_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(token
     with pytest.raises(
         guard.TrainingError, match=r"step \d+ \(\w+\): loss .*not finite in 3 steps in a row"
     ) as stopped:
-        run.pretrain(config, tmp_path)
+        run.train(config, tmp_path)
     skipped = [line for line in lines(tmp_path) if line.get("skipped")]
     first = skipped[0]["step"]
     assert [line["step"] for line in skipped[:3]] == [first, first + 1, first + 2]
@@ -130,7 +131,7 @@ def test_skipped_steps_are_counted_and_the_run_goes_on(tokenizer_path, tmp_path,
         return sums | {"loss": (jax.numpy.where(spoilt, jax.numpy.inf, sums["loss"][0]), sums["loss"][1])}
 
     monkeypatch.setattr(stages, "counted_loss", sometimes)
-    numbers = run.pretrain(config, tmp_path)
+    numbers = run.train(config, tmp_path)
     skipped = [line["skipped"] for line in lines(tmp_path) if "objective" in line]
     assert 0 < sum(skipped) < STEPS
     objectives = numbers["objectives"]["one"].values()
@@ -141,8 +142,8 @@ def test_skipped_steps_are_counted_and_the_run_goes_on(tokenizer_path, tmp_path,
 @pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(tokenizer_path, tmp_path):
     config = configs.resolve(tree(tokenizer_path, stages__one__steps=2))
-    first = run.pretrain(config, tmp_path)
-    second = run.pretrain(config, tmp_path)
+    first = run.train(config, tmp_path)
+    second = run.train(config, tmp_path)
     assert first["objectives"] == second["objectives"]
     assert len([line for line in lines(tmp_path) if "objective" in line]) == 2
 
@@ -151,7 +152,7 @@ def test_a_second_stage_starts_from_the_first_ones_parameters(tokenizer_path, tm
     one = tree(tokenizer_path)["stages"]["one"] | {"steps": 2}
     two = one | {"steps": 1, "warmup_steps": 0, "learning_rate": 0.0, "weights": {"btmlm": 1.0}}
     config = configs.resolve(tree(tokenizer_path, stages={"one": one, "two": two}))
-    run.pretrain(config, tmp_path)
+    run.train(config, tmp_path)
     made = run.make(config, tmp_path)
 
     def params(name):
@@ -165,16 +166,16 @@ def test_a_second_stage_starts_from_the_first_ones_parameters(tokenizer_path, tm
 
 def test_init_params_and_init_resume(tokenizer_path, uninterrupted, tmp_path):
     source, target, other = tmp_path / "source", tmp_path / "target", tmp_path / "other"
-    run.pretrain(configs.resolve(tree(tokenizer_path, stages__one__steps=3)), source)
+    run.train(configs.resolve(tree(tokenizer_path, stages__one__steps=3)), source)
     keys = {"init__params": str(source), "stages__one__steps": 1, "stages__one__learning_rate": 0.0}
     config = configs.resolve(tree(tokenizer_path, stages__one__warmup_steps=0, **keys))
-    run.pretrain(config, target)
+    run.train(config, target)
     before, _ = final_arrays(configs.resolve(tree(tokenizer_path)), source)
     after, _ = final_arrays(config, target)
     jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
     # Resuming into a new work directory takes state, streams and step; the schedule is the new config's.
     resumed = configs.resolve(tree(tokenizer_path, init__resume=str(source)))
-    run.pretrain(resumed, other)
+    run.train(resumed, other)
     found = [line for line in lines(other) if "objective" in line]
     expected = [line for line in uninterrupted[0] if "objective" in line]
     assert [line["step"] for line in found] == list(range(3, STEPS))
@@ -186,7 +187,7 @@ def test_a_later_stage_is_checked_before_the_first_one_trains(tokenizer_path, tm
     stages = {"one": one, "two": one | {"weights": {"camlm": 1.0}}}
     config = configs.resolve(tree(tokenizer_path, stages=stages, data__parallel={}))
     with pytest.raises(configs.ConfigError, match=r"config\.data\.parallel names no source"):
-        run.pretrain(config, tmp_path)
+        run.train(config, tmp_path)
     assert not (tmp_path / "one").exists()
     assert not (tmp_path / "config.json").exists()
 
@@ -209,11 +210,11 @@ def test_the_summary_names_what_was_seen(tokenizer_path, tmp_path):
         "columns": (),
         "split": "",
     }
-    config = configs.resolve(tree(tokenizer_path, retrieval__source=source))
-    numbers = run.pretrain(config, tmp_path)
+    config = configs.resolve(tree(tokenizer_path, evals__retrieval__source=source))
+    numbers = run.train(config, tmp_path)
     stored = json.loads((tmp_path / "summary.json").read_text())
-    assert set(stored["retrieval"]) == {"untrained", "one"}
-    assert all(0 <= value <= 100 for value in stored["retrieval"].values())
+    assert set(stored["evals"]["retrieval"]) == {"untrained", "one"}
+    assert all(0 <= value <= 100 for value in stored["evals"]["retrieval"].values())
     assert set(stored["objectives"]["one"]) == {line["objective"] for line in lines(tmp_path) if "objective" in line}
     for values in stored["objectives"]["one"].values():
         assert {"loss", "first_loss", "accuracy", "scored", "steps"} <= set(values)
@@ -242,7 +243,7 @@ def test_the_summary_names_what_was_seen(tokenizer_path, tmp_path):
 )
 def test_a_run_that_cannot_start_says_why(keys, message, tokenizer_path, tmp_path):
     with pytest.raises((configs.ConfigError, DataError), match=message):
-        run.pretrain(configs.resolve(tree(tokenizer_path, **keys)), tmp_path)
+        run.train(configs.resolve(tree(tokenizer_path, **keys)), tmp_path)
 
 
 def test_a_work_directory_of_another_config_is_refused(tokenizer_path, tmp_path):
@@ -271,7 +272,7 @@ def test_a_model_and_a_stage_are_no_place_for_a_run(of, tokenizer_path, tmp_path
     (folder / "config.json").write_text("{}")
     (folder / "summary.json").write_text("{}")
     with pytest.raises(configs.ConfigError, match=r"not a run: choose another --workdir; --config\.init\.params="):
-        run.pretrain(configs.resolve(tree(tokenizer_path)), folder)
+        run.train(configs.resolve(tree(tokenizer_path)), folder)
     assert (folder / "config.json").read_text() == (folder / "summary.json").read_text() == "{}"
 
 
@@ -281,7 +282,7 @@ def test_a_tokenizer_that_the_user_put_there_is_used(tokenizer_path, tmp_path):
         (tmp_path / "tokenizer" / name).write_bytes(pathlib.Path(tokenizer_path, name).read_bytes())
     config = configs.resolve(tree(tokenizer_path, tokenizer__path=""))
     claim.claim(config, tmp_path)
-    loaded = run.open_tokenizer(config, tmp_path, training=True)
+    loaded = run.open_tokenizer(config, tmp_path, mixture.Sources(config))
     assert loaded.fingerprint == Tokenizer.load(tokenizer_path).fingerprint
     assert not list(tmp_path.glob("tokenizer.*"))
 
@@ -296,13 +297,13 @@ def test_init_resume_is_of_a_stage_of_the_same_name(tokenizer_path, tmp_path):
     saved.wait()
     other = configs.resolve(tree(tokenizer_path, stages={"two": one}, init__resume=str(stage.directory)))
     with pytest.raises(configs.ConfigError, match="is of stage 'one', but this run begins with 'two'"):
-        run.pretrain(other, tmp_path / "other")
+        run.train(other, tmp_path / "other")
 
 
 @pytest.mark.slow
 def test_a_work_directory_of_another_tokenizer_is_refused(tokenizer_path, tmp_path):
     config = configs.resolve(tree(tokenizer_path, stages__one__steps=1, stages__one__warmup_steps=0))
-    run.pretrain(config, tmp_path / "run")
+    run.train(config, tmp_path / "run")
     copy = tmp_path / "tokenizer"
     copy.mkdir()
     for name in ("sentencepiece.bpe.model", "vocab.txt"):
@@ -312,4 +313,4 @@ def test_a_work_directory_of_another_tokenizer_is_refused(tokenizer_path, tmp_pa
     (copy / "vocab.txt").write_text("\n".join(words) + "\n")
     other = configs.resolve(tree(copy, init__params=str(tmp_path / "run")))
     with pytest.raises(Exception, match=r"was written with tokenizer .* config\.tokenizer\.path must name"):
-        run.pretrain(other, tmp_path / "other")
+        run.train(other, tmp_path / "other")

@@ -7,9 +7,10 @@ Out: the same, bit for bit, on any mesh, or a `CheckpointError` that says what i
     <directory>/<step>/streams/<name>.json
     <directory>/<step>/meta.json        step, tokenizer fingerprint, every array's shape and dtype, the caller's `meta`
     <directory>/<step>/manifest.json    size and SHA-256 of every file above; written last
+    <directory>/selected.json           the step that model selection chose, if it did
 
 A step counts only when its manifest is there, so neither a run killed in the middle of a save nor a stray directory can
-be taken for a checkpoint. Orbax itself restores an array with a flipped bit without a word; the manifest notices, and
+be taken for a checkpoint. Orbax itself restores an array with a flipped bit silently; the manifest notices, and
 reading the newest step falls back to the newest good one (`saved_steps`).
 
 With several processes, `save`, `wait`, `newest_good` and `restore` are called by all of them at the same point of the
@@ -33,6 +34,7 @@ from ernie_m_jax import config_fields
 from ernie_m_jax.checkpoint import saved_steps, tree
 from ernie_m_jax.checkpoint.manifest import MANIFEST, CheckpointError, dump_json, load_json, write_manifest
 from ernie_m_jax.config import TrainConfig
+from ernie_m_jax.reporting import files
 
 FORMAT = 1
 META = "meta.json"
@@ -89,7 +91,19 @@ class Checkpoints:
         self._good = saved_steps.newest_good(self.directory, set_aside)
         return self._good
 
-    def save(self, step: int, state: Any, streams: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+    def to_use(self) -> int | None:
+        """Returns the step to use the model of: the selected one, else the newest good one; None without any.
+
+        Raises:
+          CheckpointError: as `newest_good`, or what says which step is selected is damaged.
+        """
+        self.wait()
+        chosen = saved_steps.selected(self.directory)
+        return self.newest_good() if chosen is None else chosen
+
+    def save(
+        self, step: int, state: Any, streams: Mapping[str, Any], meta: Mapping[str, Any], selected: bool = False
+    ) -> None:
         """Starts writing a checkpoint and returns as soon as the caller may donate or overwrite `state`.
 
         A save still under way is waited for first. A complete checkpoint of the same step is left as it is; a
@@ -100,6 +114,7 @@ class Checkpoints:
           state: pytree of `jax.Array`s; its top level has an entry `params` if `restore_params` is to work.
           streams: JSON-able position of each virtual stream that this process owns.
           meta: JSON-able facts to keep with it, such as the stage and versions.
+          selected: it is the one to use so far; it is kept until another is.
 
         Raises:
           CheckpointError: this save could not begin, or the previous one failed in the background.
@@ -108,20 +123,22 @@ class Checkpoints:
         """
         self.wait()
         if step in self.steps():
+            if selected and jax.process_index() == 0:
+                self._select(step)
             return
         target = self.directory / str(step)
         arrays = tree.named(state)
         nested = tree.nest({name: _checked_leaf(name, leaf) for name, leaf in arrays.items()})
-        files = {f"streams/{_checked_name(name)}.json": dump_json(value) for name, value in streams.items()}
+        small = {f"streams/{_checked_name(name)}.json": dump_json(value) for name, value in streams.items()}
         if jax.process_index() == 0:
             index = {name: tree.described(leaf) for name, leaf in arrays.items()}
             record = {"format": FORMAT, "step": step, "tokenizer": self.fingerprint, "state": index, "meta": dict(meta)}
-            files[META] = dump_json(record)
+            small[META] = dump_json(record)
         try:
-            self._begin(target, nested, files)
+            self._begin(target, nested, small)
         except Exception as error:
             raise self._failed(step, error) from error
-        self._thread = threading.Thread(target=self._finish, args=(step,), name=f"checkpoint-{step}")
+        self._thread = threading.Thread(target=self._finish, args=(step, selected), name=f"checkpoint-{step}")
         self._thread.start()
 
     def wait(self) -> None:
@@ -142,7 +159,7 @@ class Checkpoints:
 
         Args:
           step: which one; None is the newest good one.
-          abstract: pytree of `jax.ShapeDtypeStruct`s with shardings, like the state; the arrays are born with these
+          abstract: pytree of `jax.ShapeDtypeStruct`s with shardings, like the state; the arrays are created with these
             shardings, whatever mesh they were saved from.
 
         Returns:
@@ -197,7 +214,7 @@ class Checkpoints:
 
     # Writing.
 
-    def _begin(self, target: Any, nested: Any, files: Mapping[str, str]) -> None:
+    def _begin(self, target: Any, nested: Any, small: Mapping[str, str]) -> None:
         """Makes an empty step directory, writes the small files and hands the arrays, copied to the host, to Orbax."""
         error: OSError | None = None
         try:
@@ -209,7 +226,7 @@ class Checkpoints:
             error = caught
         saved_steps.raise_together(error, f"creating {target}")
         try:
-            for name, text in files.items():
+            for name, text in small.items():
                 (target / name).write_text(text)
         except OSError as caught:
             error = caught
@@ -218,13 +235,18 @@ class Checkpoints:
         with jax.transfer_guard("allow"):
             self._orbax.save(target / "state", args=ocp.args.PyTreeSave(nested))
 
-    def _finish(self, step: int) -> None:
+    def _select(self, step: int) -> None:
+        files.write_json(self.directory / saved_steps.SELECTED, {"step": step})
+
+    def _finish(self, step: int, selected: bool) -> None:
         """Background thread: after Orbax, the manifest; after the manifest, the deleting of old steps."""
         target = self.directory / str(step)
         try:
             self._orbax.wait_until_finished()
             if jax.process_index() == 0:
                 write_manifest(target)
+                if selected:
+                    self._select(step)
         except Exception as error:
             self._failure = self._failed(step, error)
             self._failure.__cause__ = error

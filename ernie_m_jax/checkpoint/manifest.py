@@ -1,6 +1,6 @@
 """The manifest of a checkpoint: size and SHA-256 of every file in its directory, written last, checked before use.
 
-Orbax restores an array with a flipped bit without a word, and a directory cut short looks like any other; the manifest
+Orbax restores an array with a flipped bit silently, and a directory cut short looks like any other; the manifest
 is what tells a checkpoint from them. It counts only once every file it lists would survive a loss of power.
 """
 

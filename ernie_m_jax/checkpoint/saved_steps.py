@@ -1,11 +1,13 @@
 """Which steps in a directory of checkpoints count: the complete ones, and among them the newest good one.
 
 A step is complete when its manifest is there, good when every file is as the manifest says, and damaged otherwise. A
-run that goes on keeps a damaged step as `<step>.damaged`, which is no step any more and is never deleted.
+run that goes on keeps a damaged step as `<step>.damaged`, which is no step any more and is never deleted. Where model
+selection has chosen a step, that is the one to use; training goes on from the newest all the same.
 
 With several processes, `check`, `newest_good` and `raise_together` are called by all of them at the same point.
 """
 
+import json
 import re
 from typing import Any
 
@@ -17,6 +19,8 @@ from jax.experimental import multihost_utils
 
 from ernie_m_jax.checkpoint.manifest import MANIFEST, CheckpointError, verify
 from ernie_m_jax.reporting import files, screen
+
+SELECTED = "selected.json"  # beside the steps: which of them model selection chose
 
 
 def complete(directory: Any) -> list[int]:
@@ -104,8 +108,21 @@ def _pass_over(path: Any, damage: CheckpointError, set_aside: bool) -> None:
         logging.warning("%s", line)  # the screen is the first process's, but the damage may be known here only
 
 
+def selected(directory: Any) -> int | None:
+    """The step that model selection chose (`SELECTED`), if its checkpoint is complete; None without a choice."""
+    path = epath.Path(directory) / SELECTED
+    if not path.exists():
+        return None
+    try:
+        step = json.loads(path.read_text())["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise CheckpointError(f"{path} is damaged; remove it to use the newest checkpoint") from None
+    return step if step in complete(directory) else None
+
+
 def delete_old(directory: Any, keep: int, step: int) -> None:
-    """Deletes steps beyond `keep` (0 keeps all), never `step`, and older ones that were never finished."""
+    """Deletes steps beyond `keep` (0 keeps all), never `step` or the selected one, and older ones never finished."""
+    kept = (step, selected(directory))
     all_steps = found(directory)
     done_steps = [number for number, done in all_steps if done]
     surplus = done_steps[:-keep] if keep else []
@@ -113,7 +130,7 @@ def delete_old(directory: Any, keep: int, step: int) -> None:
         old = directory / str(number)
         if not done and number < step:
             old.rmtree()
-        elif done and number in surplus and number != step:
+        elif done and number in surplus and number not in kept:
             (old / MANIFEST).unlink()  # first, so that an interrupted deletion leaves nothing that counts
             old.rmtree()
 

@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
         "--format", default="", choices=("native", *rules.FORMATS), help="the source's format, if not to be recognised"
     )
     made.add_argument("--style", default="", choices=("ernie", "huggingface"), help="an ERNIE-M tokenizer's (ernie)")
-    made.add_argument("--num_heads", type=int, default=0, help="attention heads, where the source does not tell them")
+    made.add_argument("--num_heads", type=int, default=0, help="attention heads, where the source does not state them")
     made.add_argument(
         "--drop",
         nargs="*",
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="*",
         default=[],
         metavar="TENSOR",
-        help="beginnings of names of tensors that are no parameters",
+        help="name prefixes of tensors that are no parameters",
     )
     made.add_argument("--no_tokenizer", action="store_true", help="leave the tokenizer out")
     return made
@@ -68,7 +68,7 @@ def convert(flags: argparse.Namespace) -> None:
         said = (
             "none" if source.tokenizer is None else f"{source.tokenizer.style}, {source.tokenizer.vocab_size} entries"
         )
-        print(f"{flags.source}: format {source.format}{' (as told)' if flags.format else ''}")
+        print(f"{flags.source}: format {source.format}{' (as --format says)' if flags.format else ''}")
         print(
             f"  {source.config.num_layers} layers, width {source.config.hidden_size}, {source.config.num_heads} heads, "
             f"vocabulary {source.config.vocab_size}, head {source.config.head}, mlm_head {source.config.mlm_head}, "

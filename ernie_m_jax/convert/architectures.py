@@ -73,14 +73,14 @@ def model_config(
       num_heads: attention heads, where `config` does not state them; 0: 64 wide each.
 
     Raises:
-      ConversionError: another architecture than this project's encoder, or a part that cannot be told.
+      ConversionError: another architecture than this project's encoder, or a part that cannot be determined.
     """
     for key, only in _REQUIRED.items():
         if config.get(key, only) != only:
             raise ConversionError(f"{where}: {key} is {config[key]!r}; the encoder of this project has {only!r}")
     values = _stated(config, where)
     seen = _seen(form, tensors)
-    if values.get("num_layers", 0) > seen["num_layers"]:  # said here, for the number may be absurd
+    if values.get("num_layers", 0) > seen["num_layers"]:  # checked here, since the number may be absurd
         query = str(form.encoder["layers/attention/query"]).replace("{layer}", str(seen["num_layers"]))
         raise ConversionError(
             f"{query}{form.suffixes.kernel}: missing; {where} states {values['num_layers']} layers, the tensors are of "
@@ -155,7 +155,7 @@ def _number(config: Mapping[str, Any], name: str, default: int, where: str) -> i
 
 def _num_heads(stated: int, told: int, width: int, where: str) -> int:
     if told and stated not in (0, told):
-        raise ConversionError(f"{where}: has {stated} attention heads by its config, not {told} as told")
+        raise ConversionError(f"{where}: has {stated} attention heads by its config, not {told} as --num_heads says")
     heads = stated or told or width // _HEAD_WIDTH
     if not heads or width % heads or not (stated or told or width == heads * _HEAD_WIDTH):
         why = f"its {heads} heads" if stated or told else f"{_HEAD_WIDTH}, the released models' head"

@@ -1,4 +1,4 @@
-"""A model out of any known format, and into any: what `ernie_m_jax.load`, `save` and the command line stand on.
+"""A model out of any known format, and into any: what `ernie_m_jax.load`, `save` and the command line use.
 
 path --archives, tensors--> tensors --formats--> table --architectures--> ModelConfig --transform--> parameters
 """
@@ -91,8 +91,8 @@ def open_source(
       path: a model's file, folder or tar archive; a run of this project or one of its stages.
       form: the format, where it is not to be recognised.
       style: of an ERNIE-M tokenizer: "ernie" (default) or "huggingface"; a model of this project keeps its own.
-      num_heads: attention heads, where neither the checkpoint nor the width of 64 a head tells it.
-      ignore: beginnings of names (without prefix) of tensors that may be there and are no parameters.
+      num_heads: attention heads, where neither the checkpoint nor the width of 64 per head gives them.
+      ignore: beginnings of tensors' names, prefix left off, that may be there and are no parameters.
       with_tokenizer: look for a tokenizer beside the weights.
 
     Raises:
@@ -123,7 +123,7 @@ def _open_native(place: pathlib.Path, num_heads: int, style: str | None) -> Sour
     """See `open_source`; `style` None: without a tokenizer."""
     model, tokenizer, facts = native.read_config(place, style)
     if num_heads not in (0, model.num_heads):
-        raise ConversionError(f"{place}: has {model.num_heads} attention heads, not {num_heads} as told")
+        raise ConversionError(f"{place}: has {model.num_heads} attention heads, not {num_heads} as --num_heads says")
 
     def read() -> Iterator[tuple[str, np.ndarray]]:
         params = native.read(place)
@@ -221,7 +221,7 @@ def write(
       params: path and float32 array of each of its parameters, one at a time.
       tokenizer: goes with it; None leaves it out.
       to: "native", or a name of `targets.TARGETS`.
-      drop: the parts of the model that are left out; see `selection.without`.
+      drop: the parts of the model that are left out; see `parts.without`.
       facts: go into a native model.
 
     Returns:
@@ -251,7 +251,7 @@ def write(
             native.write(partial, left, params, tokenizer, facts)
         else:
             exports.write(partial, left, params, tokenizer, to)
-        partial.replace(folder)  # an empty folder gives way
+        partial.replace(folder)  # an empty folder is replaced
     except OSError as error:
         raise ConversionError(f"{folder}: cannot be written: {error.strerror or error}") from error
     finally:

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from ernie_m_jax import config as configs
-from ernie_m_jax import config_fields
+from ernie_m_jax import config_fields, config_renames
 from ernie_m_jax.checkpoint import saved_steps, tree
 from ernie_m_jax.checkpoint.checkpoints import Checkpoints
 from ernie_m_jax.config import ConfigError, DataConfig, ModelConfig
@@ -31,7 +31,7 @@ from ernie_m_jax.weights.tensors import ConversionError
 
 
 class Facts(NamedTuple):
-    """What training decided beside the architecture, and use must know.
+    """What training decided beside the architecture and a user of the model must know.
 
     Attributes:
       languages: names of the rows of the language table, perhaps not of the last ones; () where there is no table, or
@@ -54,7 +54,7 @@ def find(path: pathlib.Path) -> pathlib.Path | None:
     if saved_steps.complete(path / "checkpoints"):
         return path
     try:
-        stages = json.loads((path / "config.json").read_text("utf-8"))["config"]["stages"]
+        stages = config_renames.upgraded(json.loads((path / "config.json").read_text("utf-8"))["config"])["stages"]
         places = [path / name for name in reversed(configs.in_order(stages))]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None  # no run: perhaps another library's folder, which has a config.json of its own
@@ -76,7 +76,7 @@ def read_config(place: pathlib.Path, style: str | None = "") -> tuple[ModelConfi
         raise ConversionError(f"{place}: no config.json there or in {place.parent}")
     try:
         written = json.loads(path.read_text("utf-8"))
-        stated = written.get("config", written)
+        stated = config_renames.upgraded(written.get("config", written))
         model = configs.build(ModelConfig, stated["model"], "config.model")
         validate_model(model)
         facts = _facts(stated, model)
@@ -99,7 +99,7 @@ def _facts(stated: dict[str, Any], model: ModelConfig) -> Facts:
     """The facts in a `config.json`; a folder written before they were kept has none.
 
     Raises:
-      ConfigError: values that cannot be.
+      ConfigError: values that are not possible.
     """
     languages = configs.build(tuple[str, ...], stated.get("languages", []), "config.languages")
     positions = stated.get("data", {}).get("pair_positions", NO_FACTS.pair_positions)
@@ -114,13 +114,13 @@ def _facts(stated: dict[str, Any], model: ModelConfig) -> Facts:
 
 
 def read(place: pathlib.Path, step: int | None = None) -> dict[str, np.ndarray]:
-    """The parameters of the newest good (or the given) step, checked against their manifest.
+    """The parameters of the selected or else newest good (or the given) step, checked against their manifest.
 
     Raises:
       CheckpointError: damaged or not there.
     """
     saved = Checkpoints(place / "checkpoints", 0, None)
-    step = saved.newest_good() if step is None else step
+    step = saved.to_use() if step is None else step
     device = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
     abstract = {
         name.removeprefix("params/"): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)

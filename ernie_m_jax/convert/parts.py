@@ -57,5 +57,5 @@ def without(config: ModelConfig, drop: Sequence[str]) -> ModelConfig:
         changes |= without_it[name]
     left = dataclasses.replace(config, **changes)
     if left.head in POOLED_HEADS and not left.pooler:
-        raise ConversionError(f"drop pooler: the head {left.head} stands on it; drop both, or neither")
+        raise ConversionError(f"drop pooler: the head {left.head} needs it; drop both, or neither")
     return left

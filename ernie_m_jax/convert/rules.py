@@ -1,4 +1,4 @@
-"""Which tensor of which format is which parameter: one table a format, module by module.
+"""Which tensor of which format is which parameter: one table per format, module by module.
 
 A table maps this project's modules (`layers/attention/query`) to the other side's (`encoder.layers.{layer}...q_proj`);
 the format's suffixes name a module's arrays, and its `transposed` says how kernels lie. `transform` reads and writes by

@@ -94,7 +94,7 @@ def check(
       ignore: a regular expression: tensors that are no parameters and may be there all the same.
 
     Raises:
-      ConversionError: all that is missing, too much, or of another shape or dtype.
+      ConversionError: all that is missing, extra, or of another shape or dtype.
     """
     wanted = {part.name: (path, part.shape) for path, found in parts.items() for part in found}
     problems = [f"{path}: {form.name} checkpoints have no such parameter" for path in unknown]

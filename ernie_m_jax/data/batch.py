@@ -22,6 +22,16 @@ def to_global(rows: Mapping[str, np.ndarray], total: int, sharding: jax.sharding
     }
 
 
+def place_whole(rows: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding | None) -> dict[str, jax.Array]:
+    """Rows that every host holds whole as global arrays; on one device without a sharding."""
+    with jax.transfer_guard_host_to_device("allow"):  # these transfers are meant, whatever guard the caller keeps
+        if sharding is None:
+            return {name: jax.device_put(value) for name, value in rows.items()}
+        return {
+            name: jax.make_array_from_callback(value.shape, sharding, value.__getitem__) for name, value in rows.items()
+        }
+
+
 def abstract(spec: Spec, rows: int, sharding: jax.sharding.Sharding | None = None) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a batch of `rows` rows, for compiling ahead."""
     return {
@@ -30,7 +40,7 @@ def abstract(spec: Spec, rows: int, sharding: jax.sharding.Sharding | None = Non
 
 
 def synthetic(spec: Spec, rows: int, vocab_size: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """A batch of random tokens in the real shapes: one segment a row, all predictions in use."""
+    """A batch of random tokens in the real shapes: one segment per row, all predictions in use."""
     rng = np.random.default_rng(seed)
     length = spec["ids"][0][0]
     batch = {name: np.zeros((rows, *shape), dtype) for name, (shape, dtype) in spec.items()}

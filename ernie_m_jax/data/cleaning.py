@@ -43,7 +43,7 @@ def clean(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     """Cleans aligned messages.
 
     Args:
-      messages: one mapping from language to text a message, all with the same languages.
+      messages: one mapping from language to text per message, all with the same languages.
 
     Returns:
       The cleaned messages in the same order, an empty text where nothing readable is left.

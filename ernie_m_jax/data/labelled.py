@@ -12,8 +12,8 @@
 
 Quotes are text, except in XTREME's files. `.gz` may follow the names of files. A column or key `language` says a row's
 language; without one, `{language}` in the path does, or the only language that is asked for. Tables are indexed by
-NumPy and texts read when they are asked for. JSON lines and TFDS examples are decoded once at opening to check them, one
-by one: a minute or so per 400,000 examples of TFDS.
+NumPy and texts read when they are asked for. JSON lines and TFDS examples are decoded once at opening to check them,
+one by one: a minute or so per 400,000 examples of TFDS.
 """
 
 import collections

@@ -1,7 +1,7 @@
 """Mixture over languages and language pairs: sources in, a task's entries with their weights out.
 
 An entry is a language ("en"), a pair ("en-de") or a back-translation direction ("en>de"). An entry of n records is
-drawn with probability proportional to n ** alpha. `order` turns the mixture into each stream's sequence of records.
+drawn with probability proportional to n ** sampling_exponent. `order` makes each stream's sequence of records of it.
 """
 
 import dataclasses
@@ -53,6 +53,7 @@ class Sources:
         cfg: Config,
         monolingual: Mapping[str, SourceConfig] | None = None,
         parallel: Mapping[str, SourceConfig] | None = None,
+        where: str = "data",
     ):
         """Opens nothing yet.
 
@@ -60,7 +61,9 @@ class Sources:
           cfg: the config.
           monolingual: sources to read instead of `config.data.monolingual`, such as held-out ones.
           parallel: the same for `config.data.parallel`.
+          where: of the config they stand, for messages.
         """
+        self._where = where
         self._languages = cfg.languages
         self._configured: dict[sources.Kind, Mapping[str, SourceConfig]] = {
             "monolingual": cfg.data.monolingual if monolingual is None else monolingual,
@@ -106,11 +109,12 @@ class Sources:
         configured = self._configured[kind]
         if not configured:
             raise ConfigError(
-                f"config.data.{kind} names no source, but an objective with a weight above 0 reads {kind} text"
+                f"config.{self._where}.{kind} names no source, but an objective with a weight above 0 reads {kind} text"
             )
         parts: dict[str, list[RandomAccess]] = {}
         for name, source in configured.items():
-            for key, sequence in sources.open_source(f"data.{kind}.{name}", source, self._languages, kind).items():
+            shown = f"{self._where}.{kind}.{name}".rstrip(".")
+            for key, sequence in sources.open_source(shown, source, self._languages, kind).items():
                 parts.setdefault(key, []).append(sequence)
         return {key: group[0] if len(group) == 1 else Concatenation(group) for key, group in parts.items()}
 

@@ -8,7 +8,7 @@ Two commands:
 
 The first makes the bundled corpus `diagnostics` (see its README): cleaned messages, 200 held out, the others half as
 pairs and half as monolingual text. The second turns any source that `records.open_source` reads into one ArrayRecord
-file a language or pair, the fastest form for random access at scale.
+file per language or pair, the fastest form for random access at scale.
 """
 
 import argparse
@@ -33,7 +33,7 @@ Rows = list[dict[str, str]]
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command; `argv` defaults to the process's arguments.
 
-    What a user can mend ends in one line on standard error and exit status 2.
+    What a user can fix ends in one line on standard error and exit status 2.
     """
     parser = argparse.ArgumentParser(prog="python -m ernie_m_jax.data.prepare", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -111,7 +111,7 @@ def diagnostics(source: Path, output: Path, held_out: int = HELD_OUT, seed: int 
 
 
 def array_record(source: SourceConfig, languages: tuple[str, ...], kind: records.Kind, output: str) -> dict[str, int]:
-    """Writes one ArrayRecord file a language or pair: a JSON object a record, with the language as key.
+    """Writes one ArrayRecord file per language or pair: a JSON object per record, with the language as key.
 
     Args:
       source: anything `records.open_source` reads.

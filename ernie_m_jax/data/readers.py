@@ -1,9 +1,9 @@
 """Text files in, indexed lines and cells out: the byte level under `records.py`.
 
 A file becomes a byte buffer (memory-mapped when local and uncompressed, otherwise held in memory) and int64 offsets
-into it, built by NumPy in blocks: no Python object a line. A text is decoded when it is asked for. Files are checked to
-be UTF-8 while they are indexed, so a bad byte is an error at opening, with its line. `labelled.py`, which may leave bad
-rows out, asks for `lines(strict=False)` and `Cells` and judges the rows itself.
+into it, built by NumPy in blocks: no Python object per line. A text is decoded when it is asked for. Files are checked
+to be UTF-8 while they are indexed, so a bad byte is an error at opening, with its line. `labelled.py`, which may leave
+bad rows out, asks for `lines(strict=False)` and `Cells` and judges the rows itself.
 """
 
 import codecs

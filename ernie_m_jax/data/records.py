@@ -4,8 +4,8 @@
 
 | format       | files | records |
 | ------------ | ----- | ------- |
-| text         | one file a language, `{language}` in the path | a line, monolingual only |
-| tsv          | a column a language, named by the header row, or by `columns=("en", "de")` if there is none | a row |
+| text         | one file per language, `{language}` in the path | a line, monolingual only |
+| tsv          | a column per language, named by the header row, or by `columns=("en", "de")` if there is none | a row |
 | jsonl        | objects: `{"en": .., "de": ..}`, `{"translation": {..}}` or `{"text": .., "language": ..}` | a line |
 | moses        | two aligned files, `{language}` and often `{pair}` in the path: `OPUS.{pair}.{language}` | two lines |
 | array_record | JSON objects as in jsonl, one file or `{language}` / `{pair}` in the path | a record |
@@ -106,7 +106,7 @@ def open_source(name: str, source: SourceConfig, languages: tuple[str, ...], kin
         format_ = _format(source, kind)
         if format_ == "text":
             if "{language}" not in source.path and len(groups) > 1:
-                raise DataError(f"{source.path}: text is one file a language; put {{language}} into the path")
+                raise DataError(f"{source.path}: text is one file per language; put {{language}} into the path")
             return {language: _text(source.path, language) for (language,) in groups}
         if format_ == "moses":
             return {"-".join(pair): _moses(source.path, pair) for pair in groups}

@@ -1,1 +1,1 @@
-"""What a model is worth: sentence vectors and retrieval."""
+"""Evaluation of a model: sentence vectors and retrieval."""

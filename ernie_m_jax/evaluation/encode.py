@@ -1,4 +1,4 @@
-"""Sentence vectors: text in, one float32 vector a sentence out.
+"""Sentence vectors: text in, one float32 vector per sentence out.
 
     texts --tokenizer--> CLS ids SEP --sort, pad to a few lengths--> Inputs --encoder up to a layer--> pooled [N, H]
 
@@ -20,7 +20,8 @@ from etils import epath
 from rich import progress as rich_progress
 
 from ernie_m_jax import atomic, config_fields, sharding
-from ernie_m_jax.config import ConfigError, ModelConfig, RetrievalConfig
+from ernie_m_jax.config import ConfigError, EncodeConfig, ModelConfig
+from ernie_m_jax.data import batch as batches
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.encoder import ErnieM, Inputs
@@ -57,9 +58,9 @@ def encode_texts(
       texts: N sentences; an empty one is allowed.
       layer: 0 is the embeddings' output, n the output of layer n, -1 the last layer.
       pooling: "mean", "cls" (the first token's vector) or "max" (a maximum for each dimension).
-      max_length: tokens a sentence at most, specials included; longer ones are cut.
-      batch_size: sentences a batch, rounded up to a multiple of the mesh's shards of rows; the last batch is filled up
-        with rows of padding.
+      max_length: tokens per sentence at most, specials included; longer ones are cut.
+      batch_size: sentences per batch, rounded up to a multiple of the mesh's shards of rows; the last batch is filled
+        up with rows of padding.
       on_rows: called with the number of sentences finished, for each batch.
 
     Returns:
@@ -72,7 +73,7 @@ def encode_texts(
     texts = check_texts(texts, "texts")
     config = model.config
     layer = _check_request(config, layer, pooling, max_length, batch_size)
-    mesh = _mesh(params)
+    mesh = mesh_of(params)
     if mesh is None:
         params = jax.device_put(params)  # once, not for each batch; nothing happens to what is on a device
     else:
@@ -129,7 +130,7 @@ def encode_file(
     max_length: int,
     batch_size: int,
 ) -> tuple[int, int]:
-    """Encodes a text file, one sentence a line, into a `.npy` file: row i is line i + 1, empty lines included.
+    """Encodes a text file, one sentence per line, into a `.npy` file: row i is line i + 1, empty lines included.
 
     The output appears whole or not at all: it is written beside its final name and then renamed.
 
@@ -154,7 +155,7 @@ def encode_file(
     """
     source, target = epath.Path(input_path), epath.Path(output_path)
     if not source.is_file():
-        raise FileNotFoundError(f"input {str(source)!r} is not a file; expected a text file with one sentence a line")
+        raise FileNotFoundError(f"input {str(source)!r} is not a file; expected a text file with one sentence per line")
     if target.suffix != ".npy":
         raise ConfigError(f"output {str(target)!r} must end in '.npy'")
     config = model.config
@@ -162,7 +163,7 @@ def encode_file(
     # A first pass over the file, so that a bad line is found before any work.
     shape = (sum(1 for _ in read_lines(source)), config.hidden_size)
     if not shape[0]:
-        raise DataError(f"input {str(source)!r} is empty; expected one sentence a line")
+        raise DataError(f"input {str(source)!r} is empty; expected one sentence per line")
 
     encode = functools.partial(
         encode_texts,
@@ -229,7 +230,7 @@ def _hidden(model: ErnieM, params: Any, inputs: Inputs, layer: int) -> jax.Array
 
 
 def inputs(rows: list[list[int]], batch_size: int, width: int, pad_id: int, mesh: jax.sharding.Mesh | None) -> Inputs:
-    """Lays ids out as one segment a row, padded to int32 [batch_size, width], and places them on the devices."""
+    """Lays ids out as one segment per row, padded to int32 [batch_size, width], and places them on the devices."""
     ids = np.full((batch_size, width), pad_id, np.int32)
     segments = np.zeros((batch_size, width), np.int32)
     for i, row in enumerate(rows):
@@ -237,17 +238,12 @@ def inputs(rows: list[list[int]], batch_size: int, width: int, pad_id: int, mesh
         segments[i, : len(row)] = 1
     positions = np.arange(width, dtype=np.int32) * segments
     zeros = np.zeros_like(ids)
-
-    def place(array: np.ndarray) -> jax.Array:
-        if mesh is None:
-            return jax.device_put(array)
-        return jax.make_array_from_callback(array.shape, sharding.batch_sharding(mesh), lambda index: array[index])
-
-    with jax.transfer_guard_host_to_device("allow"):  # these transfers are meant, whatever guard the caller keeps
-        return Inputs(*map(place, (ids, positions, segments, zeros, zeros)))
+    names = ("ids", "positions", "segments", "roles", "languages")
+    named = dict(zip(names, (ids, positions, segments, zeros, zeros), strict=True))
+    return Inputs(**batches.place_whole(named, None if mesh is None else sharding.batch_sharding(mesh)))
 
 
-def _mesh(params: Any) -> jax.sharding.Mesh | None:
+def mesh_of(params: Any) -> jax.sharding.Mesh | None:
     """Returns the mesh that the parameters lie on, None where they lie on one device or on the host."""
     placed = getattr(jax.tree.leaves(params)[0], "sharding", None)
     if not isinstance(placed, jax.sharding.NamedSharding):
@@ -261,14 +257,14 @@ def _check_request(config: ModelConfig, layer: int, pooling: str, max_length: in
     limit = config.max_positions - config.first_position
     if not -1 <= layer <= config.num_layers:
         raise ConfigError(
-            f"layer {layer} (config.retrieval.layer) is out of range: 0 (output of the embeddings) to "
+            f"layer {layer} (config.encode.layer) is out of range: 0 (output of the embeddings) to "
             f"{config.num_layers} (output of the last layer), or -1 for the last"
         )
     for name, value in (("pooling", pooling), ("max_length", max_length), ("batch_size", batch_size)):
-        config_fields.check_value(RetrievalConfig, name, value, f"{name} (config.retrieval.{name})")
+        config_fields.check_value(EncodeConfig, name, value, f"{name} (config.encode.{name})")
     if max_length > limit:
         raise ConfigError(
-            f"max_length (config.retrieval.max_length) is {max_length}; the model has positions for {limit} tokens"
+            f"max_length (config.encode.max_length) is {max_length}; the model has positions for {limit} tokens"
         )
     return config.num_layers if layer == -1 else layer
 

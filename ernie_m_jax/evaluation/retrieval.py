@@ -1,6 +1,7 @@
-"""Zero-shot evaluation: sentence retrieval between every two languages of a parallel set.
+"""Zero-shot evaluation: sentence retrieval between every two languages of a parallel set, or within given pairs.
 
     source --aligned_sentences--> {language: texts} --encode--> vectors --retrieval--> RetrievalResult --> CSV, PNG
+    source --paired_sentences--> {(a, b): texts of both} --encode--> vectors --retrieval_of_pairs--> the same
 
 After Tatoeba in XTREME: cosine similarity, nearest neighbour, accuracy. `encode` is any function from texts to vectors;
 the model's own is `encode.encode_texts`.
@@ -30,7 +31,8 @@ class RetrievalResult:
 
     Attributes:
       languages: the n language codes, in the order of the matrix.
-      matrix: float64 [n, n], percent; row = language of the queries, column = language of the candidates, diagonal NaN.
+      matrix: float64 [n, n], percent; row = language of the queries, column = language of the candidates; NaN on the
+        diagonal and where a pair was not compared.
     """
 
     languages: tuple[str, ...]
@@ -71,7 +73,7 @@ def retrieval(encode: Callable[[list[str]], np.ndarray], sentences: Mapping[str,
     candidate as from any other, finds index 0.
 
     Args:
-      encode: texts to vectors, [N, H]; called once a language.
+      encode: texts to vectors, [N, H]; called once per language.
       sentences: the texts of each language; the same index is the same meaning.
 
     Returns:
@@ -92,6 +94,27 @@ def retrieval(encode: Callable[[list[str]], np.ndarray], sentences: Mapping[str,
     return RetrievalResult(languages, matrix)
 
 
+def retrieval_of_pairs(
+    encode: Callable[[list[str]], np.ndarray],
+    pairs: Mapping[tuple[str, str], tuple[Sequence[str], Sequence[str]]],
+    languages: Sequence[str],
+) -> RetrievalResult:
+    """As `retrieval`, for sets that hold two languages each: only within a set is anything searched.
+
+    Args:
+      encode: see there.
+      pairs: the texts of both languages of each set; the same index is the same meaning.
+      languages: in the order that the result's are to have; those of no set are left out.
+    """
+    found = tuple(language for language in languages if any(language in pair for pair in pairs))
+    matrix = np.full((len(found), len(found)), np.nan)
+    for (one, other), texts in pairs.items():
+        result = retrieval(encode, {one: texts[0], other: texts[1]}).matrix
+        row, column = found.index(one), found.index(other)
+        matrix[row, column], matrix[column, row] = result[0, 1], result[1, 0]
+    return RetrievalResult(found, matrix)
+
+
 def nearest(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     """Returns for each unit vector in `queries` [Q, H] the index of its nearest in `candidates` [C, H]: int [Q].
 
@@ -106,7 +129,9 @@ def nearest(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     return found
 
 
-def aligned_sentences(source: SourceConfig, languages: Sequence[str]) -> dict[str, list[str]]:
+def aligned_sentences(
+    source: SourceConfig, languages: Sequence[str], name: str = "retrieval.source"
+) -> dict[str, list[str]]:
     """Reads a parallel set whose rows hold one meaning in all of `languages`.
 
     Read pair by pair, the first language with each other; the first language's texts must come out the same each time.
@@ -114,6 +139,7 @@ def aligned_sentences(source: SourceConfig, languages: Sequence[str]) -> dict[st
     Args:
       source: the set; `pairs` must be empty, since every language is compared with every other one.
       languages: the configured codes; `source.languages`, where there are any, selects from them.
+      name: of the set in the config, for messages.
 
     Returns:
       The texts of each language, in the order of the languages; the same index is the same meaning.
@@ -124,16 +150,16 @@ def aligned_sentences(source: SourceConfig, languages: Sequence[str]) -> dict[st
     """
     wanted = tuple(source.languages or languages)
     if len(wanted) < 2 or len(set(wanted)) < len(wanted):
-        raise ConfigError(f"retrieval.source needs at least 2 languages, each once; got {list(wanted)}")
+        raise ConfigError(f"{name} needs at least 2 languages, each once; got {list(wanted)}")
     if source.pairs:
         raise ConfigError(
-            f"retrieval.source.pairs is {list(source.pairs)}; it must be empty, for every language of "
-            "retrieval.source.languages is compared with every other one"
+            f"{name}.pairs is {list(source.pairs)}; it must be empty, for every language of "
+            f"{name}.languages is compared with every other one"
         )
     first, *others = wanted
     pairs = {other: f"{first}-{other}" for other in others}
     source = dataclasses.replace(source, pairs=tuple(pairs.values()))
-    opened = records.open_source("retrieval.source", source, tuple(languages), "parallel")
+    opened = records.open_source(name, source, tuple(languages), "parallel")
     texts = {other: [opened[pair][i].texts for i in range(len(opened[pair]))] for other, pair in pairs.items()}
     try:
         _check_counts({pairs[other]: len(rows) for other, rows in texts.items()})
@@ -149,6 +175,35 @@ def aligned_sentences(source: SourceConfig, languages: Sequence[str]) -> dict[st
                 )
         aligned[other] = [translation for _, translation in rows]
     return aligned
+
+
+def is_of_pairs(source: SourceConfig) -> bool:
+    """Whether a parallel set holds pairs of languages that are not aligned with each other: files or pairs say so."""
+    return bool(source.pairs) or "{pair}" in source.path or source.format == "moses" or "{language}" in source.path
+
+
+def paired_sentences(
+    source: SourceConfig, languages: Sequence[str], name: str
+) -> dict[tuple[str, str], tuple[list[str], list[str]]]:
+    """Reads a parallel set whose pairs stand for themselves, such as OPUS's or Tatoeba's.
+
+    Args:
+      source: the set; every pair of its languages is read, or those of `pairs`.
+      languages: the configured codes.
+      name: of the set in the config, for messages.
+
+    Returns:
+      The texts of both sides of each pair.
+
+    Raises:
+      DataError: the source cannot be read.
+    """
+    opened = records.open_source(name, source, tuple(languages), "parallel")
+    found = {}
+    for pair, sequence in opened.items():
+        texts = [sequence[index].texts for index in range(len(sequence))]
+        found[records.split_pair(pair, tuple(languages))] = ([one for one, _ in texts], [other for _, other in texts])
+    return found
 
 
 def write_retrieval(directory: epath.PathLike, name: str, result: RetrievalResult) -> None:

@@ -32,7 +32,7 @@ def _hash(counter: jax.Array, seed: Sequence[jax.Array] | jax.Array) -> jax.Arra
 
 
 def _bits(shape: tuple[int, ...], seed: Sequence[jax.Array] | jax.Array) -> jax.Array:
-    """Random uint32 of a shape from two seed words; one iota an axis, so that any axis can be sharded."""
+    """Random uint32 of a shape from two seed words; one iota per axis, so that any axis can be sharded."""
     # Trailing axes are counted in 32 bits; leading axes that no longer fit reseed the hash.
     first = len(shape)
     size = 1

@@ -254,11 +254,11 @@ class ErnieM(nn.Module):
         """The fine-tuning head's logits, in `compute.dtype`.
 
         Args:
-          hidden: what the head stands on: pooled vectors [B, H] (`pool`; dropout, where a task has it,
+          hidden: what the head takes: pooled vectors [B, H] (`pool`; dropout, where a task has it,
             between the two) for sequence_classification and multiple_choice, the encoder's output [B, L, H] otherwise.
 
         Returns:
-          [..., outputs]: a logit a label; one for multiple_choice; start and end for the two span heads (for
+          [..., outputs]: a logit per label; one for multiple_choice; start and end for the two span heads (for
           information_extraction their sigmoids are the probabilities).
 
         Raises:

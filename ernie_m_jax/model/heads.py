@@ -14,6 +14,12 @@ def outputs(config: ModelConfig) -> int:
     return HEADS[config.head] or config.num_labels
 
 
+def gather(hidden: jax.Array, at: jax.Array) -> jax.Array:
+    """Hidden states `[B, L, H]` at token indices `[B, P]`, as `[B * P, H]`; an index past the end gives the last."""
+    picked = jnp.take_along_axis(hidden, at[:, :, None], axis=1, mode="clip")
+    return picked.reshape(-1, hidden.shape[-1])
+
+
 class MlmHead(nn.Module):
     """The masked language model's head; its decoder is the word table.
 

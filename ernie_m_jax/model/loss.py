@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from ernie_m_jax.model.dropout import random_bits_of_columns
 
 _BLOCK = 128  # columns of a block in `_argmax`
-_NEVER = -1e30  # added to the bias of words that must not be written; finite, for a chunk may hold nothing else
+_NEVER = -1e30  # added to the bias of words that must not be written; finite, since a chunk may hold nothing else
 
 
 class Scores(NamedTuple):
@@ -241,7 +241,7 @@ def vocabulary_sample(
       hidden: as in `vocabulary_cross_entropy`, like `embedding`, `bias` and `chunk`.
       embedding: [V, H].
       bias: [V].
-      chunk: words at a time; the drawn tokens do not depend on it, for the noise belongs to the word.
+      chunk: words at a time; the drawn tokens do not depend on it, since the noise belongs to the word.
       rng: a PRNG key.
       temperature: greater than 0.
 

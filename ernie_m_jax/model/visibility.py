@@ -1,4 +1,4 @@
-"""Who may see whom: two small integers a token and a static table in, a boolean attention mask out, on the device.
+"""Who may see whom: two small integers per token and a static table in, a boolean attention mask out, on the device.
 
 A token's segment is the example of a packed row it belongs to (0 is padding), its role indexes the objective's table:
 `visible = (segment_q == segment_k) & table[role_q, role_k]`. No host builds an [L, L] mask.

@@ -21,6 +21,7 @@ from ernie_m_jax.data import layout, mixture
 from ernie_m_jax.data.records import split_pair
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.encoder import Inputs
+from ernie_m_jax.model.heads import gather
 from ernie_m_jax.objectives import masking
 from ernie_m_jax.task import Batch, Example, Group, Record, Sources, Spec, Sums, Task, TaskKeys
 
@@ -47,7 +48,7 @@ class BTMLMConfig(TaskKeys):
 
 
 class PseudoTokens(NamedTuple):
-    """What stage 1 wrote: `ids` and `log_probs` `[B, G]`, an entry a placeholder (or padding)."""
+    """What stage 1 wrote: `ids` and `log_probs` `[B, G]`, an entry per placeholder (or padding)."""
 
     ids: jax.Array
     log_probs: jax.Array
@@ -161,9 +162,7 @@ def generate(
     def write(ids: jax.Array, languages: jax.Array, rng: jax.Array) -> PseudoTokens:
         inputs = Inputs(ids, batch["positions"], batch["segments"], batch["roles"], languages)
         hidden = model.apply({"params": params}, inputs, GENERATION, deterministic=True, method="encode")
-        out = model.apply(
-            {"params": params}, masking.gather(hidden, at), rng, keys.temperature, never, method="generate"
-        )
+        out = model.apply({"params": params}, gather(hidden, at), rng, keys.temperature, never, method="generate")
         return PseudoTokens(out.ids.reshape(at.shape), out.log_probs.reshape(at.shape))
 
     def refine(index: jax.Array, tokens: PseudoTokens) -> PseudoTokens:

@@ -1,6 +1,6 @@
 """CAMLM, cross-attention masked language modelling: restore a word from the *other* sentence of a pair only.
 
-Parallel records in, one segment a pair out. The original words stay; each masked word gets an extra [MASK] slot with
+Parallel records in, one segment per pair out. The original words stay; each masked word gets an extra [MASK] slot with
 the word's own position, which sees the whole other sentence and its own side's slots, never its own sentence's words
 (paper section 3.2, Figure 1 right; docs/design.md, contract 2).
 """

@@ -14,6 +14,7 @@ import numpy as np
 
 from ernie_m_jax.config import Config
 from ernie_m_jax.model.encoder import Inputs
+from ernie_m_jax.model.heads import gather
 from ernie_m_jax.task import IGNORE, Batch, Spec, Sums
 from ernie_m_jax.tokenizer.base import LEADING_SPECIALS
 
@@ -108,12 +109,6 @@ def row_spec(cfg: Config, predictions: int) -> Spec:
 def prediction_room(words: float, ratio: float) -> int:
     """Predictions that a row has room for, given its mean number of maskable words; a multiple of 8."""
     return int(-(-(words * ratio * PREDICTION_SLACK + 4) // 8) * 8)
-
-
-def gather(hidden: jax.Array, at: jax.Array) -> jax.Array:
-    """Hidden states `[B, L, H]` at token indices `[B, P]`, as `[B * P, H]`; an index past the end gives the last."""
-    picked = jnp.take_along_axis(hidden, at[:, :, None], axis=1, mode="clip")
-    return picked.reshape(-1, hidden.shape[-1])
 
 
 def loss_under(table: np.ndarray) -> Callable[..., Sums]:

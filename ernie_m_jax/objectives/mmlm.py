@@ -1,6 +1,6 @@
 """MMLM, multilingual masked language modelling: restore masked tokens of one text from the text around them.
 
-Monolingual records in, one segment a record (or a join of short lines) out; every token of a segment sees every other
+Monolingual records in, one segment per record (or a join of short lines) out; every token of a segment sees every other
 (paper section 3.1, Figure 1 left).
 """
 

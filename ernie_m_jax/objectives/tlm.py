@@ -1,6 +1,6 @@
 """TLM, translation language modelling: restore masked tokens of a parallel pair from both sentences.
 
-Parallel records in, one segment a pair out; every token of a segment sees every other (paper section 3.1, Figure 1
+Parallel records in, one segment per pair out; every token of a segment sees every other (paper section 3.1, Figure 1
 middle).
 """
 

@@ -79,6 +79,51 @@ def write_csv(path: str | os.PathLike[str], languages: Sequence[str], matrix: An
     write_text(path, buffer.getvalue())
 
 
+def write_rows(path: str | os.PathLike[str], rows: Mapping[str, Mapping[str, float]]) -> None:
+    """Writes numbers by language as CSV, full precision: a row per metric, a column per language."""
+    languages = list(dict.fromkeys(language for values in rows.values() for language in values))
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["metric", *languages])
+    for metric, values in rows.items():
+        writer.writerow([metric, *(repr(float(values[code])) if code in values else "" for code in languages)])
+    write_text(path, buffer.getvalue())
+
+
+def bar_chart(path: str | os.PathLike[str], rows: Mapping[str, Mapping[str, float]], title: str, unit: str) -> None:
+    """Draws numbers by language as a PNG: a group of bars per language, a bar per metric, each with its number.
+
+    Args:
+      path: file to write.
+      rows: metric -> language -> number, not empty.
+      title: above the picture.
+      unit: of the numbers; percentages get an axis from 0 to 100.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    languages = list(dict.fromkeys(language for values in rows.values() for language in values))
+    figure = Figure(figsize=(max(4.0, 0.45 * len(languages) * len(rows) + 1.5), 3.2), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    width = 0.8 / len(rows)
+    for number, (metric, values) in enumerate(rows.items()):
+        heights = np.array([values.get(language, math.nan) for language in languages], np.float64)
+        places = np.arange(len(languages)) + (number - (len(rows) - 1) / 2) * width
+        bars = axes.bar(places, heights, width * 0.9, label=metric, color=("#00457c", "#d9a441", "#7f7f7f")[number % 3])
+        axes.bar_label(bars, fmt="%.3g", fontsize=7, padding=1)
+    axes.set_xticks(range(len(languages)), languages)
+    axes.set_ylabel(unit)
+    if unit == "%":
+        axes.set_ylim(0, 105)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title, fontsize=10)
+    if len(rows) > 1:
+        axes.legend(fontsize=8, frameon=False, loc="lower right")
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+    atomic.write(path, buffer.getvalue())
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Writes JSON, indented, with the keys' order kept; the file is replaced whole or not at all. See `json_value`."""
     write_text(path, json.dumps(json_value(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
@@ -90,7 +135,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def aside(path: Any, why: str = "damaged") -> Any:
-    """Where to keep what makes room for another: `<name>.<why>` beside it, with a number from 2 on if that is taken.
+    """Where to keep a file that another replaces: `<name>.<why>` beside it, with a number from 2 on if that is taken.
 
     Args:
       path: a `pathlib` or `epath` path; the result is of the same class.

@@ -1,7 +1,7 @@
 """Numbers of a run: `Sums` from the device are divided here and go to `metrics.jsonl` and TensorBoard.
 
-In: `Sums`, that is `{name: (total, weight)}`, one a step (contract in `ernie_m_jax.task`). Out: `{name: float}` for the
-screen (`screen`) and one JSON object a line on disk.
+In: `Sums`, that is `{name: (total, weight)}`, one per step (contract in `ernie_m_jax.task`). Out: `{name: float}` for
+the screen (`screen`) and one JSON object per line on disk.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from ernie_m_jax.reporting import files, screen, summary
 from ernie_m_jax.task import Sums
 
 FILE = "metrics.jsonl"
-_RESERVED = ("step", "objective", "timing")
+_RESERVED = ("step", "objective", "eval", "timing")
 
 
 def finalize(sums: Sums) -> dict[str, float]:
@@ -38,8 +38,11 @@ class MetricsWriter:
     same, bit for bit, in two runs of one config. JSON has no NaN: a value that is not finite is the string "nan",
     "inf" or "-inf", which `float()` reads back.
 
+    An evaluation's line has "eval", its name, instead of "objective", and the step that it came before.
+
     Resuming drops every line with `step >= resume_step`, since the run will write these again, so that in the end the
-    file is that of a run never interrupted. What is no metrics line is dropped too (see `repair`).
+    file is that of a run never interrupted; but an evaluation at `resume_step` came before its checkpoint and stays.
+    What is no metrics line is dropped too (see `repair`).
 
     Args:
       workdir: a local directory; made if it does not exist.
@@ -53,7 +56,7 @@ class MetricsWriter:
         path = pathlib.Path(workdir) / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            files.write_text(path, "".join(line for line in repair(path) if json.loads(line)["step"] < resume_step))
+            files.write_text(path, "".join(line for line in repair(path) if _is_before(json.loads(line), resume_step)))
         self._file = path.open("a", encoding="utf-8")
         # With a purge step TensorBoard hides what earlier event files hold from there on.
         self._board = SummaryWriter(str(path.parent / "tensorboard"), purge_step=resume_step, write_to_disk=True)
@@ -83,8 +86,17 @@ class MetricsWriter:
         self._file.write(json.dumps(files.json_value(line), allow_nan=False, ensure_ascii=False) + "\n")
         self._file.flush()
 
+    def evaluation(self, step: int, name: str, values: Mapping[str, float]) -> None:
+        """Writes what an evaluation found before `step`: a line, and `<name>/<metric>` to TensorBoard."""
+        if self._file is None:
+            return
+        line = {"step": int(step), "eval": name} | {metric: float(value) for metric, value in values.items()}
+        self._file.write(json.dumps(files.json_value(line), allow_nan=False, ensure_ascii=False) + "\n")
+        self._file.flush()
+        self.draw(step, {name: values})
+
     def draw(self, step: int, groups: Mapping[str, Mapping[str, float]]) -> None:
-        """Writes `<group>/<name>` to TensorBoard, flushed; slower than a line, so once a log interval, not a step."""
+        """Writes `<group>/<name>` to TensorBoard, flushed; slower than a line, so once per log interval."""
         if self._file is None:
             return
         for group in sorted(groups):
@@ -156,10 +168,23 @@ class Meter:
         return losses, timing["tokens_per_second"]
 
 
+def _is_before(entry: Mapping[str, Any], step: int) -> bool:
+    """Whether a line was written before the checkpoint of `step`."""
+    return entry["step"] <= step if "eval" in entry else entry["step"] < step
+
+
+def evaluations(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of evaluations in a metrics file, in order; what is damaged of it is passed over, not mended."""
+    if not path.exists():
+        return []
+    lines = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1] if _is_entry(line)]
+    return [line for line in lines if "eval" in line]
+
+
 def repair(path: pathlib.Path) -> list[str]:
     """Returns the whole lines of a metrics file, after dropping from it what is none; [] if there is no file.
 
-    A last line cut short by a crash goes without a word. If any other line is no JSON object with a step and numbers,
+    A last line cut short by a crash is dropped silently. If any other line is no JSON object with a step and numbers,
     the file is first kept aside as `metrics.jsonl.damaged`, and what is dropped is printed.
     """
     if not path.exists():
@@ -181,8 +206,12 @@ def _is_entry(line: bytes) -> bool:
     try:
         entry = json.loads(line.decode())
         for name, value in (entry | entry.get("timing", {})).items():
-            if name not in ("objective", "timing"):
+            if name not in ("objective", "eval", "timing"):
                 float(value)
-        return type(entry["step"]) is int and isinstance(entry.get("objective", ""), str)
+        return (
+            type(entry["step"]) is int
+            and isinstance(entry.get("objective", ""), str)
+            and isinstance(entry.get("eval", ""), str)
+        )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False

@@ -35,7 +35,7 @@ class MixtureRow(NamedTuple):
 
 
 class Progress:
-    """How far a stage is: name, step of total, losses, tokens a second, time left.
+    """How far a stage is: name, step of total, losses, tokens per second, time left.
 
     On a terminal a live bar with the losses below it, each on a line of its own that a narrow screen shortens at its
     end; otherwise (pipes, CI, notebooks) one plain line every `log_every` steps and at the end.
@@ -148,7 +148,7 @@ def show(*items: Any, console: rich.console.Console | None = None) -> None:
 
 
 def mixture_table(rows: Sequence[MixtureRow], title: str = "Mixture") -> rich.table.Table:
-    """A row a language or pair: records, tokens, probability of being drawn, epochs over the run; and the totals."""
+    """A row per language or pair: records, tokens, probability of being drawn, epochs over the run; and the totals."""
     table = rich.table.Table("", title=title, show_footer=len(rows) > 1)
     known = [row.tokens for row in rows if row.tokens is not None]
     totals = (
@@ -196,17 +196,43 @@ def retrieval_table(languages: Sequence[str], matrix: Any, title: str = "Retriev
     return table
 
 
-def objectives_table(stages: Mapping[str, Mapping[str, Mapping[str, float]]]) -> rich.table.Table:
-    """A row a stage and objective: how its loss began and ended, and what else was measured over its last steps."""
+def language_table(rows: Mapping[str, Mapping[str, float]], title: str, digits: int = 1) -> rich.table.Table:
+    """Numbers by language: a row per metric, a column per language and, from two on, their mean; "-" where none is.
+
+    Args:
+      rows: metric -> language -> number. A language "all", if there is one, stands for all of them and is shown last.
+      title: above the table.
+      digits: decimals.
+    """
+    languages = list(dict.fromkeys(language for values in rows.values() for language in values if language != "all"))
+    ends = ["all"] if any("all" in values for values in rows.values()) else ["mean"] if len(languages) > 1 else []
+    table = rich.table.Table("", title=title, box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for language in (*languages, *ends):
+        table.add_column(language, justify="right")
+    for metric, values in rows.items():
+        mean = {"mean": _mean(np.array([values[language] for language in languages if language in values]))}
+        shown = [{**mean, **values}.get(language, math.nan) for language in (*languages, *ends)]
+        table.add_row(metric, *("-" if math.isnan(value) else f"{value:.{digits}f}" for value in shown))
+    return table
+
+
+def objectives_table(
+    stages: Mapping[str, Mapping[str, Mapping[str, float]]], columns: Mapping[str, str] = {}
+) -> rich.table.Table:
+    """A row per stage and objective: how its loss began and ended, and what else was measured over its last steps.
+
+    Args:
+      stages: stage -> objective -> number by name.
+      columns: the numbers that only some objectives have -> their titles.
+    """
     table = rich.table.Table("", title="Objectives")
     shown = {
         "steps": "steps",
         "first_loss": "loss at first",
         "loss": "loss at last",
         "accuracy": "accuracy",
-        "scored": "scored a step",
-        "pseudo_novel": "pseudo novel",
-        "pseudo_confidence": "confidence",
+        "scored": "scored per step",
+        **columns,
         "skipped": "skipped",
     }
     if not any("skipped" in values for objectives in stages.values() for values in objectives.values()):

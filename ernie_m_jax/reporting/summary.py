@@ -60,14 +60,23 @@ def is_of_stage(value: Any) -> bool:
     try:
         numbers = [value[key] for key in ("steps", "tokens", "fill", "tokens_per_second") if value[key] is not None]
         objectives = [number for values in value["objectives"].values() for number in values.values()]
-        return all(map(is_number, numbers)) and all(float(number) is not None for number in objectives)
+        found = all(map(is_number, numbers)) and all(float(number) is not None for number in objectives)
+        return found and is_of_start(value["evals"])
     except (TypeError, KeyError, ValueError, AttributeError):
         return False
 
 
 def is_of_run(value: Any) -> bool:
-    """Whether a value is what `run.pretrain` writes."""
-    return isinstance(value, dict) and {"retrieval", "objectives", "stages", "wall_seconds"} <= set(value)
+    """Whether a value is what `run.train` writes."""
+    return isinstance(value, dict) and {"evals", "objectives", "stages", "wall_seconds"} <= set(value)
+
+
+def is_of_start(value: Any) -> bool:
+    """Whether a value is what evaluations before the first stage found."""
+    try:
+        return all(is_number(number) for metrics in value.values() for number in metrics.values())
+    except AttributeError:
+        return False
 
 
 def is_number(value: Any) -> bool:

@@ -30,6 +30,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "train":  # when first used, for it needs SentencePiece
+    if name == "train":  # when first used, since it needs SentencePiece
         return importlib.import_module("ernie_m_jax.tokenizer.training").train
     raise AttributeError(f"module 'ernie_m_jax.tokenizer' has no attribute {name!r}")

@@ -92,7 +92,7 @@ class Tokenizer(abc.ABC):
         """Reads a tokenizer.
 
         Args:
-          path: a directory. "ernie", "huggingface": `sentencepiece.bpe.model` and `vocab.txt` (one token a line,
+          path: a directory. "ernie", "huggingface": `sentencepiece.bpe.model` and `vocab.txt` (one token per line,
             perhaps a tab and its id; a token's id is its line, counted from 0, whatever id SentencePiece gives it).
             "xlm-roberta": `sentencepiece.bpe.model`. "bert": `vocab.txt`, with the settings in `tokenizer_config.json`
             or `tokenizer.json` where they are there. "xlm": `vocab.json` and `merges.txt`, perhaps
@@ -199,7 +199,7 @@ class Tokenizer(abc.ABC):
     def decode(self, ids: Iterable[int], skip_specials: bool = True) -> str:
         """Joins the pieces to text; special tokens but the unknown one are left out unless `skip_specials` is False.
 
-        The unknown token stays, for it stands for text. Raises ValueError on an id that is not in the vocabulary.
+        The unknown token stays, since it stands for text. Raises ValueError on an id that is not in the vocabulary.
         """
         skipped = (self.cls_id, self.pad_id, self.sep_id, self.mask_id) if skip_specials else ()
         indices = list(map(operator.index, ids))

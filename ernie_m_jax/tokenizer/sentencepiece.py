@@ -139,7 +139,7 @@ class ErnieTokenizer(Tokenizer):
         """Style "ernie": what precedes the comma of "digit," is encoded anew.
 
         The published code means to take off the "▁" that this puts before a piece from within a word, but compares str
-        with bytes, so under Python 3 the "▁" stays. Kept so, for published scores come from that code.
+        with bytes, so under Python 3 the "▁" stays. Kept so, because published scores come from that code.
         """
         if len(piece) < 2 or piece[-1] != "," or not piece[-2].isdigit():
             return (piece,)

@@ -41,7 +41,7 @@ def train(
     before either replaces an earlier one.
 
     Args:
-      inputs: paths (`os.PathLike`: text files, UTF-8, one sentence a line) or lines (`str`).
+      inputs: paths (`os.PathLike`: text files, UTF-8, one sentence per line) or lines (`str`).
       vocab_size: number of lines of vocab.txt: [CLS] [PAD] [SEP] [UNK], the pieces, [MASK].
       output_dir: directory to write; made where missing.
       character_coverage: share of the text's characters that get a piece, 0.98 to 1.
@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     training = commands.add_parser("train", help="train SentencePiece (unigram) and write the two files of a tokenizer")
-    training.add_argument("--input", nargs="+", required=True, metavar="FILE", help="UTF-8 text, one sentence a line")
+    training.add_argument("--input", nargs="+", required=True, metavar="FILE", help="UTF-8 text, one sentence per line")
     training.add_argument(
         "--vocab_size", type=int, required=True, metavar="N", help="lines of vocab.txt, special tokens included"
     )
@@ -191,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="share of the text's characters that get a piece, 0.98 to 1 (default: %(default)s)",
     )
     encoding = commands.add_parser(
-        "encode", help="print the ids of each text, [CLS] and [SEP] included, one text a line"
+        "encode", help="print the ids of each text, [CLS] and [SEP] included, one text per line"
     )
     encoding.add_argument("--tokenizer", required=True, metavar="DIR", help="directory with the files of a tokenizer")
     encoding.add_argument(

@@ -151,7 +151,7 @@ def _clusters(text: str) -> list[tuple[int, int]]:
 
 
 def _read_lines(contents: bytes) -> tuple[list[str], dict[str, int]]:
-    """Tokens of a WordPiece vocabulary, one a line, and their ids."""
+    """Tokens of a WordPiece vocabulary, one per line, and their ids."""
     tokens: list[str] = []
     ids: dict[str, int] = {}
     for number, line in enumerate(contents.removesuffix(b"\n").split(b"\n")):

@@ -135,7 +135,7 @@ def _byte_pairs(
 ) -> tuple[tokenizers.Tokenizer, list[int]]:
     """BPE, and its ids -> the vocabulary's.
 
-    The vocabulary need not hold what a merge makes, for another merge may use it up (XLM's has only what its corpus
+    The vocabulary need not hold what a merge makes, since another merge may use it up (XLM's has only what its corpus
     showed); `tokenizers` must have an id for it. So BPE runs on ids of its own.
     """
     inner = dict.fromkeys(ids)
@@ -160,7 +160,7 @@ def _read_ids(vocabulary: dict[str, Any]) -> dict[str, int]:
 
 
 def _read_merges(contents: bytes) -> list[tuple[str, str]]:
-    """Pairs of merges.txt, best first: two symbols a line, perhaps with a count."""
+    """Pairs of merges.txt, best first: two symbols per line, perhaps with a count."""
     try:
         lines = contents.decode().replace("\r\n", "\n").split("\n")[:-1]
     except UnicodeDecodeError as error:

@@ -1,6 +1,6 @@
-"""Whose a work directory is: a config and a directory in, `config.json` out, or an error that names what differs.
+"""Which config a work directory belongs to: both in, `config.json` out, or an error that names what differs.
 
-A directory belongs to the config of its first checkpoint. What a start leaves that failed before binds no other config.
+A directory belongs to the config of its first checkpoint. What an earlier, failed start left binds no config.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ FREE_KEYS = (
     "config.compute.remat",
     "config.compute.vocab_chunk",
     "config.data.prefetch",
-    "config.train.evaluate_every",
+    "config.encode",
     "config.train.max_to_keep",
     "config.train.log_every",
     "config.train.max_skipped",
@@ -55,7 +55,9 @@ def check(config: Config, workdir: Path) -> None:
     if not is_begun(workdir):
         return
     stored = stored_config_tree(workdir)
-    lines = [line for line in differences(stored, to_dict(config)) if not line.startswith(FREE_KEYS)]
+    # Without a selection evaluations only look on.
+    free = FREE_KEYS if config.train.select or stored.get("train", {}).get("select") else (*FREE_KEYS, "config.evals")
+    lines = [line for line in differences(stored, to_dict(config)) if not line.startswith(free)]
     lines = lengths.unfit(lines, stored, config, workdir)
     if lines:
         raise ConfigError(
@@ -79,7 +81,7 @@ def check_model(config: Config, workdir: Path) -> None:
 
 
 def claim(config: Config, workdir: Path) -> None:
-    """Checks the work directory and writes `config.json` into it; another config's tokenizer makes room before."""
+    """Checks the work directory and writes `config.json` into it; another config's tokenizer is moved aside first."""
     check(config, workdir)
     if jax.process_index() != 0:
         return

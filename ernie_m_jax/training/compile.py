@@ -1,5 +1,6 @@
 """Compiling ahead: a config in, every step compiled without data or parameters, and what it needs on the screen."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,20 @@ from ernie_m_jax import sharding
 from ernie_m_jax import task as tasks
 from ernie_m_jax.config import Config
 from ernie_m_jax.data import batch as batches
+from ernie_m_jax.evaluation.runner import Evaluations
 from ernie_m_jax.model.encoder import ErnieM
 from ernie_m_jax.reporting import screen
 from ernie_m_jax.training import stages
 
 
 def compile_steps(config: Config) -> dict[str, dict[str, float]]:
-    """Compiles each stage's steps for the devices there are; prints and returns their memory in GiB and GFLOP a step.
+    """Compiles each stage's steps for the devices there are; prints and returns their memory in GiB and GFLOP per step.
 
     Needs no tokenizer, no corpus and no parameters, so a config that does not fit fails in seconds.
     """
+    # How many steps a stage's epochs take does not change what a step needs.
+    known = {name: dataclasses.replace(stage, steps=stage.steps or 1) for name, stage in config.stages.items()}
+    config = dataclasses.replace(config, stages=known)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_rows(mesh, config.train.batch_size, config.train.grad_accumulation_steps)
     run = stages.Run(
@@ -28,7 +33,7 @@ def compile_steps(config: Config) -> dict[str, dict[str, float]]:
         model=ErnieM(config.model, config.compute),
         mesh=mesh,
         entries={},
-        evaluate=lambda params, directory, name: None,
+        evaluations=Evaluations(dataclasses.replace(config, evals={})),
     )
     table = rich.table.Table(
         "step", *(f"{name}, GiB" for name in ("arguments", "temporary")), "GFLOP", title="Compiled steps"

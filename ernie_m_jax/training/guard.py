@@ -26,7 +26,7 @@ class Guard:
     """Counts the steps in a row whose update was skipped.
 
     Attributes:
-      in_row: those steps; empty as long as all is well. Nothing is saved while there are some.
+      in_row: those steps; empty while every step is finite. Nothing is saved while there are some.
     """
 
     def __init__(

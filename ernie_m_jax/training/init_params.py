@@ -1,7 +1,7 @@
 """Parameters to start from: a checkpoint of any format in, the run's parameters on its devices out.
 
-What the checkpoint lacks starts from scratch only if `init.fresh` names it, what it has too much is dropped only if
-`init.drop` names it; everything else must agree in name, shape, architecture and tokenizer.
+What the checkpoint lacks starts from scratch only if `init.fresh` names it, its extra parameters are dropped only if
+`init.drop` names them; everything else must agree in name, shape, architecture and tokenizer.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,8 @@ def load(init: InitConfig, config: ModelConfig, tokenizer: Tokenizer, abstract: 
       scratch: gives parameters like `abstract`, initialised; called only if something starts from scratch.
 
     Raises:
-      ConfigError: the checkpoint is another architecture's or tokenizer's, or lacks or has too much; names and shapes.
+      ConfigError: the checkpoint does not match config.model or the tokenizer, or has missing or extra parameters; with
+        their names and shapes.
       ConversionError, CheckpointError: it cannot be read.
     """
     try:
@@ -55,7 +56,7 @@ def _check_architecture(path: str, have: ModelConfig, want: ModelConfig) -> None
     wrong = [key for key in same if getattr(have, key) != getattr(want, key)]
     if wrong:
         lines = [f"config.model.{key} is {getattr(want, key)}, there {getattr(have, key)}" for key in wrong]
-        raise ConfigError(f"config.init.params {path} is another architecture's:\n  " + "\n  ".join(lines))
+        raise ConfigError(f"config.init.params {path} does not match config.model:\n  " + "\n  ".join(lines))
 
 
 def _check_tokenizer(path: str, have: Tokenizer | None, want: Tokenizer) -> None:

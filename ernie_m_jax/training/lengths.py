@@ -1,9 +1,11 @@
-"""A run that is asked for other numbers of steps: which of its stages may go on, and why the others may not.
+"""How many steps a stage has: those of its epochs, and which other numbers a run that goes on may be given.
 
 A stage may get another length if nothing done would have been different: the learning rates of its steps, and what
 later stages started from.
 """
 
+import contextlib
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +13,53 @@ from typing import Any
 
 import numpy as np
 
+from ernie_m_jax import task as tasks
 from ernie_m_jax.checkpoint import saved_steps
-from ernie_m_jax.config import Config, StageConfig, build
-from ernie_m_jax.training import optimizer
+from ernie_m_jax.config import Config, ConfigError, StageConfig, build, warmed_up
+from ernie_m_jax.config_files import stored_config_tree
+from ernie_m_jax.data import loader
+from ernie_m_jax.reporting import screen
+from ernie_m_jax.training import optimizer, stages
+
+
+def as_stored(config: Config, workdir: Path) -> Config:
+    """The config with the steps that a run's epochs were found to take, so that they are not measured again."""
+    if not (workdir / "config.json").exists():
+        return config
+    try:
+        stored = stored_config_tree(workdir).get("stages", {})
+    except ConfigError:  # `claim` says it, where it matters
+        return config
+    known = {}
+    for name, stage in config.stages.items():
+        before = stored.get(name, {}) if isinstance(stored, Mapping) else {}
+        if not stage.steps and stage.epochs == before.get("epochs") and type(before.get("steps")) is int:
+            stage = warmed_up(dataclasses.replace(stage, steps=before["steps"]))
+        known[name] = stage
+    return dataclasses.replace(config, stages=known)
+
+
+def measured(run: stages.Run) -> Config:
+    """The config with the steps that the stages' epochs take; what they take is printed.
+
+    An epoch is as many records as the objective's training data has. How many of them a step takes is measured on the
+    first packed rows.
+    """
+    config, known = run.config, {}
+    for name, stage in config.stages.items():
+        if not stage.steps:
+            (objective,) = [entry for entry, weight in stage.weights.items() if weight > 0]
+            entries = run.entries[objective]
+            with contextlib.closing(loader.Loader(tasks.bind(config, objective), run.tokenizer, entries)) as source:
+                per_step = source.records_per_row() * config.train.batch_size
+            records = sum(len(group.records) for group in entries.values())
+            steps = max(1, round(stage.epochs * records / per_step))
+            stage = warmed_up(dataclasses.replace(stage, steps=steps))
+            screen.show(
+                f"{name}: {stage.epochs:g} epochs of {records:,} records are {steps:,} steps of {per_step:.1f} records"
+            )
+        known[name] = stage
+    return dataclasses.replace(config, stages=known)
 
 
 def unfit(lines: list[str], stored: Mapping[str, Any], config: Config, workdir: Path) -> list[str]:

@@ -16,6 +16,7 @@ from ernie_m_jax.data import batch as batches
 from ernie_m_jax.data import loader, mixture
 from ernie_m_jax.reporting import files, metrics, screen
 from ernie_m_jax.training import guard, preemption, stages, state
+from ernie_m_jax.training.evaluating import Evaluating
 
 
 def show_mixtures(stage: stages.Stage, config: Config, loaders: Mapping[str, loader.Loader]) -> None:
@@ -35,6 +36,8 @@ def train_stage(
 ) -> state.TrainState:
     """Trains from `start` (at whatever step it is) to the stage's last step and saves that.
 
+    The last step comes earlier where `train.patience` ends the stage.
+
     Raises:
       Interrupted: a signal asked to stop; state and streams are saved.
       CheckpointError: a save failed; earlier checkpoints are intact.
@@ -50,7 +53,8 @@ def train_stage(
         writer = stack.enter_context(metrics.MetricsWriter(stage.directory, first))
         progress = stack.enter_context(screen.Progress(stage.name, stage.config.steps, first, config.train.log_every))
         stop = stack.enter_context(preemption.StopRequest())
-        return _loop(run, stage, start, loaders, metrics.Meter(writer), progress, stop)
+        evaluating = Evaluating(run, stage, first, writer)
+        return _loop(run, stage, start, loaders, metrics.Meter(writer), evaluating, progress, stop)
 
 
 def _loop(
@@ -59,6 +63,7 @@ def _loop(
     current: state.TrainState,
     loaders: Mapping[str, loader.Loader],
     meter: metrics.Meter,
+    evaluating: Evaluating,
     progress: screen.Progress,
     stop: preemption.StopRequest,
 ) -> state.TrainState:
@@ -75,7 +80,7 @@ def _loop(
     shown = first
 
     def save(index: int) -> None:
-        saved.save(index, current, stream_states(loaders), meta)
+        saved.save(index, current, stream_states(loaders), meta, selected=evaluating.selection.best == index)
         run.keep_time()
 
     def read(done: int) -> None:
@@ -89,12 +94,21 @@ def _loop(
             shown = done
 
     for index in range(first, last):
-        if due(index, config.train.evaluate_every, first):
-            run.evaluate(current.params, stage.directory, f"retrieval-{index}")
-        if due(index, config.train.save_every, first):
+        better = False
+        if names := evaluating.due(index):
+            read(index)  # first: so the lines of the metrics have one order, wherever a run was stopped
+            if not finite.in_row:
+                better = evaluating.evaluate(index, current.params, names)
+        if due(index, config.train.save_every, first) or better:
             read(index)  # first: a kill during the save must not lose its line
             if not finite.in_row:
                 save(index)
+        if evaluating.selection.ended == index:
+            last = index
+            progress.log(
+                f"{stage.name}: nothing better since step {evaluating.selection.best}, it ends at step {index}"
+            )
+            break
         objective = stage.objective(index)
         before = loaders[objective].state()
         rows = next(loaders[objective])
@@ -108,13 +122,14 @@ def _loop(
             where = "saved"
             if finite.in_row:
                 saved.wait()
-                where = f"not saved, for its update was skipped; the last checkpoint is of step {saved.latest()}"
+                where = f"not saved, since its update was skipped; the last checkpoint is of step {saved.latest()}"
             else:
                 save(index + 1)
                 saved.wait()
             raise preemption.Interrupted(f"stopped after step {index + 1} of {last} of {stage.name}, {where}")
     read(last)
     finite.end()
+    evaluating.evaluate(last, current.params, evaluating.due_at_end(last))
     save(last)
     saved.wait()
     if stop.due(last):

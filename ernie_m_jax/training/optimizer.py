@@ -1,6 +1,6 @@
 """The learning rate and AdamW: a `StageConfig` and an `OptimizerConfig` come in, optax objects go out.
 
-A gradient's way: clip by global norm -> Adam -> plus weight decay -> times layer-wise decay -> times -learning rate.
+A gradient's way: clip by global norm -> Adam -> times layer-wise decay -> plus weight decay -> times -learning rate.
 Which parameter is decayed, and how deep it lies, stands in one table, `RULES`: every parameter matches exactly one row.
 """
 
@@ -16,7 +16,7 @@ import optax
 from flax import linen as nn
 
 from ernie_m_jax import config_fields
-from ernie_m_jax.config import OptimizerConfig, StageConfig
+from ernie_m_jax.config import ConfigError, OptimizerConfig, StageConfig
 from ernie_m_jax.config_checks import validate_stage
 
 
@@ -60,6 +60,8 @@ def schedule(stage: StageConfig) -> optax.Schedule:
       ConfigError: unknown name, or numbers outside their range.
     """
     validate_stage(stage, "config.stages.*")
+    if not stage.steps:
+        raise ConfigError("config.stages.*.steps is 0; how many steps its epochs take must be known first")
     name, peak, final = stage.schedule, stage.learning_rate, stage.final_fraction
     warmup, total = stage.warmup_steps, stage.steps
     start = 0 if name == "linear_from_zero" else warmup
@@ -89,9 +91,9 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Returns AdamW with global-norm clipping and layer-wise learning-rate decay.
 
-    Decoupled weight decay and Adam's direction are summed, then multiplied by the layer's factor. With n layers and
-    d = `layer_decay`: layer i (from 0) by d^(n-i), the embedding tables by d^(n+1), the rest by 1
-    (the original fine-tuning code: layer decay multiplies the finished update).
+    Adam's direction is multiplied by the layer's factor; decoupled weight decay is added after and is the same at every
+    depth. With n layers and d = `layer_decay` the factor is d^(n-i) for layer i (from 0), d^(n+1) for the embedding
+    tables, 1 for the rest (the original fine-tuning code, ernie-m/model/optimization.py).
 
     Args:
       config: the optimizer's keys; `clip_norm` 0 means no clipping.
@@ -169,13 +171,13 @@ def _depth(rule: Rule, path: str, shape: tuple[int, ...], num_layers: int) -> np
 
 
 def _decay(weight_decay: float, decayed: Any, scale: Any) -> optax.GradientTransformation:
-    """Returns scale * (update + weight_decay * parameter); it must stand before the sign flip of the learning rate."""
+    """Returns scale * update + weight_decay * parameter; it must stand before the sign flip of the learning rate."""
 
     def update(updates: Any, params: Any) -> Any:
         if params is None:
             raise ValueError("the optimizer's update needs the parameters: call update(gradients, state, params)")
         return jax.tree.map(
-            lambda u, p, on, s: s * (u + weight_decay * p if on and weight_decay else u),
+            lambda u, p, on, s: s * u + weight_decay * p if on and weight_decay else s * u,
             updates,
             params,
             decayed,

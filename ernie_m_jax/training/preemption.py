@@ -12,7 +12,7 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """Catches SIGTERM and SIGINT while it is entered; a second signal acts as it would without."""
+    """Catches SIGTERM and SIGINT while it is entered; a second signal is not caught."""
 
     def __init__(self) -> None:
         self.signal: int | None = None

@@ -58,8 +58,8 @@ def fresh(run: stages.Run, stage: stages.Stage, previous: Path | None) -> state.
     """The state at step 0: from the stage before, `init.params` or scratch."""
     params = None
     if previous is not None:
-        last = run.config.stages[previous.name].steps
-        params = stages.checkpoints(run, previous).restore_params(last, stages.abstract_state(run, stage).params)
+        saved = stages.checkpoints(run, previous)
+        params = saved.restore_params(saved.to_use(), stages.abstract_state(run, stage).params)
     elif run.config.init.params:
         params = _params_from(run, stages.abstract_state(run, stage).params)
     return stages.initial_state(run, stage, params)
@@ -107,7 +107,7 @@ def load_params(run: stages.Run, workdir: Path) -> Any:
     place = next((place for place in places if saved_steps.complete(place / "checkpoints")), None)
     if place is not None:
         saved = stages.checkpoints(run, place)
-        step = saved.newest_good()
+        step = saved.to_use()
         screen.show(f"parameters of step {step} in {place}")
         return saved.restore_params(step, abstract)
     if not run.config.init.params:

@@ -2,15 +2,14 @@
 
     workdir/config.json            the resolved config, versions and commit
     workdir/tokenizer/             the tokenizer, if the run trained it
-    workdir/<stage>/               checkpoints/ metrics.jsonl tensorboard/ retrieval.csv retrieval.png summary.json
+    workdir/<stage>/               checkpoints/ metrics.jsonl tensorboard/ summary.json, <evaluation>.csv .png
     workdir/elapsed.json           seconds of all parts of the run so far
     workdir/summary.json           what the screen shows at the end
 
-Where a stage starts is `restore`'s business, whose the work directory is `claim`'s.
+`restore` decides where a stage starts, `claim` which config a work directory belongs to.
 """
 
 import dataclasses
-import functools
 import itertools
 import os
 from collections.abc import Mapping
@@ -22,14 +21,14 @@ import jax
 from ernie_m_jax import sharding, tokenizer
 from ernie_m_jax import task as tasks
 from ernie_m_jax.checkpoint import saved_steps
-from ernie_m_jax.config import Config, ConfigError, MeshConfig, RetrievalConfig
+from ernie_m_jax.config import Config, ConfigError, MeshConfig
 from ernie_m_jax.data import mixture
 from ernie_m_jax.data.records import DataError
-from ernie_m_jax.evaluation import encode, retrieval
+from ernie_m_jax.evaluation.runner import Evaluations
 from ernie_m_jax.model.encoder import ErnieM
 from ernie_m_jax.reporting import files, metrics, screen, summary
 from ernie_m_jax.task import Group
-from ernie_m_jax.training import claim, loop, optimizer, restore, stages
+from ernie_m_jax.training import claim, evaluating, lengths, loop, restore, stages
 from ernie_m_jax.training.clock import Clock
 
 
@@ -81,15 +80,13 @@ def _train_tokenizer(config: Config, sources: mixture.Sources, folder: Path, mis
 
 
 def open_entries(config: Config, sources: mixture.Sources) -> dict[str, Mapping[str, Group]]:
-    """The mixture of each objective that any stage trains; every stage's schedule is checked too.
+    """The mixture of each objective that any stage trains.
 
-    So what is wrong with the data or with a later stage is said before the first one trains.
+    So what is wrong with the data of a later stage is said before the first one trains.
 
     Raises:
       ConfigError, DataError: what is wrong and where.
     """
-    for stage in config.stages.values():
-        optimizer.schedule(stage)
     active = {name for stage in config.stages.values() for name, weight in stage.weights.items() if weight > 0}
     return {name: tasks.bind(config, name).records(sources) for name in sorted(active)}
 
@@ -105,33 +102,30 @@ def local(workdir: str | os.PathLike[str]) -> Path:
     return Path(workdir)
 
 
-def make(config: Config, workdir: Path, training: bool = False, evaluating: bool = True) -> stages.Run:
-    """Tokenizer, model, mesh, data and evaluation of a run; only training opens the data and makes a tokenizer.
+def make(config: Config, workdir: Path, training: bool = False, with_evaluations: bool = True) -> stages.Run:
+    """Tokenizer, model, mesh, data and evaluations of a run; only training opens the data and makes a tokenizer.
 
-    Without `evaluating` the retrieval set is not opened.
+    Without `with_evaluations` the evaluations' data is not opened.
     """
     mesh = _mesh(config, training)
-    searched = evaluating and has_retrieval(config)
-    sentences = retrieval.aligned_sentences(config.retrieval.source, config.languages) if searched else {}
+    evaluations = Evaluations(config if with_evaluations else dataclasses.replace(config, evals={}))
     sources = mixture.Sources(config) if training else None
     entries = open_entries(config, sources) if sources is not None else {}
     if training:
         sharding.check_rows(mesh, config.train.batch_size, config.train.grad_accumulation_steps)
         claim.claim(config, workdir)
-    loaded = open_tokenizer(config, workdir, sources)
-    model = ErnieM(config.model, config.compute)
     return stages.Run(
         config=config,
-        tokenizer=loaded,
-        model=model,
+        tokenizer=open_tokenizer(config, workdir, sources),
+        model=ErnieM(config.model, config.compute),
         mesh=mesh,
         entries=entries,
-        evaluate=functools.partial(retrieve, model, loaded, config.retrieval, sentences),
+        evaluations=evaluations,
     )
 
 
 def _mesh(config: Config, training: bool) -> jax.sharding.Mesh:
-    """The config's mesh; a model that is only used takes the devices there are where it was trained on others."""
+    """The config's mesh; a model that is evaluated, not trained, takes the devices there are."""
     try:
         return sharding.make_mesh(config.mesh)
     except ConfigError:
@@ -140,58 +134,37 @@ def _mesh(config: Config, training: bool) -> jax.sharding.Mesh:
         return sharding.make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1))
 
 
-def has_retrieval(config: Config) -> bool:
-    """Whether the config names a parallel set to search."""
-    return bool(config.retrieval.source.path)
-
-
-def retrieve(
-    model: ErnieM,
-    loaded: tokenizer.Tokenizer,
-    config: RetrievalConfig,
-    sentences: Mapping[str, Any],
-    params: Any,
-    directory: Path,
-    name: str,
-) -> float | None:
-    """Average retrieval accuracy over all language pairs, percent; writes CSV and PNG. None without a parallel set."""
-    if not sentences:
-        return None
-    vectors = functools.partial(
-        encode.encode_texts,
-        model,
-        params,
-        loaded,
-        layer=config.layer,
-        pooling=config.pooling,
-        max_length=config.max_length,
-        batch_size=config.batch_size,
+def is_complete(run: stages.Run, workdir: Path) -> bool:
+    """Whether every stage has the checkpoint of its last step."""
+    return all(
+        stages.checkpoints(run, workdir / name).latest() == evaluating.last_step(run.config, name, workdir / name)
+        for name in run.config.stages
     )
-    result = retrieval.retrieval(vectors, sentences)
-    if jax.process_index() == 0:
-        retrieval.write_retrieval(directory, name, result)
-        screen.show(screen.retrieval_table(result.languages, result.matrix / 100, title=f"{directory.name}: {name}, %"))
-    return result.average
 
 
-def pretrain(config: Config, workdir: Path) -> dict[str, Any]:
-    """Trains every stage, evaluates before and after each, and writes and returns the summary.
+def train(config: Config, workdir: Path) -> dict[str, Any]:
+    """Trains every stage, evaluates before the first and after each, and writes and returns the summary.
 
     Raises:
       ConfigError, DataError, CheckpointError: what is wrong and where; what is on disk stays intact.
       Interrupted: a signal asked to stop; the same command goes on from there.
     """
+    config = lengths.as_stored(config, workdir)
     claim.check(config, workdir)
     begun = claim.is_begun(workdir)
     clock = Clock(workdir / "elapsed.json", begun)
     run = dataclasses.replace(make(config, workdir, training=True), keep_time=clock.keep)
+    config = lengths.measured(run)
+    if config != run.config:
+        run = dataclasses.replace(run, config=config)
+        claim.claim(config, workdir)
     if not begun and jax.process_index() == 0:
         (workdir / "summary.json").unlink(missing_ok=True)  # of another run that was here
-    stored = summary.stored(workdir / "summary.json", summary.is_of_run) if stages.is_complete(run, workdir) else None
+    stored = summary.stored(workdir / "summary.json", summary.is_of_run) if is_complete(run, workdir) else None
     if stored is not None:
         screen.show(f"{workdir} is complete")
         return stored
-    numbers: dict[str, Any] = {"retrieval": {}, "objectives": {}, "stages": {}}
+    numbers: dict[str, Any] = {"evals": {name: {} for name in run.evaluations.keys}, "objectives": {}, "stages": {}}
     previous: Path | None = None
     for name, following in itertools.zip_longest(config.stages, list(config.stages)[1:]):
         stage = stages.make_stage(config, name, workdir / name)
@@ -200,10 +173,9 @@ def pretrain(config: Config, workdir: Path) -> dict[str, Any]:
         previous = stage.directory
         if jax.process_index() != 0:
             continue  # the first process has the numbers
-        if "retrieval_start" in stage_numbers:
-            numbers["retrieval"].setdefault("untrained", stage_numbers.pop("retrieval_start"))
-        if "retrieval" in stage_numbers:
-            numbers["retrieval"][name] = stage_numbers.pop("retrieval")
+        for moment, found in (("untrained", stage_numbers.pop("start", {})), (name, stage_numbers["evals"])):
+            for evaluation, values in found.items():
+                numbers["evals"].setdefault(evaluation, {})[moment] = run.evaluations.headline(evaluation, values)
         numbers["objectives"][name] = stage_numbers.pop("objectives")
         numbers["stages"][name] = stage_numbers
     if jax.process_index() != 0:
@@ -213,8 +185,9 @@ def pretrain(config: Config, workdir: Path) -> dict[str, Any]:
     numbers["wall_seconds"] = clock.seconds()
     numbers["versions"] = files.versions()
     files.write_json(workdir / "summary.json", numbers)
-    shown = {name: value for name, value in numbers.items() if name not in ("objectives", "stages", "versions")}
-    screen.show(screen.objectives_table(numbers["objectives"]), screen.summary_table(shown))
+    own = {name: value for name, value in numbers.items() if name not in ("evals", "objectives", "stages", "versions")}
+    columns = {key: title for name in run.entries for key, title in tasks.bind(config, name).task.columns.items()}
+    screen.show(screen.objectives_table(numbers["objectives"], columns), screen.summary_table(numbers["evals"] | own))
     return numbers
 
 
@@ -223,38 +196,44 @@ def run_stage(run: stages.Run, stage: stages.Stage, previous: Path | None, neede
 
     `needed` says that the next stage will start from this one's last checkpoint, which then must be a good one.
     """
-    done, first = stage.directory / "summary.json", stage.directory / "retrieval-start.json"
+    done, first = stage.directory / "summary.json", stage.directory / "start.json"
     saved = stages.checkpoints(run, stage.directory)
-    newest = saved.latest()
-    if needed and newest == stage.config.steps:
+    newest, last = saved.latest(), evaluating.last_step(run.config, stage.name, stage.directory)
+    if needed and newest == last:
         newest = saved.newest_good(set_aside=True)
-    if newest == stage.config.steps and (stored := summary.stored(done, summary.is_of_stage)) is not None:
+    if newest == last and (stored := summary.stored(done, summary.is_of_stage)) is not None:
         screen.show(f"{stage.name} is complete: {stage.directory}")
         return stored
     if newest is None and jax.process_index() == 0:
         for path in (done, first):  # of a start that failed
             path.unlink(missing_ok=True)
-    elif newest is not None and first.exists() and summary.stored(first, summary.is_number) is None:
+    elif newest is not None and first.exists() and summary.stored(first, summary.is_of_start) is None:
         _evaluate_start(run, stage, restore.fresh(run, stage, previous).params, first)
     current, streams = restore.begin(run, stage, saved, previous)
     if int(current.step) == 0 and previous is None:
         _evaluate_start(run, stage, current.params, first)
-    if int(current.step) < stage.config.steps:
+    if int(current.step) < last:
         current = loop.train_stage(run, stage, current, streams)
-    average = run.evaluate(current.params, stage.directory, "retrieval")
+    chosen = evaluating.selected(run.config, stage.directory)
+    params = current.params
+    if chosen.best not in (None, int(current.step)):
+        screen.show(f"{stage.name}: step {chosen.best} is the best, {run.config.train.select} {chosen.value:.4f}")
+        params = saved.restore_params(chosen.best, stages.abstract_state(run, stage).params)
+    found = {name: run.evaluate(name, params, stage.directory, name).metrics for name in run.evaluations.keys}
     if jax.process_index() != 0:
         return {}
-    numbers = summary.of_stage(metrics.repair(stage.directory / metrics.FILE))
-    if (untrained := summary.stored(first, summary.is_number)) is not None:
-        numbers["retrieval_start"] = untrained
-    if average is not None:
-        numbers["retrieval"] = average
+    numbers = summary.of_stage(metrics.repair(stage.directory / metrics.FILE)) | {"evals": found}
+    if chosen.best is not None:
+        numbers["selected"] = {"step": chosen.best, "metric": run.config.train.select, "value": chosen.value}
+    if (untrained := summary.stored(first, summary.is_of_start)) is not None:
+        numbers["start"] = untrained
     files.write_json(done, numbers)
     return numbers
 
 
 def _evaluate_start(run: stages.Run, stage: stages.Stage, params: Any, path: Path) -> None:
-    """Evaluates what the first stage starts from, and keeps the number in `path`."""
-    average = run.evaluate(params, stage.directory, "retrieval-start")
-    if average is not None and jax.process_index() == 0:
-        files.write_json(path, average)
+    """Evaluates what the first stage starts from, and keeps the numbers in `path`."""
+    names = run.evaluations.at_start()
+    found = {name: run.evaluate(name, params, stage.directory, f"{name}-start").metrics for name in names}
+    if found and jax.process_index() == 0:
+        files.write_json(path, found)

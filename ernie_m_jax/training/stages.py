@@ -17,6 +17,8 @@ from ernie_m_jax import task as tasks
 from ernie_m_jax.checkpoint.checkpoints import Checkpoints
 from ernie_m_jax.config import Config, StageConfig
 from ernie_m_jax.data import loader
+from ernie_m_jax.evaluation.evaluator import Outcome
+from ernie_m_jax.evaluation.runner import Evaluations
 from ernie_m_jax.model.encoder import Inputs
 from ernie_m_jax.model.visibility import FULL
 from ernie_m_jax.task import Group
@@ -31,9 +33,12 @@ def init_inputs() -> tuple[Any, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What every stage of a run shares; `entries` are the mixtures of all objectives with a weight in any stage.
+    """What every stage of a run shares.
 
-    `keep_time` is called with every save.
+    Attributes:
+      entries: the mixtures of all objectives with a weight in any stage.
+      evaluations: those of `config.evals`, opened.
+      keep_time: is called with every save.
     """
 
     config: Config
@@ -41,8 +46,12 @@ class Run:
     model: Any
     mesh: jax.sharding.Mesh
     entries: Mapping[str, Mapping[str, Group]]
-    evaluate: Callable[[Any, Path, str], float | None]
+    evaluations: Evaluations
     keep_time: Callable[[], None] = lambda: None
+
+    def evaluate(self, name: str, params: Any, directory: Path, stem: str) -> Outcome:
+        """Runs one evaluation, shows it and writes `<stem>.csv` and the like."""
+        return self.evaluations.run(name, self.model, params, self.tokenizer, directory, stem)
 
 
 @dataclasses.dataclass
@@ -76,11 +85,6 @@ def checkpoints(run: Run, directory: Path) -> Checkpoints:
     return Checkpoints(directory / "checkpoints", run.config.train.max_to_keep, run.tokenizer.fingerprint)
 
 
-def is_complete(run: Run, workdir: Path) -> bool:
-    """Whether every stage has the checkpoint of its last step."""
-    return all(checkpoints(run, workdir / name).latest() == stage.steps for name, stage in run.config.stages.items())
-
-
 def optimizer_factory(run: Run, stage: Stage) -> state.OptimizerFactory:
     """Parameter tree -> optimizer of the stage."""
     schedule = optimizer.schedule(stage.config)
@@ -111,7 +115,7 @@ def open_loaders(run: Run, stage: Stage) -> dict[str, loader.Loader]:
 
 
 def compiled_steps(run: Run, stage: Stage) -> dict[str, jax.stages.Wrapped]:
-    """One jitted step an objective; nothing branches inside."""
+    """One jitted step per objective; nothing branches inside."""
     abstract = abstract_state(run, stage)
     factory = optimizer_factory(run, stage)(abstract.params)
     schedule = optimizer.schedule(stage.config)

@@ -1,4 +1,4 @@
-"""What training changes: step, parameters and optimizer state, born on the devices where they stay.
+"""What training changes: step, parameters and optimizer state, created on the devices where they stay.
 
 A Linen model, an optimizer and a mesh come in; a `TrainState` of sharded arrays goes out, or its abstract twin for the
 checkpoint and for ahead-of-time compilation.
@@ -69,7 +69,7 @@ def abstract_state(
 def create_state(
     model: nn.Module, optimizer_factory: OptimizerFactory, mesh: Mesh, rng: jax.Array, *inputs: Any
 ) -> TrainState:
-    """Returns a new state at step 0; every array is born in its shards, and its values do not depend on the mesh.
+    """Returns a new state at step 0; every array is created in its shards, and its values do not depend on the mesh.
 
     Args and raises: as `abstract_state`; `rng` is the key of the parameters (fold in `Purpose.INIT` first).
     """

@@ -35,7 +35,7 @@ def recognise(path: pathlib.Path) -> str:
             raise ConversionError(f"{path}: {what}")
     if head[257:262] == b"ustar":
         raise ConversionError(
-            f"{path}: a tar archive. Is it a packed folder, open it with `archives.opened`; is it what PyTorch wrote "
+            f"{path}: a tar archive. If it is a packed folder, open it with `archives.opened`; if PyTorch wrote it "
             "before 0.1.10, load and save it again with PyTorch"
         )
     if head[:4] == bytes(4):

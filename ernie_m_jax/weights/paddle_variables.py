@@ -1,4 +1,4 @@
-"""A folder of Paddle 1: one binary file a variable, whose name is the file's.
+"""A folder of Paddle 1: one binary file per variable, whose name is the file's.
 
 Format of a file, little-endian: uint32 version 0; uint64 number of levels of detail, each a uint64 size and as many
 bytes; uint32 version 0; int32 size of a protocol buffer with type (field 1) and dimensions (field 2); the data.

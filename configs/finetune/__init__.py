@@ -1,0 +1,1 @@
+"""Fine-tuning: a config per task of the paper."""

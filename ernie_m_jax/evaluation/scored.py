@@ -1,0 +1,108 @@
+"""A labelled task on its splits: parameters in, the task's official scores by language out, with its predictions."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ernie_m_jax.config_evals import TaskEval
+from ernie_m_jax.data import finite
+from ernie_m_jax.evaluation import finite_rows
+from ernie_m_jax.evaluation.evaluator import Outcome
+from ernie_m_jax.reporting import files, paper_tables, screen
+from ernie_m_jax.task import Bound, RandomAccess
+
+
+class TaskEvaluator:
+    """See `Evaluator`. A metric is "SPLIT/LANGUAGE/METRIC", or "SPLIT/METRIC", the mean over the languages."""
+
+    def __init__(
+        self,
+        name: str,
+        keys: TaskEval,
+        task: Bound,
+        splits: Mapping[str, Mapping[str, RandomAccess]],
+    ):
+        """Takes the opened splits of the task; those that `keys.splits` names are scored."""
+        self.name, self._keys, self._task = name, keys, task
+        self._groups = [
+            (split, language, records) for split in keys.splits for language, records in splits[split].items()
+        ]
+        self._rows: list[finite.Row] = []
+
+    def run(self, model: Any, params: Any, tokenizer: Any) -> Outcome:
+        """Predicts every record of every language once, and scores them."""
+        self._rows = self._rows or self._packed(tokenizer)
+        function = finite_rows.compiled(functools.partial(self._task.predict, model), params)
+        found: list[list[dict[int, dict[str, np.ndarray]]]] = [
+            [{} for _ in range(len(records))] for *_, records in self._groups
+        ]
+        spec = self._task.spec()
+        for rows, arrays in finite_rows.run(function, params, self._rows, spec, self._keys.batch_size):
+            for number, row in enumerate(rows):
+                for placed in row:
+                    group, record, example = placed.origin
+                    found[group][record][example] = {
+                        name: finite.cut(placed, name.split("/")[0], values[number]) for name, values in arrays.items()
+                    }
+        metrics: dict[str, float] = {}
+        written: dict[str, Sequence[str]] = {}
+        for (split, language, sequence), by_example in zip(self._groups, found, strict=True):
+            records = [sequence[index] for index in range(len(sequence))]
+            predictions = [[one[number] for number in sorted(one)] for one in by_example]
+            for metric, value in self._task.score(records, predictions).items():
+                metrics[f"{split}/{language}/{metric}"] = value
+            if self._task.task.lines is not None:
+                lines = self._task.task.lines(self._task.cfg, self._task.keys, records, predictions)
+                written[f"{split}-{language}.tsv"] = lines
+        return Outcome(metrics | _means(metrics), written)
+
+    def _packed(self, tokenizer: Any) -> list[finite.Row]:
+        """The packed rows; made once, for an evaluation that comes again."""
+        made = finite.examples(self._task, tokenizer, [records for *_, records in self._groups])
+        return list(finite.rows(made, self._task.spec()))
+
+    def headline(self, metrics: Mapping[str, float]) -> float | None:
+        """The mean over the languages of the last split's first metric."""
+        means = [name for name in metrics if name.count("/") == 1]
+        first = next((name for name in means if means and name.startswith(f"{self._keys.splits[-1]}/")), None)
+        return None if first is None else metrics[first]
+
+    def show(self, metrics: Mapping[str, float], title: str) -> list[Any]:
+        """A table of all splits, and for the last one the paper's rows with ours beneath."""
+        rows = _by_language(metrics)
+        tables: list[Any] = [screen.language_table(rows, title=title)]
+        paper = self._task.task.paper(self._task.cfg, self._task.keys)
+        final = next((values for row, values in rows.items() if row.startswith("test ")), {})
+        if paper is not None and final:
+            known = paper_tables.rows(*paper)[0].values
+            ours = {"ours": {language: value for language, value in final.items() if language in known}}
+            tables.append(paper_tables.table(*paper, ours, title=f"{paper[0]} {paper[1]}: the paper's rows and ours"))
+        return tables
+
+    def write(self, directory: Path, stem: str, metrics: Mapping[str, float]) -> None:
+        """Writes `<stem>.csv`, a row per split and metric, and `<stem>.png`."""
+        rows = _by_language(metrics)
+        files.write_rows(directory / f"{stem}.csv", rows)
+        files.bar_chart(directory / f"{stem}.png", rows, f"{self.name}, {stem}", unit="%")
+
+
+def _means(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The mean over languages of each split's metrics."""
+    grouped: dict[str, list[float]] = {}
+    for name, value in metrics.items():
+        split, _, metric = name.split("/")
+        grouped.setdefault(f"{split}/{metric}", []).append(value)
+    return {name: float(np.mean(values)) for name, values in grouped.items()}
+
+
+def _by_language(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Row "SPLIT METRIC" -> language -> value, without the means."""
+    rows: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        if name.count("/") == 2:
+            split, language, metric = name.split("/")
+            rows.setdefault(f"{split} {metric}", {})[language] = value
+    return rows

@@ -1,0 +1,227 @@
+"""Classifying pairs of sentences: what XNLI and PAWS-X share, and where a new task of this kind starts.
+
+    file --data.labelled--> Record(two sentences, label) --examples--> CLS a SEP SEP b SEP, with a label at CLS
+         --loss--> cross-entropy on the pooled first tokens            --predict, score--> labels, accuracy
+
+Several pairs share a packed row. Each is a segment of its own, so none sees another, and its positions start at 0: the
+numbers are those of a pair alone in its row.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ernie_m_jax.config import Config
+from ernie_m_jax.data import labelled, layout, mixture
+from ernie_m_jax.finetune import scoring
+from ernie_m_jax.model import visibility
+from ernie_m_jax.model.dropout import dropout
+from ernie_m_jax.model.encoder import Inputs
+from ernie_m_jax.model.heads import gather
+from ernie_m_jax.reporting import screen
+from ernie_m_jax.task import (
+    IGNORE,
+    Batch,
+    Example,
+    Group,
+    Predicted,
+    RandomAccess,
+    Record,
+    Sources,
+    Spec,
+    Sums,
+    Task,
+    TaskKeys,
+)
+from ernie_m_jax.tokenizer.base import shorten_pair
+
+SHORTEST = 12  # tokens of the shortest pair that rows are planned for, special ones included: bounds the pairs per row
+
+
+@dataclasses.dataclass(frozen=True)
+class PairKeys(TaskKeys):
+    """Keys of a task on sentence pairs; `configs/base.py` gives their meaning."""
+
+    train: str
+    dev: str
+    test: str
+    train_languages: tuple[str, ...]
+    languages: tuple[str, ...]
+    max_length: int
+    bad_rows: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """The labels of a data set.
+
+    Attributes:
+      names: as the model's config should name them, in any order.
+      aliases: other spellings in the data set's files.
+      paper: name of the paper's table.
+    """
+
+    names: tuple[str, ...]
+    aliases: Mapping[str, str]
+    paper: str
+
+    def open(self, cfg: Config, keys: PairKeys, split: str, languages: Sequence[str]) -> dict[str, labelled.Pairs]:
+        """The records of a split by language; what was skipped is printed."""
+        name = next((name for name, own in cfg.objectives.items() if own is keys), self.paper)
+        opened = labelled.open_pairs(
+            getattr(keys, split),
+            split,
+            tuple(languages),
+            self.names,
+            self.aliases,
+            keys.bad_rows,
+            config_key=f"config.objectives.{name}.bad_rows",
+        )
+        for language, pairs in opened.items():
+            if pairs.skipped:
+                screen.show(f"{name} {split} {language}: {labelled.summary(pairs.skipped)}")
+        return opened
+
+    def records(self, cfg: Config, keys: PairKeys, sources: Sources) -> dict[str, Group]:
+        """The training mixture, an entry per language."""
+        del sources
+        opened = self.open(cfg, keys, "train", keys.train_languages)
+        return mixture.groups(opened, cfg.data.sampling_exponent)
+
+    def splits(self, cfg: Config, keys: PairKeys) -> dict[str, dict[str, RandomAccess]]:
+        """The splits that have a path."""
+        spoken = keys.languages or cfg.languages
+        return {split: dict(self.open(cfg, keys, split, spoken)) for split in ("dev", "test") if getattr(keys, split)}
+
+    def requires(self, cfg: Config, keys: PairKeys) -> Iterator[str]:
+        """A head with these labels, room for a pair, languages that the config knows."""
+        model = cfg.model
+        if model.head != "sequence_classification":
+            yield f"config.model.head is {model.head!r}; classifying pairs needs 'sequence_classification'"
+        if sorted(model.labels) != sorted(self.names):
+            yield f"config.model.labels is {model.labels}; it must name these, in any order: {', '.join(self.names)}"
+        if keys.max_length > cfg.data.sequence_length:
+            yield f"max_length {keys.max_length} is above config.data.sequence_length {cfg.data.sequence_length}"
+        for key, codes in (("train_languages", keys.train_languages), ("languages", keys.languages)):
+            if unknown := [code for code in codes if code not in cfg.languages]:
+                yield f"{key}: {', '.join(unknown)} not among config.languages: {', '.join(cfg.languages)}"
+
+    def paper_row(self, cfg: Config, keys: PairKeys) -> tuple[str, str]:
+        """The paper's table and setting to print beside."""
+        del cfg
+        return self.paper, "all" if len(keys.train_languages) > 1 else "transfer"
+
+    def task(self) -> Task:
+        """The task of these labels."""
+        return Task(
+            config=PairKeys,
+            records=self.records,
+            examples=examples,
+            spec=spec,
+            loss=loss,
+            requires=self.requires,
+            splits=self.splits,
+            predict=predict,
+            score=score,
+            lines=lines,
+            paper=self.paper_row,
+        )
+
+
+def examples(record: Record, tokenizer: Any, cfg: Config, keys: PairKeys, rng: np.random.Generator) -> list[Example]:
+    """One example: the pair, cut to `max_length`, with the index of its label; IGNORE where it has none."""
+    del rng
+    first, second = (tokenizer.encode_ids(text) for text in record.texts)
+    specials = len(tokenizer.join_pair([], []))
+    ids, boundary = layout.pair(tokenizer, *shorten_pair(first, second, keys.max_length - specials))
+    sides = (np.arange(len(ids)) >= boundary).astype(np.int32)
+    languages = layout.languages_of(cfg, record.languages, sides)
+    label = record.fields.get("label")
+    example = {
+        "ids": ids,
+        "positions": layout.pair_positions(cfg, len(ids), boundary),
+        "roles": np.zeros(len(ids), np.int32),
+        "languages": layout.language_ids(cfg, languages, np.zeros(len(ids), bool)),
+        "class_at": np.zeros(1, np.int32),
+        "class_labels": np.array([IGNORE if label is None else cfg.model.labels.index(label)], np.int32),
+    }
+    if cfg.model.num_token_types > 1:
+        example["token_types"] = sides
+    return [example]
+
+
+def spec(cfg: Config, keys: PairKeys) -> Spec:
+    """A packed row."""
+    del keys
+    length = cfg.data.sequence_length
+    names = ["ids", "segments", "positions", "roles", "languages"]
+    if cfg.model.num_token_types > 1:
+        names.append("token_types")
+    row: Spec = dict.fromkeys(names, ((length,), np.int32))
+    return row | dict.fromkeys(("class_at", "class_labels"), ((max(1, length // SHORTEST),), np.int32))
+
+
+def logits(
+    cfg: Config, model: Any, params: Any, batch: Batch, rng: jax.Array | None = None, deterministic: bool = True
+) -> jax.Array:
+    """Class logits, float32 `[B, P, labels]`, with dropout before the classifier too unless `deterministic`."""
+    encode_rng, own = (None, None) if rng is None else jax.random.split(rng)
+    hidden = model.apply(
+        {"params": params},
+        Inputs.of(batch),
+        visibility.FULL,
+        deterministic=deterministic,
+        method="encode",
+        rngs={} if encode_rng is None else {"dropout": encode_rng},
+    )
+    at = batch["class_at"]
+    pooled = model.apply({"params": params}, gather(hidden, at)[:, None], method="pool")
+    pooled = dropout(pooled, 0.0 if deterministic else cfg.model.hidden_dropout, own)
+    return model.apply({"params": params}, pooled, method="classify").astype(jnp.float32).reshape(*at.shape, -1)
+
+
+def loss(
+    cfg: Config, keys: PairKeys, model: Any, params: Any, batch: Batch, rng: jax.Array, deterministic: bool = False
+) -> Sums:
+    """Cross-entropy (nats) and accuracy over the pairs."""
+    del keys
+    scores, labels = logits(cfg, model, params, batch, rng, deterministic), batch["class_labels"]
+    known = labels != IGNORE
+    losses = optax.softmax_cross_entropy_with_integer_labels(scores, jnp.maximum(labels, 0))
+    weight = jnp.sum(known).astype(jnp.float32)
+    return {
+        "loss": (jnp.sum(jnp.where(known, losses, 0.0)), weight),
+        "accuracy": (jnp.sum(known & (jnp.argmax(scores, axis=-1) == labels)).astype(jnp.float32), weight),
+    }
+
+
+def predict(cfg: Config, keys: PairKeys, model: Any, params: Any, batch: Batch) -> dict[str, jax.Array]:
+    """For each pair the index of the most probable label, and every label's probability."""
+    del keys
+    scores = logits(cfg, model, params, batch)
+    return {"class_at/label": jnp.argmax(scores, axis=-1), "class_at/probabilities": jax.nn.softmax(scores)}
+
+
+def predicted_labels(cfg: Config, predictions: Sequence[Predicted]) -> list[str]:
+    """The predicted label of each record, by name."""
+    return [cfg.model.labels[int(example["class_at/label"][0])] for (example,) in predictions]
+
+
+def score(cfg: Config, keys: PairKeys, records: Sequence[Record], predictions: Sequence[Predicted]) -> dict[str, float]:
+    """Accuracy in percent; nothing where the records have no labels."""
+    del keys
+    if not all("label" in record.fields for record in records):
+        return {}
+    expected = [record.fields["label"] for record in records]
+    return {"accuracy": scoring.accuracy(expected, predicted_labels(cfg, predictions))}
+
+
+def lines(cfg: Config, keys: PairKeys, records: Sequence[Record], predictions: Sequence[Predicted]) -> list[str]:
+    """A label per line, as XTREME takes it."""
+    del keys, records
+    return predicted_labels(cfg, predictions)

@@ -16,6 +16,7 @@ from ernie_m_jax.config_fields import between
 from ernie_m_jax.data import layout
 from ernie_m_jax.objectives import masking, tlm
 from ernie_m_jax.task import Example, Record, Spec, Task, TaskKeys
+from ernie_m_jax.tokenizer.base import shorten_pair
 
 # Who sees whom (paper, Figure 1c): slots see the other sentence's words, all of them, and their own sentence's slots.
 # The figure does not draw the words' rows; words that saw a slot or the other sentence would carry the answers to the
@@ -47,7 +48,7 @@ def examples(record: Record, tokenizer: Any, cfg: Config, keys: CAMLMConfig, rng
     ratio = keys.mask_ratio
     order = rng.permutation(2)
     first, second = (tokenizer.encode_ids(record.texts[i]) for i in order)
-    sides = masking.shorten_pair(first, second, word_budget(cfg.data.sequence_length, ratio))
+    sides = shorten_pair(first, second, word_budget(cfg.data.sequence_length, ratio))
     if not all(sides):
         return []
     words, boundary = layout.pair(tokenizer, *sides)

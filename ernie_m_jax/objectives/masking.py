@@ -85,19 +85,6 @@ def windows(ids: list[int], length: int, rng: np.random.Generator) -> list[list[
     return [ids[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
-def shorten_pair(first: list[int], second: list[int], length: int) -> tuple[list[int], list[int]]:
-    """Longest-first truncation of two texts to `length` tokens together."""
-    excess = len(first) + len(second) - length
-    if excess <= 0:
-        return first, second
-    longest, shortest = max(len(first), len(second)), min(len(first), len(second))
-    from_longer = min(excess, longest - shortest)
-    both = excess - from_longer
-    cut_longer, cut_shorter = from_longer + (both + 1) // 2, both // 2
-    cuts = (cut_longer, cut_shorter) if len(first) >= len(second) else (cut_shorter, cut_longer)
-    return first[: len(first) - cuts[0]], second[: len(second) - cuts[1]]
-
-
 def row_spec(cfg: Config, predictions: int) -> Spec:
     """Shapes of a packed row that every objective has: token features `[L]`, predictions `[P]`."""
     length = cfg.data.sequence_length

@@ -16,6 +16,7 @@ from ernie_m_jax.data import layout, mixture
 from ernie_m_jax.model import visibility
 from ernie_m_jax.objectives import masking, mmlm
 from ernie_m_jax.task import Example, Group, Record, Sources, Spec, Task, TaskKeys
+from ernie_m_jax.tokenizer.base import shorten_pair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,7 @@ def examples(record: Record, tokenizer: Any, cfg: Config, keys: TLMConfig, rng: 
     """`CLS source SEP SEP target SEP` with tokens of both sides masked in place; either side may be the source."""
     order = rng.permutation(2)
     first, second = (tokenizer.encode_ids(record.texts[i]) for i in order)
-    first, second = masking.shorten_pair(first, second, cfg.data.sequence_length - 4)
+    first, second = shorten_pair(first, second, cfg.data.sequence_length - 4)
     if not first or not second:
         return []
     words, boundary = layout.pair(tokenizer, first, second)

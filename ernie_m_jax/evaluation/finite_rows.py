@@ -1,5 +1,6 @@
 """Running a compiled function over finite data: packed rows in, each row's results on the host out."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,10 +16,23 @@ from ernie_m_jax.task import Batch, Spec
 Compiled = Callable[[Any, Batch], Any]
 
 
-def compiled(function: Compiled, params: Any) -> Compiled:
-    """(params, batch) -> results, jitted, whole on every device of the mesh that the parameters lie on."""
-    mesh = mesh_of(params)
-    return jax.jit(function) if mesh is None else jax.jit(function, out_shardings=sharding.replicated(mesh))
+class Jitted:
+    """(model, params, batch) -> results, compiled once for a model and a mesh, whole on every device of it."""
+
+    def __init__(self, function: Callable[[Any, Any, Batch], Any]):
+        """Compiles nothing yet."""
+        self._function = function
+        self._compiled: dict[Any, Compiled] = {}
+
+    def of(self, model: Any, params: Any) -> Compiled:
+        """(params, batch) -> results, for this model and the mesh that the parameters lie on."""
+        mesh = mesh_of(params)
+        if (model, mesh) not in self._compiled:
+            bound = functools.partial(self._function, model)
+            self._compiled[model, mesh] = (
+                jax.jit(bound) if mesh is None else jax.jit(bound, out_shardings=sharding.replicated(mesh))
+            )
+        return self._compiled[model, mesh]
 
 
 def run(
@@ -27,7 +41,7 @@ def run(
     """Yields the rows of each batch with the function's results on the host, one batch late.
 
     Args:
-      function: what `compiled` returned.
+      function: what `Jitted.of` returned.
       params: parameters, perhaps on a mesh; the rows are spread over it.
       rows: packed rows.
       spec: their shape.

@@ -1,6 +1,5 @@
 """A labelled task on its splits: parameters in, the task's official scores by language out, with its predictions."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,11 +30,12 @@ class TaskEvaluator:
             (split, language, records) for split in keys.splits for language, records in splits[split].items()
         ]
         self._rows: list[finite.Row] = []
+        self._predict = finite_rows.Jitted(task.predict)
 
     def run(self, model: Any, params: Any, tokenizer: Any) -> Outcome:
         """Predicts every record of every language once, and scores them."""
         self._rows = self._rows or self._packed(tokenizer)
-        function = finite_rows.compiled(functools.partial(self._task.predict, model), params)
+        function = self._predict.of(model, params)
         found: list[list[dict[int, dict[str, np.ndarray]]]] = [
             [{} for _ in range(len(records))] for *_, records in self._groups
         ]

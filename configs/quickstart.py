@@ -46,7 +46,9 @@ def get_config(argument: str = ""):
     config.optimizer.clip_norm = 0.3  # the objectives' gradients differ in size; clipped, none dominates Adam's moments
     config.train.batch_size = 8
     config.train.log_every = 100
-    config.evals.retrieval.source = base.source("corpus:diagnostics/heldout")
+    heldout = base.source("corpus:diagnostics/heldout")
+    config.evals.retrieval.source = heldout
+    config.evals.heldout = base.evaluation("heldout", objective="camlm", parallel=heldout)
     if argument:
         _only(config, argument)
     return config

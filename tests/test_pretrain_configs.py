@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ernie_m_jax
-from configs import base
+from configs import base, recipes
 from ernie_m_jax import config as configs
 from ernie_m_jax.checkpoint import tree
 from ernie_m_jax.config import SourceConfig
@@ -44,7 +44,7 @@ def test_every_size_resolves_to_that_size(name):
 def test_the_ablation_takes_an_experiment_and_a_size():
     config = config_of("ablation", "experiment=exp2,size=small")
     assert set(config.stages["stage2"].weights) == {"mmlm", "tlm"}
-    assert config.stages["stage1"].steps == base.SCALES["small"]["stage"]["steps"] // 2
+    assert config.stages["stage1"].steps == recipes.SCALES["small"]["stage"]["steps"] // 2
 
 
 def test_continue_fits_the_batch_to_the_gpu():

@@ -14,7 +14,7 @@ mean of all languages.
 Hardware, time and result: not yet run at base or large.
 """
 
-from configs import base
+from configs import base, recipes
 
 LANGUAGES = ("en", "de", "es", "fr", "ja", "ko", "zh")
 
@@ -22,7 +22,7 @@ LANGUAGES = ("en", "de", "es", "fr", "ja", "ko", "zh")
 def get_config(argument: str = ""):
     """PAWS-X at a size and in a mode."""
     size, mode, seed, init = base.parse(argument, size=base.SIZE, mode=("transfer", "all"), seed="0", init="")
-    config = base.finetuning(size, ("0", "1"), init, seed)
+    config = recipes.finetuning(size, ("0", "1"), init, seed)
     config.languages = LANGUAGES
     config.objectives = {
         "pawsx": base.sentence_pairs(
@@ -32,5 +32,5 @@ def get_config(argument: str = ""):
             train_languages=LANGUAGES if mode == "all" else ("en",),
         )
     }
-    base.finetune_on(config, "pawsx", size, epochs=5.0 if mode == "transfer" else 2.0, wide=mode == "all")
+    recipes.finetune_on(config, "pawsx", size, epochs=5.0 if mode == "transfer" else 2.0, wide=mode == "all")
     return config

@@ -15,7 +15,7 @@ paper does not say of which). tiny and small, on a CPU, are ours.
 Hardware, time and result: not yet run at base or large.
 """
 
-from configs import base
+from configs import base, recipes
 
 LANGUAGES = ("en", "fr", "es", "de", "el", "bg", "ru", "tr", "ar", "vi", "th", "zh", "hi", "sw", "ur")
 
@@ -23,7 +23,7 @@ LANGUAGES = ("en", "fr", "es", "de", "el", "bg", "ru", "tr", "ar", "vi", "th", "
 def get_config(argument: str = ""):
     """XNLI at a size and in a mode."""
     size, mode, seed, init = base.parse(argument, size=base.SIZE, mode=("transfer", "all"), seed="0", init="")
-    config = base.finetuning(size, ("contradiction", "entailment", "neutral"), init, seed)
+    config = recipes.finetuning(size, ("contradiction", "entailment", "neutral"), init, seed)
     config.languages = LANGUAGES
     config.objectives = {
         "xnli": base.sentence_pairs(
@@ -34,5 +34,5 @@ def get_config(argument: str = ""):
         )
     }
     epochs = 5.0 if mode == "transfer" else 1.0 if size == "large" else 2.0
-    base.finetune_on(config, "xnli", size, epochs, wide=mode == "all")
+    recipes.finetune_on(config, "xnli", size, epochs, wide=mode == "all")
     return config

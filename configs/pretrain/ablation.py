@@ -8,7 +8,7 @@ steps.
 Hardware, time and result: not yet run.
 """
 
-from configs import base
+from configs import base, recipes
 
 EXPERIMENTS = {
     "exp5": ("mmlm", "tlm", "camlm", "btmlm"),
@@ -22,14 +22,14 @@ EXPERIMENTS = {
 def get_config(argument: str = ""):
     """One experiment of the ablation."""
     experiment, size = base.parse(argument, experiment=tuple(EXPERIMENTS), size=base.SIZE)
-    config = base.pretraining(size)
+    config = recipes.pretraining(size)
     names = EXPERIMENTS[experiment]
-    whole = base.SCALES[size]["stage"]
+    whole = recipes.SCALES[size]["stage"]
     half = whole["steps"] // 2
-    config.stages.stage1 = base.pretraining_stage(
+    config.stages.stage1 = recipes.pretraining_stage(
         size, {name: 1.0 for name in names if name != "btmlm"}, steps=half, final_fraction=0.5
     )
-    config.stages.stage2 = base.pretraining_stage(
+    config.stages.stage2 = recipes.pretraining_stage(
         size, dict.fromkeys(names, 1.0), steps=half, learning_rate=whole["learning_rate"] / 2, warmup_steps=0
     )
     return config

@@ -16,7 +16,7 @@ of what a GPU needs: base 13.4, 21.9 and 38.9 GiB with gpu=24, 40 and 80; large 
 Hardware, time and result: not yet run.
 """
 
-from configs import base
+from configs import base, recipes
 
 # Rows of 512 tokens computed at a time, by size and GB of memory; batch_size is a multiple of each.
 ROWS = {
@@ -31,7 +31,7 @@ STYLES = {"xlm-roberta": "xlm-roberta", "ernie-m": "ernie"}
 def get_config(argument: str = ""):
     """The two stages of ERNIE-M, shorter than from scratch and at half the learning rate (ours)."""
     gpu, init, size = base.parse(argument, gpu=("24", "40", "80"), init=tuple(STYLES), size=base.SIZE)
-    config = base.pretraining(size)
+    config = recipes.pretraining(size)
     released = f"{init}-{size}"
     config.init.params = released
     config.tokenizer.path = released
@@ -41,12 +41,12 @@ def get_config(argument: str = ""):
     config.train.batch_size = 256
     config.train.grad_accumulation_steps = 256 // ROWS[size][gpu]
     config.data.virtual_streams = 16
-    rate = base.SCALES[size]["stage"]["learning_rate"]
+    rate = recipes.SCALES[size]["stage"]["learning_rate"]
     first = {"mmlm": 1.0, "tlm": 1.0, "camlm": 1.0}
-    config.stages.stage1 = base.pretraining_stage(
+    config.stages.stage1 = recipes.pretraining_stage(
         size, first, steps=20_000, warmup_steps=1_000, learning_rate=rate / 2, final_fraction=0.5
     )
-    config.stages.stage2 = base.pretraining_stage(
+    config.stages.stage2 = recipes.pretraining_stage(
         size, {**first, "btmlm": 1.0}, steps=10_000, warmup_steps=0, learning_rate=rate / 4
     )
     return config

@@ -10,7 +10,7 @@ files ('text/{language}.array_record') or a TFDS dataset ("tfds:NAME"): ernie_m_
 Hardware, time and result: not yet run. The paper starts from XLM-R; configs/pretrain/continue.py does so.
 """
 
-from configs import base
+from configs import base, recipes
 
 WEIGHTS = {"mmlm": 1.0, "tlm": 1.0, "camlm": 1.0}
 
@@ -18,6 +18,6 @@ WEIGHTS = {"mmlm": 1.0, "tlm": 1.0, "camlm": 1.0}
 def get_config(argument: str = ""):
     """Stage 1 at one of the sizes."""
     (size,) = base.parse(argument, size=base.SIZE)
-    config = base.pretraining(size)
-    config.stages.stage1 = base.pretraining_stage(size, WEIGHTS)
+    config = recipes.pretraining(size)
+    config.stages.stage1 = recipes.pretraining_stage(size, WEIGHTS)
     return config

@@ -6,7 +6,7 @@ Arguments: size=tiny, small, base (default) or large, as stage 1.
 Hardware, time and result: not yet run.
 """
 
-from configs import base
+from configs import base, recipes
 
 WEIGHTS = {"mmlm": 1.0, "tlm": 1.0, "camlm": 1.0, "btmlm": 1.0}
 
@@ -14,7 +14,7 @@ WEIGHTS = {"mmlm": 1.0, "tlm": 1.0, "camlm": 1.0, "btmlm": 1.0}
 def get_config(argument: str = ""):
     """Stage 2 at one of the sizes."""
     (size,) = base.parse(argument, size=base.SIZE)
-    config = base.pretraining(size)
-    config.stages.stage2 = base.pretraining_stage(size, WEIGHTS)
+    config = recipes.pretraining(size)
+    config.stages.stage2 = recipes.pretraining_stage(size, WEIGHTS)
     config.init.params = "runs/stage1"
     return config

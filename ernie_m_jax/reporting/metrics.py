@@ -58,8 +58,9 @@ class MetricsWriter:
         if path.exists():
             files.write_text(path, "".join(line for line in repair(path) if _is_before(json.loads(line), resume_step)))
         self._file = path.open("a", encoding="utf-8")
-        # With a purge step TensorBoard hides what earlier event files hold from there on.
-        self._board = SummaryWriter(str(path.parent / "tensorboard"), purge_step=resume_step, write_to_disk=True)
+        # With a purge step TensorBoard hides what earlier event files hold from there on; evaluations at `resume_step`
+        # stay.
+        self._board = SummaryWriter(str(path.parent / "tensorboard"), purge_step=resume_step + 1, write_to_disk=True)
 
     def write(
         self,

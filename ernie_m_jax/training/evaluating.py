@@ -1,6 +1,6 @@
 """The evaluations of a stage while it trains: which are due, what they found, and what that selects."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,19 @@ def selected(config: Config, directory: Path) -> Selection:
 def last_step(config: Config, name: str, directory: Path) -> int:
     """The step at which a stage ends: of its config, or earlier where nothing got better any more."""
     return selected(config, directory).ended or config.stages[name].steps
+
+
+def record(directory: Path, last: int, best: int | None, found: Mapping[str, Mapping[str, float]]) -> None:
+    """Adds what the evaluations at a stage's end found to its metrics, at the step whose parameters were evaluated.
+
+    What stands there already, of the loop or of a start that was stopped here, is not written again.
+    """
+    step = last if best is None else best
+    done = {(entry.step, entry.name) for entry in recorded(directory)}
+    with metrics.MetricsWriter(directory, last) as writer:
+        for name, values in found.items():
+            if (step, name) not in done:
+                writer.evaluation(step, name, values)
 
 
 class Evaluating:

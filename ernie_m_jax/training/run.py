@@ -220,6 +220,7 @@ def run_stage(run: stages.Run, stage: stages.Stage, previous: Path | None, neede
         screen.show(f"{stage.name}: step {chosen.best} is the best, {run.config.train.select} {chosen.value:.4f}")
         params = saved.restore_params(chosen.best, stages.abstract_state(run, stage).params)
     found = {name: run.evaluate(name, params, stage.directory, name).metrics for name in run.evaluations.keys}
+    evaluating.record(stage.directory, int(current.step), chosen.best, found)
     if jax.process_index() != 0:
         return {}
     numbers = summary.of_stage(metrics.repair(stage.directory / metrics.FILE)) | {"evals": found}

@@ -1,4 +1,4 @@
-"""Recipes: how a size is pre-trained and fine-tuned; the files of `configs/pretrain` and `configs/finetune` use them."""
+"""Recipes: how a size is pre-trained and fine-tuned; `configs/pretrain` and `configs/finetune` use them."""
 
 import json
 import pathlib

@@ -93,6 +93,9 @@ def evaluation(kind: str, **keys: object) -> ml_collections.ConfigDict:
         config.layer = -1  # 0: embeddings, n: after layer n, -1: the last
         config.pooling = "mean"  # mean | cls | max, over a sentence's tokens
         config.max_length = 128  # tokens of a sentence
+        config.similarity = "cosine"  # cosine | margin (over the mean of both sentences' nearest neighbours)
+        config.every_layer = False  # also the average of every layer, all computed in one pass
+        config.paper = False  # whether the set is Tatoeba's: the paper's rows are shown beside
         config.start = True
         config.batch_size = 64
     elif kind == "heldout":

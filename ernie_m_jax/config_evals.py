@@ -43,6 +43,9 @@ class RetrievalEval(EvalKeys):
     layer: int
     pooling: str = field(metadata=one_of("mean", "cls", "max"))
     max_length: int = field(metadata=between(8))
+    similarity: str = field(default="cosine", metadata=one_of("cosine", "margin"))
+    every_layer: bool = False
+    paper: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from ernie_m_jax import sharding, tokenizer
 from ernie_m_jax.config import ComputeConfig, ConfigError, MeshConfig, ModelConfig
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.evaluation import encode
+from ernie_m_jax.model import depth
 from ernie_m_jax.model.encoder import ErnieM, Inputs
 
 MAX_LENGTH = 40
@@ -143,8 +144,8 @@ def test_batch_size_and_order_do_not_matter(model_and_params, pieces):
 
 def test_a_second_call_traces_nothing(model_and_params, pieces, monkeypatch):
     traces = []
-    hidden = encode._hidden
-    monkeypatch.setattr(encode, "_hidden", lambda *args: traces.append(args[2].ids.shape) or hidden(*args))
+    hidden = depth.hidden
+    monkeypatch.setattr(depth, "hidden", lambda *args: traces.append(args[2].ids.shape) or hidden(*args))
     model, params = model_and_params
     first = run((model, params), pieces, batch_size=5)
     assert sorted(traces) == [(5, 16), (5, MAX_LENGTH)]  # once a length

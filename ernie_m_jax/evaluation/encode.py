@@ -6,7 +6,6 @@
 Axes: B rows of a batch, L tokens of a row, H hidden size, N sentences.
 """
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -23,7 +22,7 @@ from ernie_m_jax import atomic, config_fields, sharding
 from ernie_m_jax.config import ConfigError, EncodeConfig, ModelConfig
 from ernie_m_jax.data import batch as batches
 from ernie_m_jax.data.records import DataError
-from ernie_m_jax.model import visibility
+from ernie_m_jax.model import depth, visibility
 from ernie_m_jax.model.encoder import ErnieM, Inputs
 from ernie_m_jax.tokenizer import Tokenizer
 
@@ -37,13 +36,13 @@ def encode_texts(
     tokenizer: Tokenizer,
     texts: Sequence[str],
     *,
-    layer: int,
+    layer: int | None,
     pooling: str,
     max_length: int,
     batch_size: int,
     on_rows: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """Encodes each text as `CLS ids SEP` and pools one layer's output to a vector.
+    """Encodes each text as `CLS ids SEP` and pools one layer's output to a vector, or that of each layer.
 
     The pools run over every real token, CLS and SEP included and padding excluded, so an empty text has a vector too.
     (The paper says "mean over tokens"; that the special tokens count is our decision.) Only the layers up to `layer`
@@ -56,7 +55,7 @@ def encode_texts(
         there is one.
       tokenizer: turns a text into ids.
       texts: N sentences; an empty one is allowed.
-      layer: 0 is the embeddings' output, n the output of layer n, -1 the last layer.
+      layer: 0 is the embeddings' output, n the output of layer n, -1 the last layer; None: all of them in one pass.
       pooling: "mean", "cls" (the first token's vector) or "max" (a maximum for each dimension).
       max_length: tokens per sentence at most, specials included; longer ones are cut.
       batch_size: sentences per batch, rounded up to a multiple of the mesh's shards of rows; the last batch is filled
@@ -64,7 +63,7 @@ def encode_texts(
       on_rows: called with the number of sentences finished, for each batch.
 
     Returns:
-      float32 [N, H], in the order of `texts`.
+      float32 [N, H], in the order of `texts`; [layers + 1, N, H] of all layers, the embeddings' output first.
 
     Raises:
       ValueError: `texts` is one string, or holds something that is no string.
@@ -73,6 +72,7 @@ def encode_texts(
     texts = check_texts(texts, "texts")
     config = model.config
     layer = _check_request(config, layer, pooling, max_length, batch_size)
+    stacked = () if layer is not None else (config.num_layers + 1,)
     mesh = mesh_of(params)
     if mesh is None:
         params = jax.device_put(params)  # once, not for each batch; nothing happens to what is on a device
@@ -83,10 +83,10 @@ def encode_texts(
     rows = [tokenizer.encode_single(text, max_length) for text in texts]
     # The longest first, so that too large a batch runs out of memory at the start and not at the end.
     longest_first = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-    vectors = np.empty((len(rows), config.hidden_size), np.float32)
+    vectors = np.empty((*stacked, len(rows), config.hidden_size), np.float32)
 
     def finish(chosen: list[int], pooled: jax.Array) -> None:
-        vectors[chosen] = jax.device_get(pooled)[: len(chosen)]
+        vectors[..., chosen, :] = jax.device_get(pooled)[..., : len(chosen), :]
         if on_rows is not None:
             on_rows(len(chosen))
 
@@ -201,32 +201,24 @@ def read_lines(path: epath.Path) -> Iterator[str]:
 
 
 @functools.lru_cache(maxsize=16)
-def _encoder(model: ErnieM, layer: int, pooling: str, mesh: jax.sharding.Mesh | None) -> Callable[..., jax.Array]:
-    """Returns the compiled (params, inputs) -> pooled float32 [B, H], whole on every device of the mesh.
+def _encoder(
+    model: ErnieM, layer: int | None, pooling: str, mesh: jax.sharding.Mesh | None
+) -> Callable[..., jax.Array]:
+    """Returns the compiled (params, inputs) -> pooled float32 [B, H] or [layers + 1, B, H], whole on every device.
 
     Rows of padding only come out as numbers of no meaning.
     """
 
     def run(params: Any, inputs: Inputs) -> jax.Array:
-        hidden = _hidden(model, params, inputs, layer).astype(jnp.float32)
+        hidden = depth.hidden(model, params, inputs, visibility.FULL, layer).astype(jnp.float32)
         real = (inputs.segments > 0)[:, :, None]
         if pooling == "cls":
-            return hidden[:, 0]
+            return hidden[..., 0, :]
         if pooling == "max":
-            return jnp.where(real, hidden, -jnp.inf).max(axis=1)
-        return jnp.where(real, hidden, 0.0).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)
+            return jnp.where(real, hidden, -jnp.inf).max(axis=-2)
+        return jnp.where(real, hidden, 0.0).sum(axis=-2) / jnp.maximum(real.sum(axis=-2), 1)
 
     return jax.jit(run) if mesh is None else jax.jit(run, out_shardings=sharding.replicated(mesh))
-
-
-def _hidden(model: ErnieM, params: Any, inputs: Inputs, layer: int) -> jax.Array:
-    """Returns the output of `layer`, [B, L, H], from an encoder that is only that many layers deep."""
-    depth = max(layer, 1)  # no encoder has 0 layers; the embeddings' output is index 0 of a 1-layer one's
-    shallow = model.clone(config=dataclasses.replace(model.config, num_layers=depth))
-    if model.compute.scan_layers:
-        params = {**params, "layers": jax.tree.map(lambda stacked: stacked[:depth], params["layers"])}
-    apply = functools.partial(shallow.apply, {"params": params}, inputs, visibility.FULL, method="encode")
-    return apply(all_layers=True)[0] if layer == 0 else apply()
 
 
 def inputs(rows: list[list[int]], batch_size: int, width: int, pad_id: int, mesh: jax.sharding.Mesh | None) -> Inputs:
@@ -252,10 +244,12 @@ def mesh_of(params: Any) -> jax.sharding.Mesh | None:
     return placed.mesh
 
 
-def _check_request(config: ModelConfig, layer: int, pooling: str, max_length: int, batch_size: int) -> int:
+def _check_request(
+    config: ModelConfig, layer: int | None, pooling: str, max_length: int, batch_size: int
+) -> int | None:
     """Returns `layer` with -1 resolved to the last; raises ConfigError where an argument is out of range."""
     limit = config.max_positions - config.first_position
-    if not -1 <= layer <= config.num_layers:
+    if layer is not None and not -1 <= layer <= config.num_layers:
         raise ConfigError(
             f"layer {layer} (config.encode.layer) is out of range: 0 (output of the embeddings) to "
             f"{config.num_layers} (output of the last layer), or -1 for the last"

@@ -1,7 +1,7 @@
 """Zero-shot evaluation: sentence retrieval between every two languages of a parallel set, or within given pairs.
 
     source --aligned_sentences--> {language: texts} --encode--> vectors --retrieval--> RetrievalResult --> CSV, PNG
-    source --paired_sentences--> {(a, b): texts of both} --encode--> vectors --retrieval_of_pairs--> the same
+    source --paired_sentences--> {(a, b): texts of both} --encode--> vectors --of_vectors, merged--> the same
 
 After Tatoeba in XTREME: cosine similarity, nearest neighbour, accuracy. `encode` is any function from texts to vectors;
 the model's own is `encode.encode_texts`.
@@ -22,6 +22,7 @@ from ernie_m_jax.reporting import files
 TIE = (
     1e-12  # cosines closer than this are one value: far above float64 rounding, far below what float32 vectors resolve
 )
+NEIGHBOURS = 4  # of the margin, as in the paper that brought it in
 QUERY_ROWS = 1024  # queries compared at a time; bounds the similarity matrix
 
 
@@ -65,8 +66,10 @@ class RetrievalResult:
         write_retrieval(directory, name, self)
 
 
-def retrieval(encode: Callable[[list[str]], np.ndarray], sentences: Mapping[str, Sequence[str]]) -> RetrievalResult:
-    """Searches each sentence's translation in every other language by the nearest cosine.
+def retrieval(
+    encode: Callable[[list[str]], np.ndarray], sentences: Mapping[str, Sequence[str]], similarity: str = "cosine"
+) -> RetrievalResult:
+    """Searches each sentence's translation in every other language: the most similar vector.
 
     A query counts as right when the first of its nearest candidates is the sentence with its own index. So among equal
     candidates (a sentence that stands twice, or any tie) the first index wins, and a zero vector, as far from every
@@ -75,6 +78,7 @@ def retrieval(encode: Callable[[list[str]], np.ndarray], sentences: Mapping[str,
     Args:
       encode: texts to vectors, [N, H]; called once per language.
       sentences: the texts of each language; the same index is the same meaning.
+      similarity: see `nearest`.
 
     Returns:
       The accuracies of all ordered pairs of languages.
@@ -86,47 +90,67 @@ def retrieval(encode: Callable[[list[str]], np.ndarray], sentences: Mapping[str,
     if len(languages) < 2:
         raise ValueError(f"retrieval needs at least 2 languages, got {list(languages)}")
     _check_counts({language: len(texts) for language, texts in sentences.items()})
-    vectors = {language: _unit_vectors(encode, language, list(texts)) for language, texts in sentences.items()}
+    vectors = {
+        language: unit_vectors(encode(list(texts)), language, len(texts)) for language, texts in sentences.items()
+    }
+    return of_vectors(vectors, similarity)
+
+
+def of_vectors(vectors: Mapping[str, np.ndarray], similarity: str = "cosine") -> RetrievalResult:
+    """As `retrieval`, of unit vectors float64 [N, H] for each language."""
+    languages = tuple(vectors)
     matrix = np.full((len(languages), len(languages)), np.nan)
     for row, column in itertools.permutations(range(len(languages)), 2):
-        found = nearest(vectors[languages[row]], vectors[languages[column]])
+        found = nearest(vectors[languages[row]], vectors[languages[column]], similarity)
         matrix[row, column] = 100.0 * np.mean(found == np.arange(len(found)))
     return RetrievalResult(languages, matrix)
 
 
-def retrieval_of_pairs(
-    encode: Callable[[list[str]], np.ndarray],
-    pairs: Mapping[tuple[str, str], tuple[Sequence[str], Sequence[str]]],
-    languages: Sequence[str],
-) -> RetrievalResult:
-    """As `retrieval`, for sets that hold two languages each: only within a set is anything searched.
+def merged(results: Sequence[RetrievalResult], languages: Sequence[str]) -> RetrievalResult:
+    """Results of several sets as one, NaN where no set has both languages.
 
     Args:
-      encode: see there.
-      pairs: the texts of both languages of each set; the same index is the same meaning.
+      results: of sets that share no direction.
       languages: in the order that the result's are to have; those of no set are left out.
     """
-    found = tuple(language for language in languages if any(language in pair for pair in pairs))
+    found = tuple(language for language in languages if any(language in result.languages for result in results))
     matrix = np.full((len(found), len(found)), np.nan)
-    for (one, other), texts in pairs.items():
-        result = retrieval(encode, {one: texts[0], other: texts[1]}).matrix
-        row, column = found.index(one), found.index(other)
-        matrix[row, column], matrix[column, row] = result[0, 1], result[1, 0]
+    for result in results:
+        places = [found.index(language) for language in result.languages]
+        finite = np.isfinite(result.matrix)
+        matrix[np.ix_(places, places)] = np.where(finite, result.matrix, matrix[np.ix_(places, places)])
     return RetrievalResult(found, matrix)
 
 
-def nearest(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+def nearest(queries: np.ndarray, candidates: np.ndarray, similarity: str = "cosine") -> np.ndarray:
     """Returns for each unit vector in `queries` [Q, H] the index of its nearest in `candidates` [C, H]: int [Q].
 
-    Cosines within `TIE` of the best are ties, and the first index wins; without this margin the outcome between two
-    equal candidates would depend on how the matrix product rounds at their places.
+    "cosine" is the paper's. "margin" divides it by the mean cosine of both with their nearest neighbours on the other
+    side (Artetxe and Schwenk 2019), so that vectors which are near to everything are not found by everything.
+    Similarities within `TIE` of the best are ties, and the first index wins; without this the outcome between two equal
+    candidates would depend on how the matrix product rounds at their places.
     """
     found = np.empty(len(queries), np.int64)
+    near = (
+        (_neighbourhood(queries, candidates), _neighbourhood(candidates, queries)) if similarity == "margin" else None
+    )
     for start in range(0, len(queries), QUERY_ROWS):
         cosines = queries[start : start + QUERY_ROWS] @ candidates.T
+        if near is not None:
+            cosines /= (near[0][start : start + QUERY_ROWS, None] + near[1][None]) / 2
         best = cosines.max(axis=1, keepdims=True)
         found[start : start + QUERY_ROWS] = np.argmax(cosines >= best - TIE, axis=1)
     return found
+
+
+def _neighbourhood(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Mean cosine of each vector with its `NEIGHBOURS` nearest among the others, float64 [N]."""
+    means = np.empty(len(vectors))
+    count = min(NEIGHBOURS, len(others))
+    for start in range(0, len(vectors), QUERY_ROWS):
+        cosines = vectors[start : start + QUERY_ROWS] @ others.T
+        means[start : start + QUERY_ROWS] = np.partition(cosines, -count, axis=1)[:, -count:].mean(axis=1)
+    return means
 
 
 def aligned_sentences(
@@ -222,15 +246,18 @@ def _check_counts(counts: Mapping[str, int]) -> None:
         raise ValueError(f"no sentences to compare in {', '.join(counts)}")
 
 
-def _unit_vectors(encode: Callable[[list[str]], np.ndarray], language: str, texts: list[str]) -> np.ndarray:
-    """Encodes one language's texts to float64 [N, H] vectors of length 1; zero vectors stay zero."""
-    vectors = np.asarray(encode(texts), np.float64)
-    if vectors.ndim != 2 or len(vectors) != len(texts):
-        raise ValueError(f"encode returned shape {vectors.shape} for {len(texts)} {language!r} texts; expected [N, H]")
+def unit_vectors(encoded: np.ndarray, language: str, count: int) -> np.ndarray:
+    """One language's `count` vectors [N, H] as float64 of length 1; zero vectors stay zero.
+
+    Raises:
+      ValueError: another shape.
+      DataError: numbers that are not finite.
+    """
+    vectors = np.asarray(encoded, np.float64)
+    if vectors.ndim != 2 or len(vectors) != count:
+        raise ValueError(f"encode returned shape {vectors.shape} for {count} {language!r} texts; expected [N, H]")
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
-        raise records.DataError(
-            f"{len(bad)} of {len(texts)} {language!r} vectors are not finite, first at index {bad[0]}"
-        )
+        raise records.DataError(f"{len(bad)} of {count} {language!r} vectors are not finite, first at index {bad[0]}")
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)

@@ -1,7 +1,7 @@
 """Sentence retrieval as an entry of `config.evals`: parameters in, accuracy of each direction out."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +11,29 @@ from ernie_m_jax.config import Config
 from ernie_m_jax.config_evals import RetrievalEval
 from ernie_m_jax.evaluation import encode, retrieval
 from ernie_m_jax.evaluation.evaluator import Outcome
-from ernie_m_jax.reporting import screen
+from ernie_m_jax.reporting import files, paper_tables, screen
+
+ENGLISH = ("en", "eng")  # as XTREME and LASER name it
 
 
 class RetrievalEvaluator:
-    """See `Evaluator`. A metric is "en>de", the accuracy of finding German texts by English ones, or "average"."""
+    """See `Evaluator`. A metric is "en>de", the accuracy of finding German texts by English ones, or a mean.
+
+    "average" is the mean over all directions, "to_en" that of finding English (Tatoeba's figure), "from_en" the other
+    way; with `every_layer` also "layer7/average" and the like.
+    """
 
     def __init__(self, name: str, keys: RetrievalEval, config: Config):
         """Reads the parallel set."""
-        self.name, self._keys = name, keys
+        self.name, self._keys, self._languages = name, keys, config.languages
         where = f"evals.{name}.source"
-        self._languages = config.languages
-        self._pairs: Mapping[tuple[str, str], tuple[list[str], list[str]]] | None = None
+        # Sets within which every language is searched for every other's sentences.
+        self._sets: list[Mapping[str, Sequence[str]]] = []
         if retrieval.is_of_pairs(keys.source):
-            self._pairs = retrieval.paired_sentences(keys.source, config.languages, where)
+            pairs = retrieval.paired_sentences(keys.source, config.languages, where)
+            self._sets = [dict(zip(pair, texts, strict=True)) for pair, texts in pairs.items()]
         else:
-            self._sentences = retrieval.aligned_sentences(keys.source, config.languages, where)
+            self._sets = [retrieval.aligned_sentences(keys.source, config.languages, where)]
 
     def run(self, model: Any, params: Any, tokenizer: Any) -> Outcome:
         """Encodes every text once and searches each direction."""
@@ -36,20 +43,28 @@ class RetrievalEvaluator:
             model,
             params,
             tokenizer,
-            layer=keys.layer,
+            layer=None if keys.every_layer else keys.layer,
             pooling=keys.pooling,
             max_length=keys.max_length,
             batch_size=keys.batch_size,
         )
-        if self._pairs is not None:
-            result = retrieval.retrieval_of_pairs(vectors, self._pairs, self._languages)
-        else:
-            result = retrieval.retrieval(vectors, self._sentences)
-        metrics = {"average": result.average}
-        for row, one in enumerate(result.languages):
-            for column, other in enumerate(result.languages):
-                if np.isfinite(result.matrix[row, column]):
-                    metrics[f"{one}>{other}"] = float(result.matrix[row, column])
+        count = model.config.num_layers + 1 if keys.every_layer else 1
+        found: list[list[retrieval.RetrievalResult]] = [[] for _ in range(count)]
+        for sentences in self._sets:
+            encoded = {}
+            for code, texts in sentences.items():
+                encoded[code] = np.reshape(vectors(list(texts)), (count, len(texts), -1))
+            for layer, results in enumerate(found):
+                unit = {
+                    code: retrieval.unit_vectors(all_[layer], code, all_.shape[1]) for code, all_ in encoded.items()
+                }
+                results.append(retrieval.of_vectors(unit, keys.similarity))
+        merged = [retrieval.merged(results, self._languages) for results in found]
+        metrics = _metrics(merged[keys.layer if keys.every_layer else 0])
+        if keys.every_layer:
+            for layer, result in enumerate(merged):
+                means = {name: value for name, value in _metrics(result).items() if ">" not in name}
+                metrics |= {f"layer{layer}/{name}": value for name, value in means.items()}
         return Outcome(metrics)
 
     def headline(self, metrics: Mapping[str, float]) -> float | None:
@@ -57,13 +72,35 @@ class RetrievalEvaluator:
         return metrics.get("average")
 
     def show(self, metrics: Mapping[str, float], title: str) -> list[Any]:
-        """The accuracies as a matrix."""
+        """The accuracies as a matrix, and those of every layer where they were asked for."""
         result = _result(metrics)
-        return [screen.retrieval_table(result.languages, result.matrix / 100, title=f"{title}, %")]
+        tables: list[Any] = [screen.retrieval_table(result.languages, result.matrix / 100, title=f"{title}, %")]
+        if layers := _by_layer(metrics):
+            tables.append(screen.language_table(layers, title=f"{title}: mean by layer, %", mean=False))
+        if self._keys.paper:
+            ours = {
+                "ours": {name.split(">")[0]: value for name, value in metrics.items() if name.split(">")[-1] in ENGLISH}
+            }
+            tables.append(paper_tables.table("tatoeba", "transfer", ours, title="tatoeba: the paper's rows and ours"))
+        return tables
 
     def write(self, directory: Path, stem: str, metrics: Mapping[str, float]) -> None:
-        """Writes `<stem>.csv` and the heat map `<stem>.png`."""
+        """Writes `<stem>.csv` and the heat map `<stem>.png`; `<stem>-layers.csv` of every layer."""
         retrieval.write_retrieval(directory, stem, _result(metrics))
+        if layers := _by_layer(metrics):
+            files.write_rows(directory / f"{stem}-layers.csv", layers)
+
+
+def _metrics(result: retrieval.RetrievalResult) -> dict[str, float]:
+    metrics = {"average": result.average}
+    named = [code for code in ENGLISH if code in result.languages]
+    if named:
+        english = result.languages.index(named[0])
+        metrics["to_en"] = float(np.nanmean(result.matrix[:, english]))
+        metrics["from_en"] = float(np.nanmean(result.matrix[english]))
+    for row, column in np.argwhere(np.isfinite(result.matrix)):
+        metrics[f"{result.languages[row]}>{result.languages[column]}"] = float(result.matrix[row, column])
+    return metrics
 
 
 def _result(metrics: Mapping[str, float]) -> retrieval.RetrievalResult:
@@ -74,3 +111,13 @@ def _result(metrics: Mapping[str, float]) -> retrieval.RetrievalResult:
     for one, other in directions:
         matrix[languages.index(one), languages.index(other)] = metrics[f"{one}>{other}"]
     return retrieval.RetrievalResult(languages, matrix)
+
+
+def _by_layer(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Mean -> layer -> value."""
+    rows: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        layer, _, mean = name.partition("/")
+        if mean:
+            rows.setdefault(mean, {})[layer.removeprefix("layer")] = value
+    return rows

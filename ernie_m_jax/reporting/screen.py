@@ -196,22 +196,27 @@ def retrieval_table(languages: Sequence[str], matrix: Any, title: str = "Retriev
     return table
 
 
-def language_table(rows: Mapping[str, Mapping[str, float]], title: str, digits: int = 1) -> rich.table.Table:
+def language_table(
+    rows: Mapping[str, Mapping[str, float]], title: str, digits: int = 1, mean: bool = True
+) -> rich.table.Table:
     """Numbers by language: a row per metric, a column per language and, from two on, their mean; "-" where none is.
 
     Args:
       rows: metric -> language -> number. A language "all", if there is one, stands for all of them and is shown last.
       title: above the table.
       digits: decimals.
+      mean: whether a mean is shown.
     """
     languages = list(dict.fromkeys(language for values in rows.values() for language in values if language != "all"))
-    ends = ["all"] if any("all" in values for values in rows.values()) else ["mean"] if len(languages) > 1 else []
+    ends = (
+        ["all"] if any("all" in values for values in rows.values()) else ["mean"] if mean and len(languages) > 1 else []
+    )
     table = rich.table.Table("", title=title, box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for language in (*languages, *ends):
         table.add_column(language, justify="right")
     for metric, values in rows.items():
-        mean = {"mean": _mean(np.array([values[language] for language in languages if language in values]))}
-        shown = [{**mean, **values}.get(language, math.nan) for language in (*languages, *ends)]
+        average = {"mean": _mean(np.array([values[language] for language in languages if language in values]))}
+        shown = [{**average, **values}.get(language, math.nan) for language in (*languages, *ends)]
         table.add_row(metric, *("-" if math.isnan(value) else f"{value:.{digits}f}" for value in shown))
     return table
 

@@ -73,6 +73,8 @@ class TaskEvaluator:
     def show(self, metrics: Mapping[str, float], title: str) -> list[Any]:
         """A table of all splits, and for the last one the paper's rows with ours beneath."""
         rows = _by_language(metrics)
+        if not rows:
+            return [f"{title}: predicted, but not scored: no labels"]
         tables: list[Any] = [screen.language_table(rows, title=title)]
         paper = self._task.task.paper(self._task.cfg, self._task.keys)
         final = next((values for row, values in rows.items() if row.startswith("test ")), {})
@@ -85,6 +87,8 @@ class TaskEvaluator:
     def write(self, directory: Path, stem: str, metrics: Mapping[str, float]) -> None:
         """Writes `<stem>.csv`, a row per split and metric, and `<stem>.png`."""
         rows = _by_language(metrics)
+        if not rows:
+            return
         files.write_rows(directory / f"{stem}.csv", rows)
         files.bar_chart(directory / f"{stem}.png", rows, f"{self.name}, {stem}", unit="%")
 

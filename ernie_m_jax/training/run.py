@@ -175,7 +175,9 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
             continue  # the first process has the numbers
         for moment, found in (("untrained", stage_numbers.pop("start", {})), (name, stage_numbers["evals"])):
             for evaluation, values in found.items():
-                numbers["evals"].setdefault(evaluation, {})[moment] = run.evaluations.headline(evaluation, values)
+                shown = run.evaluations.headline(evaluation, values) if evaluation in run.evaluations.keys else None
+                if shown is not None:
+                    numbers["evals"].setdefault(evaluation, {})[moment] = shown
         numbers["objectives"][name] = stage_numbers.pop("objectives")
         numbers["stages"][name] = stage_numbers
     if jax.process_index() != 0:

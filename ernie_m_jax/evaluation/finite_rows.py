@@ -16,23 +16,18 @@ from ernie_m_jax.task import Batch, Spec
 Compiled = Callable[[Any, Batch], Any]
 
 
-class Jitted:
-    """(model, params, batch) -> results, compiled once for a model and a mesh, whole on every device of it."""
+def compiled(function: Callable[[Any, Any, Batch], Any], model: Any, params: Any) -> Compiled:
+    """(params, batch) -> `function(model, params, batch)`, jitted, whole on every device of the parameters' mesh.
 
-    def __init__(self, function: Callable[[Any, Any, Batch], Any]):
-        """Compiles nothing yet."""
-        self._function = function
-        self._compiled: dict[Any, Compiled] = {}
+    The same again for the same function, model and mesh, so an evaluation that comes again compiles nothing.
+    """
+    return _compiled(function, model, mesh_of(params))
 
-    def of(self, model: Any, params: Any) -> Compiled:
-        """(params, batch) -> results, for this model and the mesh that the parameters lie on."""
-        mesh = mesh_of(params)
-        if (model, mesh) not in self._compiled:
-            bound = functools.partial(self._function, model)
-            self._compiled[model, mesh] = (
-                jax.jit(bound) if mesh is None else jax.jit(bound, out_shardings=sharding.replicated(mesh))
-            )
-        return self._compiled[model, mesh]
+
+@functools.lru_cache(maxsize=16)
+def _compiled(function: Callable[[Any, Any, Batch], Any], model: Any, mesh: jax.sharding.Mesh | None) -> Compiled:
+    bound = functools.partial(function, model)
+    return jax.jit(bound) if mesh is None else jax.jit(bound, out_shardings=sharding.replicated(mesh))
 
 
 def run(
@@ -41,7 +36,7 @@ def run(
     """Yields the rows of each batch with the function's results on the host, one batch late.
 
     Args:
-      function: what `Jitted.of` returned.
+      function: what `compiled` returned.
       params: parameters, perhaps on a mesh; the rows are spread over it.
       rows: packed rows.
       spec: their shape.

@@ -41,12 +41,11 @@ class HeldoutEvaluator:
         limit = keys.max_records
         self._entries = {entry: First(records, limit) if limit else records for entry, records in entries.items()}
         self._rows: dict[str, list[finite.Row]] = {}
-        self._sums = finite_rows.Jitted(self._loss)
 
     def run(self, model: Any, params: Any, tokenizer: Any) -> Outcome:
         """Every example of each entry once."""
         self._rows = self._rows or self._packed(tokenizer)
-        function = self._sums.of(model, params)
+        function = finite_rows.compiled(self._loss, model, params)
         metrics: dict[str, float] = {}
         over_all: dict[str, tuple[float, float]] = {}
         for entry, rows in self._rows.items():

@@ -30,12 +30,11 @@ class TaskEvaluator:
             (split, language, records) for split in keys.splits for language, records in splits[split].items()
         ]
         self._rows: list[finite.Row] = []
-        self._predict = finite_rows.Jitted(task.predict)
 
     def run(self, model: Any, params: Any, tokenizer: Any) -> Outcome:
         """Predicts every record of every language once, and scores them."""
         self._rows = self._rows or self._packed(tokenizer)
-        function = self._predict.of(model, params)
+        function = finite_rows.compiled(self._task.predict, model, params)
         found: list[list[dict[int, dict[str, np.ndarray]]]] = [
             [{} for _ in range(len(records))] for *_, records in self._groups
         ]
@@ -74,7 +73,7 @@ class TaskEvaluator:
         """A table of all splits, and for the last one the paper's rows with ours beneath."""
         rows = _by_language(metrics)
         if not rows:
-            return [f"{title}: predicted, but not scored: no labels"]
+            return [f"{title}: no labels to score; what was predicted is written"]
         tables: list[Any] = [screen.language_table(rows, title=title)]
         paper = self._task.task.paper(self._task.cfg, self._task.keys)
         final = next((values for row, values in rows.items() if row.startswith("test ")), {})
@@ -85,7 +84,7 @@ class TaskEvaluator:
         return tables
 
     def write(self, directory: Path, stem: str, metrics: Mapping[str, float]) -> None:
-        """Writes `<stem>.csv`, a row per split and metric, and `<stem>.png`."""
+        """Writes `<stem>.csv`, a row per split and metric, and `<stem>.png`; neither where nothing is scored."""
         rows = _by_language(metrics)
         if not rows:
             return

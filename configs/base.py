@@ -126,6 +126,21 @@ def sentence_pairs(**keys: object) -> ml_collections.ConfigDict:
     return config
 
 
+def tagged_words(**keys: object) -> ml_collections.ConfigDict:
+    """Keys of a fine-tuning task on tagged words (conll); `data/tagged.py` describes the files."""
+    config = ml_collections.ConfigDict()
+    config.train = ""  # file with {language}, folder of a known layout, "tfds:NAME", or of each language: "en=A,es=B"
+    config.dev = ""  # the same; empty: the task has no such split
+    config.test = ""  # the same
+    config.train_languages = ("en",)  # one: cross-lingual transfer; several: all of them at once
+    config.languages = ()  # languages that are evaluated; empty: all of config.languages
+    config.max_length = 512  # tokens of a window, special ones included; a longer sentence has several (paper's code)
+    config.sentences_per_row = 0  # at most so many share a packed row; 0: as many as fit (ours, for small batches)
+    config.bad_rows = "error"  # error | skip: sentences that cannot be used are left out and counted
+    config.update(keys)
+    return config
+
+
 def objectives() -> ml_collections.ConfigDict:
     """Keys of the four pre-training objectives.
 

@@ -60,7 +60,9 @@ def pretraining_stage(size: str, weights: dict[str, float], **keys: object) -> m
     return base.stage(weights=weights, **{**SCALES[size]["stage"], **keys})
 
 
-def finetuning(size: str, labels: tuple[str, ...], init: str, seed: str) -> ml_collections.ConfigDict:
+def finetuning(
+    size: str, labels: tuple[str, ...], init: str, seed: str, head: str = "sequence_classification"
+) -> ml_collections.ConfigDict:
     """The base for classifying with ERNIE-M (paper's code), without task and stage.
 
     Args:
@@ -70,6 +72,7 @@ def finetuning(size: str, labels: tuple[str, ...], init: str, seed: str) -> ml_c
         are taken over, or a folder of another format of `docs/conversion.md`; empty: `ernie-m-<size>` for base and
         large, from scratch for the others.
       seed: a number.
+      head: `config.model.head`: what is classified, texts or tokens.
     """
     config = base.get_config()
     config.seed = int(seed)  # the paper's figures are means of five
@@ -80,13 +83,13 @@ def finetuning(size: str, labels: tuple[str, ...], init: str, seed: str) -> ml_c
     config.tokenizer.path = init
     if (pathlib.Path(init) / "config.json").is_file() and init:
         _as_stored(config, pathlib.Path(init))
-    config.model.pooler = True
+    config.model.pooler = head == "sequence_classification"
     config.model.mlm_head = "none"
-    config.model.head = "sequence_classification"
+    config.model.head = head
     config.model.num_labels = len(labels)
     config.model.labels = labels
-    config.init.fresh = ("head", "pooler")
-    config.init.drop = ("mlm_head", "embeddings/language", "head")
+    config.init.fresh = ("head", "pooler") if config.model.pooler else ("head",)
+    config.init.drop = ("mlm_head", "embeddings/language", "head") + (() if config.model.pooler else ("pooler",))
     config.optimizer.update({"b2": 0.999, "weight_decay": 0.0, "layer_decay": 0.8})  # (paper's code)
     config.data.sampling_exponent = 1.0  # every pair as often as every other
     config.data.packing_bins = 32
@@ -113,7 +116,9 @@ def _as_stored(config: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
 FINETUNING_SCALES = {"tiny": (5e-4, 200), "small": (1e-4, 1000), "base": (5e-5, 2000), "large": (5e-5, 2000)}
 
 
-def finetune_on(config: ml_collections.ConfigDict, objective: str, size: str, epochs: float, wide: bool) -> None:
+def finetune_on(
+    config: ml_collections.ConfigDict, objective: str, size: str, epochs: float, wide: bool, metric: str = "accuracy"
+) -> None:
     """The one stage of a fine-tuning run, with its evaluations; the checkpoint that is best on dev is its result.
 
     Args:
@@ -122,6 +127,7 @@ def finetune_on(config: ml_collections.ConfigDict, objective: str, size: str, ep
       size: decides learning rate and precision.
       epochs: passes through the training data.
       wide: batches of about 128 pairs, otherwise of about 32 (paper's code).
+      metric: of the task, by which the best checkpoint is chosen.
     """
     rate, every = FINETUNING_SCALES[size]
     config.compute.dtype = "bfloat16" if size in ("base", "large") else "float32"
@@ -138,4 +144,4 @@ def finetune_on(config: ml_collections.ConfigDict, objective: str, size: str, ep
     )
     config.evals.dev = base.evaluation("task", objective=objective, splits=("dev",), every=every)
     config.evals[objective] = base.evaluation("task", objective=objective, splits=("dev", "test"))
-    config.train.select = "dev/dev/accuracy"
+    config.train.select = f"dev/dev/{metric}"

@@ -9,7 +9,6 @@ numbers are those of a pair alone in its row.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field
 from typing import Any
 
 import jax
@@ -18,9 +17,9 @@ import numpy as np
 import optax
 
 from ernie_m_jax.config import Config
-from ernie_m_jax.config_fields import between, one_of
 from ernie_m_jax.data import labelled, layout, mixture
 from ernie_m_jax.finetune import scoring
+from ernie_m_jax.finetune.data_keys import DataKeys
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.dropout import dropout
 from ernie_m_jax.model.encoder import Inputs
@@ -38,24 +37,10 @@ from ernie_m_jax.task import (
     Spec,
     Sums,
     Task,
-    TaskKeys,
 )
 from ernie_m_jax.tokenizer.base import shorten_pair
 
 SHORTEST = 12  # tokens of the shortest pair that rows are planned for, special ones included: bounds the pairs per row
-
-
-@dataclasses.dataclass(frozen=True)
-class PairKeys(TaskKeys):
-    """Keys of a task on sentence pairs; `configs/base.py` gives their meaning."""
-
-    train: str
-    dev: str
-    test: str
-    train_languages: tuple[str, ...]
-    languages: tuple[str, ...]
-    max_length: int = field(metadata=between(8))
-    bad_rows: str = field(metadata=one_of("error", "skip"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +57,9 @@ class Labels:
     aliases: Mapping[str, str]
     paper: str
 
-    def open(self, cfg: Config, keys: PairKeys, split: str, languages: Sequence[str]) -> dict[str, labelled.Pairs]:
+    def open(self, cfg: Config, keys: DataKeys, split: str, languages: Sequence[str]) -> dict[str, labelled.Pairs]:
         """The records of a split by language; what was skipped is printed."""
-        name = next((name for name, own in cfg.objectives.items() if own is keys), self.paper)
+        name = keys.entry(cfg, self.paper)
         opened = labelled.open_pairs(
             getattr(keys, split),
             split,
@@ -89,31 +74,27 @@ class Labels:
                 screen.show(f"{name} {split} {language}: {labelled.summary(pairs.skipped)}")
         return opened
 
-    def records(self, cfg: Config, keys: PairKeys, sources: Sources) -> dict[str, Group]:
+    def records(self, cfg: Config, keys: DataKeys, sources: Sources) -> dict[str, Group]:
         """The training mixture, an entry per language."""
         del sources
         opened = self.open(cfg, keys, "train", keys.train_languages)
         return mixture.groups(opened, cfg.data.sampling_exponent)
 
-    def splits(self, cfg: Config, keys: PairKeys) -> dict[str, dict[str, RandomAccess]]:
+    def splits(self, cfg: Config, keys: DataKeys) -> dict[str, dict[str, RandomAccess]]:
         """The splits that have a path."""
         spoken = keys.languages or cfg.languages
         return {split: dict(self.open(cfg, keys, split, spoken)) for split in ("dev", "test") if getattr(keys, split)}
 
-    def requires(self, cfg: Config, keys: PairKeys) -> Iterator[str]:
+    def requires(self, cfg: Config, keys: DataKeys) -> Iterator[str]:
         """A head with these labels, room for a pair, languages that the config knows."""
         model = cfg.model
         if model.head != "sequence_classification":
             yield f"config.model.head is {model.head!r}; classifying pairs needs 'sequence_classification'"
         if sorted(model.labels) != sorted(self.names):
             yield f"config.model.labels is {model.labels}; it must name these, in any order: {', '.join(self.names)}"
-        if keys.max_length > cfg.data.sequence_length:
-            yield f"max_length {keys.max_length} is above config.data.sequence_length {cfg.data.sequence_length}"
-        for key, codes in (("train_languages", keys.train_languages), ("languages", keys.languages)):
-            if unknown := [code for code in codes if code not in cfg.languages]:
-                yield f"{key}: {', '.join(unknown)} not among config.languages: {', '.join(cfg.languages)}"
+        yield from keys.problems(cfg)
 
-    def paper_row(self, cfg: Config, keys: PairKeys) -> tuple[str, str]:
+    def paper_row(self, cfg: Config, keys: DataKeys) -> tuple[str, str]:
         """The paper's table and setting to print beside."""
         del cfg
         return self.paper, "all" if len(keys.train_languages) > 1 else "transfer"
@@ -121,7 +102,7 @@ class Labels:
     def task(self) -> Task:
         """The task of these labels."""
         return Task(
-            config=PairKeys,
+            config=DataKeys,
             records=self.records,
             examples=examples,
             spec=spec,
@@ -135,7 +116,7 @@ class Labels:
         )
 
 
-def examples(record: Record, tokenizer: Any, cfg: Config, keys: PairKeys, rng: np.random.Generator) -> list[Example]:
+def examples(record: Record, tokenizer: Any, cfg: Config, keys: DataKeys, rng: np.random.Generator) -> list[Example]:
     """One example: the pair, cut to `max_length`, with the index of its label; IGNORE where it has none."""
     del rng
     first, second = (tokenizer.encode_ids(text) for text in record.texts)
@@ -157,7 +138,7 @@ def examples(record: Record, tokenizer: Any, cfg: Config, keys: PairKeys, rng: n
     return [example]
 
 
-def spec(cfg: Config, keys: PairKeys) -> Spec:
+def spec(cfg: Config, keys: DataKeys) -> Spec:
     """A packed row."""
     del keys
     length = cfg.data.sequence_length
@@ -188,7 +169,7 @@ def logits(
 
 
 def loss(
-    cfg: Config, keys: PairKeys, model: Any, params: Any, batch: Batch, rng: jax.Array, deterministic: bool = False
+    cfg: Config, keys: DataKeys, model: Any, params: Any, batch: Batch, rng: jax.Array, deterministic: bool = False
 ) -> Sums:
     """Cross-entropy (nats) and accuracy over the pairs."""
     del keys
@@ -202,7 +183,7 @@ def loss(
     }
 
 
-def predict(cfg: Config, keys: PairKeys, model: Any, params: Any, batch: Batch) -> dict[str, jax.Array]:
+def predict(cfg: Config, keys: DataKeys, model: Any, params: Any, batch: Batch) -> dict[str, jax.Array]:
     """For each pair the index of the most probable label, and every label's probability."""
     del keys
     scores = logits(cfg, model, params, batch)
@@ -214,7 +195,7 @@ def predicted_labels(cfg: Config, predictions: Sequence[Predicted]) -> list[str]
     return [cfg.model.labels[int(example["class_at/label"][0])] for (example,) in predictions]
 
 
-def score(cfg: Config, keys: PairKeys, records: Sequence[Record], predictions: Sequence[Predicted]) -> dict[str, float]:
+def score(cfg: Config, keys: DataKeys, records: Sequence[Record], predictions: Sequence[Predicted]) -> dict[str, float]:
     """Accuracy in percent; nothing where the records have no labels."""
     del keys
     if not all("label" in record.fields for record in records):
@@ -223,7 +204,7 @@ def score(cfg: Config, keys: PairKeys, records: Sequence[Record], predictions: S
     return {"accuracy": scoring.accuracy(expected, predicted_labels(cfg, predictions))}
 
 
-def lines(cfg: Config, keys: PairKeys, records: Sequence[Record], predictions: Sequence[Predicted]) -> list[str]:
+def lines(cfg: Config, keys: DataKeys, records: Sequence[Record], predictions: Sequence[Predicted]) -> list[str]:
     """A label per line, as XTREME takes it."""
     del keys, records
     return predicted_labels(cfg, predictions)

@@ -113,11 +113,16 @@ def named_kind(kind: Any, name: str, value: Any, path: str) -> Any:
     if item is not tasks.TaskKeys:
         return item
     chosen = value.get("task", "") if isinstance(value, Mapping) else getattr(value, "task", "")
+    if not isinstance(chosen, str):
+        raise ConfigError(f"{path}.{name}.task must be {expected(str)}, got {chosen!r} ({type(chosen).__name__})")
+    if tasks.is_outside(name):
+        raise ConfigError(f"{path}.{name}: a name has no dot; the key task names a module: {{'task': {name!r}, ...}}")
     try:
         return tasks.load(chosen or name).config
     except KeyError as error:
         where = f"{path}.{name}.task" if chosen else f"{path}.{name}"
-        raise ConfigError(f"{where}: {error.args[0]}{nearest(chosen or name, tasks.names())}") from None
+        close = "" if tasks.is_outside(chosen) else nearest(chosen or name, tasks.names())
+        raise ConfigError(f"{where}: {error.args[0]}{close}") from None
 
 
 def _eval_kind(value: Any, path: str) -> type[EvalKeys]:

@@ -5,7 +5,7 @@
     --config.KEY=VALUE                   one key over either; the last of several counts
 
 A work directory is data that may come from anyone: of its files only `config.json` is read here, and no Python file in
-it is executed.
+it is executed. Nor does it choose what else is: a task outside the package counts only where the command line names it.
 """
 
 import functools
@@ -25,9 +25,10 @@ from typing import Any
 import ml_collections
 
 from ernie_m_jax import config_build, config_renames
+from ernie_m_jax import task as tasks
 from ernie_m_jax.config import Config, SourceConfig
 from ernie_m_jax.config_evals import EvalKeys
-from ernie_m_jax.config_fields import ConfigError
+from ernie_m_jax.config_fields import ConfigError, raise_problems
 
 PREFIX = "--config."
 _BASE = Path(__file__).parents[1] / "configs" / "base.py"
@@ -146,11 +147,17 @@ def stored_config_tree(workdir: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is damaged ({error}); restore it, or choose another --workdir") from None
 
 
-def from_workdir(workdir: Path, training: bool) -> dict[str, Any]:
+def from_workdir(workdir: Path, training: bool, settings: Iterable[str] = ()) -> dict[str, Any]:
     """The tree behind a work directory: the run's own, or a converted model's over the defaults of `configs.base`.
 
+    Args:
+      workdir: a run, a stage or a converted model.
+      training: whether the run is to go on.
+      settings: what `override` will put over the tree.
+
     Raises:
-      ConfigError: there is no usable `config.json`; or `training` and it is no run that could go on.
+      ConfigError: there is no usable `config.json`; `training` and it is no run that could go on; or it names a task
+        outside the package and `settings` do not.
     """
     if not (home(workdir) / "config.json").exists():
         raise ConfigError(
@@ -160,6 +167,7 @@ def from_workdir(workdir: Path, training: bool) -> dict[str, Any]:
     if training and home(workdir) != workdir:
         raise ConfigError(f"{workdir} is a stage: --workdir={home(workdir)} goes on with its run")
     if "stages" in stored:
+        _check_tasks(stored, settings, workdir)
         return stored
     if training:
         raise ConfigError(
@@ -174,6 +182,26 @@ def from_workdir(workdir: Path, training: bool) -> dict[str, Any]:
     return tree
 
 
+def _check_tasks(stored: dict[str, Any], settings: Iterable[str], workdir: Path) -> None:
+    """Raises ConfigError where a work directory alone names a module outside the package, which would be executed."""
+    objectives, named = stored.get("objectives"), _named_tasks(settings)
+    problems = []
+    for name, keys in objectives.items() if isinstance(objectives, dict) else ():
+        task = keys.get("task") if isinstance(keys, dict) else None
+        if isinstance(task, str) and tasks.is_outside(task) and name not in named:
+            problems.append(
+                f"{home(workdir) / 'config.json'} names the task {task}, which is code outside the package, and a work "
+                f"directory may come from anyone: to execute it, say --config.objectives.{name}.task={task}"
+            )
+    raise_problems(problems)
+
+
+def _named_tasks(settings: Iterable[str]) -> dict[str, str]:
+    """Entry of `config.objectives` -> the module that the command line gives it."""
+    found = [re.fullmatch(r"--config\.objectives\.([^.=]+)\.task=(.*)", setting, re.DOTALL) for setting in settings]
+    return {match[1]: match[2] for match in found if match}
+
+
 def override(tree: dict[str, Any], settings: Iterable[str]) -> list[str]:
     """Puts the values of `--config.KEY=VALUE` into the tree; returns what is wrong with them, a line each.
 
@@ -184,6 +212,7 @@ def override(tree: dict[str, Any], settings: Iterable[str]) -> list[str]:
     settings = list(settings)
     for setting in settings:
         _add_evaluation(tree, setting)
+    _replace_tasks(tree, _named_tasks(settings))
     for setting in settings:
         key, given, text = setting.removeprefix(PREFIX).partition("=")
         if new := config_renames.new_name(f"config.{key}"):
@@ -209,6 +238,16 @@ def _add_evaluation(tree: dict[str, Any], setting: str) -> None:
     evals = tree.setdefault("evals", {})
     if found and isinstance(evals, dict) and found[1] not in evals and found[2] in EvalKeys.kinds:
         evals[found[1]] = _base().evaluation(found[2]).to_dict()
+
+
+def _replace_tasks(tree: dict[str, Any], named: dict[str, str]) -> None:
+    """The modules come first: the other keys are those of the task that is meant, and no other is to be imported."""
+    objectives = tree.get("objectives")
+    for name, task in named.items():
+        if isinstance(objectives, dict) and isinstance(objectives.get(name), dict):
+            objectives[name]["task"] = task
+    if any(map(tasks.is_outside, named.values())) and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # behind all else: the current directory may be a work directory
 
 
 def _set(tree: dict[str, Any], names: Sequence[str], text: str | None, added: dict[str, str]) -> None:

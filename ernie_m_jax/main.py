@@ -80,7 +80,7 @@ def read_config(arguments: list[str]) -> configs.Config:
     if _CONFIG.value:
         tree = config_files.from_file(_CONFIG.value)
     elif _WORKDIR.value:
-        tree = config_files.from_workdir(Path(_WORKDIR.value), training=_MODE.value == "train")
+        tree = config_files.from_workdir(Path(_WORKDIR.value), _MODE.value == "train", settings)
     else:
         raise configs.ConfigError("--config=FILE is missing, for instance --config=configs/quickstart.py")
     problems = config_files.override(tree, settings)

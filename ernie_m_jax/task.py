@@ -188,7 +188,7 @@ def load(name: str) -> Task:
       KeyError: no module of that name, or it holds no task; the message lists the names there are.
     """
     modules = [name] if is_outside(name) else [f"{package}.{name}" for package in PACKAGES]
-    for module in modules:
+    for module in modules if all(map(str.isidentifier, name.split("."))) else ():
         task = _task(module)
         if task is not None:
             return task

@@ -34,9 +34,9 @@ def call(*arguments, status=0, env=None):
     return done
 
 
-def refused(*arguments):
+def refused(*arguments, env=None):
     """What the command says when it refuses; without a traceback."""
-    said = call(*arguments, status=2).stderr
+    said = call(*arguments, status=2, env=env).stderr
     assert said.startswith("error: ")
     assert "Traceback" not in said
     return said.removeprefix("error: ").rstrip("\n")

@@ -161,7 +161,8 @@ def restore_streams(loaders: Mapping[str, loader.Loader], streams: Mapping[str, 
     if not streams:
         return
     for name, source in loaders.items():
-        own = {key.removeprefix(f"{name}-"): value for key, value in streams.items() if key.startswith(f"{name}-")}
+        parts = [(key.rpartition("-"), value) for key, value in streams.items()]
+        own = {number: value for (objective, _, number), value in parts if objective == name}
         if not own:
             raise ConfigError(f"the checkpoint holds no data streams of {name}: its stage trained other objectives")
         source.restore(own)

@@ -40,20 +40,23 @@ Row = list[Placed]
 
 
 def examples(task: Bound, tokenizer: Any, groups: Sequence[RandomAccess]) -> Iterator[tuple[Origin, Example]]:
-    """Every example of every record, in order; each record has a generator of its own, the same in every evaluation."""
+    """Every example of every record, in order; each record has a generator of its own, the same in every evaluation.
+
+    Raises:
+      DataError: an example is longer than a row.
+    """
+    rooms = packing.features(task.spec())
     for group, records in enumerate(groups):
         for index in range(len(records)):
-            rng = np.random.default_rng((task.cfg.seed, purpose("evaluate"), index))
-            for number, example in enumerate(task.examples(records[index], tokenizer, rng)):
+            record, rng = records[index], np.random.default_rng((task.cfg.seed, purpose("evaluate"), index))
+            made = task.examples(record, tokenizer, rng)
+            packing.check(made, rooms, task.name, record)
+            for number, example in enumerate(made):
                 yield Origin(group, index, number), example
 
 
 def rows(made: Iterable[tuple[Origin, Example]], spec: Spec) -> Iterator[Row]:
-    """Packs examples into rows of the spec's shape, the longest of a chunk first.
-
-    Raises:
-      ValueError: an example is longer than a row.
-    """
+    """Packs examples, each of which fits, into rows of the spec's shape, the longest of a chunk first."""
     rooms = packing.features(spec)
     iterator = iter(made)
     while chunk := list(itertools.islice(iterator, CHUNK)):
@@ -67,11 +70,6 @@ def _packed(chunk: Sequence[tuple[Origin, Example]], rooms: dict[str, int]) -> l
     limits = np.array(list(rooms.values()))
     for origin, example in chunk:
         sizes = np.array([len(example[name]) for name in rooms])
-        if (sizes > limits).any():
-            name = list(rooms)[int(np.argmax(sizes > limits))]
-            raise ValueError(
-                f"an example has {len(example[name])} {name!r}; a row has room for {rooms[name]}: {origin}"
-            )
         row = int(np.argmax((used[: len(filled) + 1] + sizes <= limits).all(axis=1)))
         if row == len(filled):
             filled.append([])

@@ -62,7 +62,7 @@ class _Flat(grain.experimental.FlatMapTransform):
 
 def make_examples(task: Bound, tokenizer: Any, stream: int) -> Examples:
     """(element of the stream, record) -> its examples, each record with a generator of its own."""
-    empty, name, cfg = 0, task.name, task.cfg
+    empty, name, cfg, rooms = 0, task.name, task.cfg, packing.features(task.spec())
 
     def examples(element: int, record: Record) -> Sequence[Example]:
         nonlocal empty
@@ -74,6 +74,7 @@ def make_examples(task: Bound, tokenizer: Any, stream: int) -> Examples:
                 f"{name}: {empty} records in a row gave no example; is the text blank, or "
                 f"config.data.sequence_length {cfg.data.sequence_length} too short for it? The last: {record}"
             )
+        packing.check(made, rooms, name, record)
         return made
 
     return examples

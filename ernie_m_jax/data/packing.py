@@ -4,10 +4,13 @@ Grain's first-fit packer fills `packing_bins` rows at a time. Here its output be
 numbers, and the indices (`*_at`) moved from the example's tokens to the row's.
 """
 
+from collections.abc import Mapping, Sequence
+
 import grain
 import numpy as np
 
-from ernie_m_jax.task import IGNORE, Spec
+from ernie_m_jax.data.readers import DataError
+from ernie_m_jax.task import IGNORE, Example, Record, Spec
 
 TOKENS = "ids"  # the feature whose length is an example's length
 
@@ -15,6 +18,21 @@ TOKENS = "ids"  # the feature whose length is an example's length
 def features(spec: Spec) -> dict[str, int]:
     """Lengths of what an example delivers: everything in the spec but the segments, which packing adds."""
     return {name: shape[0] for name, (shape, _) in spec.items() if name != "segments"}
+
+
+def check(examples: Sequence[Example], rooms: Mapping[str, int], name: str, record: Record) -> None:
+    """Checks that a record's examples fit into a row; `name` is the task's, `rooms` its `features`.
+
+    Raises:
+      DataError: one does not; the message shows the record.
+    """
+    for example in examples:
+        for feature, room in rooms.items():
+            if len(example[feature]) > room:
+                raise DataError(
+                    f"config.objectives.{name}: an example has {len(example[feature])} {feature!r}, but a row has room "
+                    f"for {room}; its record: {record!s:.500}"
+                )
 
 
 def pack(examples: grain.IterDataset, spec: Spec, bins: int, seed: int) -> grain.IterDataset:

@@ -1,5 +1,6 @@
 """Running a compiled function over finite data: packed rows in, each row's results on the host out."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,10 +16,18 @@ from ernie_m_jax.task import Batch, Spec
 Compiled = Callable[[Any, Batch], Any]
 
 
-def compiled(function: Compiled, params: Any) -> Compiled:
-    """(params, batch) -> results, jitted, whole on every device of the mesh that the parameters lie on."""
-    mesh = mesh_of(params)
-    return jax.jit(function) if mesh is None else jax.jit(function, out_shardings=sharding.replicated(mesh))
+def compiled(function: Callable[[Any, Any, Batch], Any], model: Any, params: Any) -> Compiled:
+    """(params, batch) -> `function(model, params, batch)`, jitted, whole on every device of the parameters' mesh.
+
+    The same again for the same function, model and mesh, so an evaluation that comes again compiles nothing.
+    """
+    return _compiled(function, model, mesh_of(params))
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(function: Callable[[Any, Any, Batch], Any], model: Any, mesh: jax.sharding.Mesh | None) -> Compiled:
+    bound = functools.partial(function, model)
+    return jax.jit(bound) if mesh is None else jax.jit(bound, out_shardings=sharding.replicated(mesh))
 
 
 def run(

@@ -1,6 +1,5 @@
 """An objective on held-out text: parameters in, its loss and accuracy by language, pair or direction out."""
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ class HeldoutEvaluator:
     def run(self, model: Any, params: Any, tokenizer: Any) -> Outcome:
         """Every example of each entry once."""
         self._rows = self._rows or self._packed(tokenizer)
-        function = finite_rows.compiled(functools.partial(self._loss, model), params)
+        function = finite_rows.compiled(self._loss, model, params)
         metrics: dict[str, float] = {}
         over_all: dict[str, tuple[float, float]] = {}
         for entry, rows in self._rows.items():

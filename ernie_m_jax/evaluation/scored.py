@@ -1,6 +1,5 @@
 """A labelled task on its splits: parameters in, the task's official scores by language out, with its predictions."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ class TaskEvaluator:
     def run(self, model: Any, params: Any, tokenizer: Any) -> Outcome:
         """Predicts every record of every language once, and scores them."""
         self._rows = self._rows or self._packed(tokenizer)
-        function = finite_rows.compiled(functools.partial(self._task.predict, model), params)
+        function = finite_rows.compiled(self._task.predict, model, params)
         found: list[list[dict[int, dict[str, np.ndarray]]]] = [
             [{} for _ in range(len(records))] for *_, records in self._groups
         ]
@@ -73,6 +72,8 @@ class TaskEvaluator:
     def show(self, metrics: Mapping[str, float], title: str) -> list[Any]:
         """A table of all splits, and for the last one the paper's rows with ours beneath."""
         rows = _by_language(metrics)
+        if not rows:
+            return [f"{title}: no labels to score; what was predicted is written"]
         tables: list[Any] = [screen.language_table(rows, title=title)]
         paper = self._task.task.paper(self._task.cfg, self._task.keys)
         final = next((values for row, values in rows.items() if row.startswith("test ")), {})
@@ -83,8 +84,10 @@ class TaskEvaluator:
         return tables
 
     def write(self, directory: Path, stem: str, metrics: Mapping[str, float]) -> None:
-        """Writes `<stem>.csv`, a row per split and metric, and `<stem>.png`."""
+        """Writes `<stem>.csv`, a row per split and metric, and `<stem>.png`; neither where nothing is scored."""
         rows = _by_language(metrics)
+        if not rows:
+            return
         files.write_rows(directory / f"{stem}.csv", rows)
         files.bar_chart(directory / f"{stem}.png", rows, f"{self.name}, {stem}", unit="%")
 

@@ -9,6 +9,7 @@ numbers are those of a pair alone in its row.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import field
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ import numpy as np
 import optax
 
 from ernie_m_jax.config import Config
+from ernie_m_jax.config_fields import between, one_of
 from ernie_m_jax.data import labelled, layout, mixture
 from ernie_m_jax.finetune import scoring
 from ernie_m_jax.model import visibility
@@ -52,8 +54,8 @@ class PairKeys(TaskKeys):
     test: str
     train_languages: tuple[str, ...]
     languages: tuple[str, ...]
-    max_length: int
-    bad_rows: str
+    max_length: int = field(metadata=between(8))
+    bad_rows: str = field(metadata=one_of("error", "skip"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,9 +66,11 @@ def unfit(lines: list[str], stored: Mapping[str, Any], config: Config, workdir: 
     """Of `config.differences` between the stored and the given config, the lines that keep the run from going on."""
     kept = []
     for line in lines:
-        found = re.match(r"config\.stages\.(.+)\.steps:", line)
-        name = found[1] if found else ""
-        if not (name in config.stages and name in stored.get("stages", {})):
+        found = re.match(r"config\.stages\.(.+)\.(steps|warmup_steps):", line)
+        name, key = found.groups() if found else ("", "")
+        if name in config.stages and not config.stages[name].steps:
+            continue  # both follow from the epochs, which have a line of their own
+        if key != "steps" or name not in config.stages or name not in stored.get("stages", {}):
             kept.append(line)
         elif reason := _why_length_is_fixed(name, stored["stages"][name], config, workdir):
             kept.append(f"{line} ({reason}{_way_on(name, stored, config, workdir)})")

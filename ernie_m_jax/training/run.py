@@ -149,9 +149,9 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
       ConfigError, DataError, CheckpointError: what is wrong and where; what is on disk stays intact.
       Interrupted: a signal asked to stop; the same command goes on from there.
     """
-    config = lengths.as_stored(config, workdir)
-    claim.check(config, workdir)
     begun = claim.is_begun(workdir)
+    config = lengths.as_stored(config, workdir) if begun else config
+    claim.check(config, workdir)
     clock = Clock(workdir / "elapsed.json", begun)
     run = dataclasses.replace(make(config, workdir, training=True), keep_time=clock.keep)
     config = lengths.measured(run)

@@ -1,0 +1,268 @@
+"""XNLI and PAWS-X from their official files to the paper's table, by the command as a user gives it."""
+
+import contextlib
+import csv
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+import ernie_m_jax
+from ernie_m_jax import config as configs
+from ernie_m_jax import main
+from ernie_m_jax.training import run
+from tests import labelled_files
+from tests.command import call
+from tests.conftest import small_tree
+
+LANGUAGES = ("en", "de", "fr")
+TRAIN, DEV, TEST = 60, 18, 24  # pairs per language
+SMALL = (
+    "--config.languages=en,de,fr",
+    "--config.data.sequence_length=64",
+    "--config.data.virtual_streams=2",
+    "--config.data.packing_bins=4",
+    "--config.train.batch_size=2",
+    "--config.train.log_every=20",
+    "--config.stages.finetune.epochs=9",
+    "--config.stages.finetune.learning_rate=1e-2",
+    "--config.evals.dev.every=20",
+    "--config.model.hidden_dropout=0.0",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The data, and a pre-trained model of ours to start from."""
+    path = tmp_path_factory.mktemp("finetune")
+    labelled_files.write_xnli(path, LANGUAGES, TRAIN, DEV, TEST)
+    labelled_files.write_pawsx(path, LANGUAGES, TRAIN, DEV, TEST)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pretrained(tokenizer_path, tmp_path_factory):
+    """A run of pre-training of one step."""
+    keys = {"stages__one__steps": 1, "stages__one__warmup_steps": 0, "stages__one__weights": {"mmlm": 1.0}}
+    tiny = {"model__num_layers": 1, "compute__vocab_chunk": 0, "tokenizer__path": str(tokenizer_path)}
+    workdir = tmp_path_factory.mktemp("pretrained")
+    run.train(configs.resolve(small_tree(**keys, **tiny)), workdir)
+    return workdir
+
+
+def arguments(task, mode, folder, pretrained, workdir):
+    data = {"xnli": ("XNLI-MT-1.0", "XNLI-1.0", "XNLI-1.0"), "pawsx": ("x-final",) * 3}[task]
+    paths = dict(zip(("train", "dev", "test"), data, strict=True))
+    languages = () if mode == "transfer" else (f"--config.objectives.{task}.train_languages=en,de,fr",)
+    return (
+        f"--config=configs/finetune/{task}.py:size=tiny,mode={mode},seed=1,init={pretrained}",
+        f"--workdir={workdir}",
+        f"--config.objectives.{task}.max_length=64",
+        *(f"--config.objectives.{task}.{split}={folder / name}" for split, name in paths.items()),
+        *languages,
+        *SMALL,
+    )
+
+
+def command(*given):
+    """Exit status, standard output and standard error of the command, in this process: it starts faster."""
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with flagsaver.flagsaver(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        flags.FLAGS.unparse_flags()
+        try:
+            main.main(main.parse(["main", *map(str, given)]))
+        except SystemExit as ended:
+            status = ended.code
+    return status, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def finetuned(folder, pretrained, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("xnli") / "run"
+    given = arguments("xnli", "transfer", folder, pretrained, workdir)
+    return workdir, given, call(*given).stdout
+
+
+def written(path):
+    rows = list(csv.reader(path.read_text().splitlines()))
+    return {row[0]: dict(zip(rows[0][1:], map(float, row[1:]), strict=True)) for row in rows[1:]}
+
+
+def check_predictions(stage, task, names, languages=LANGUAGES):
+    """A line per record, in order: counted against the labels, they give the table's accuracies."""
+    table = written(stage / f"{task}.csv")
+    assert (stage / f"{task}.png").read_bytes().startswith(b"\x89PNG")
+    for seed, (split, count) in enumerate({"dev": DEV, "test": TEST}.items(), 1):
+        for language in languages:
+            predicted = (stage / f"{task}-predictions" / f"{split}-{language}.tsv").read_text().splitlines()
+            expected = labelled_files.labels(language, count, names, seed)
+            assert len(predicted) == count
+            assert set(predicted) <= set(names)
+            right = sum(one == other for one, other in zip(predicted, expected, strict=True))
+            assert table[f"{split} accuracy"][language] == pytest.approx(100 * right / count, abs=1e-9)
+    return table
+
+
+def test_the_papers_rows_are_shown_with_ours_beneath(finetuned):
+    workdir, _, shown = finetuned
+    table = check_predictions(workdir / "finetune", "xnli", labelled_files.NLI)
+    assert "xnli transfer: the paper's rows and ours" in shown
+    (ours,) = re.findall(r"^ours.*$", shown, re.MULTILINE)
+    for language in LANGUAGES:
+        assert f" {table['test accuracy'][language]:.1f}" in ours
+    mean = np.mean(list(table["test accuracy"].values()))
+    assert ours.rstrip().endswith(f"{mean:.1f}")
+    assert "ERNIE-M" in shown
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert summary["evals"]["xnli"]["finetune"] == pytest.approx(mean)
+    losses = summary["objectives"]["finetune"]["xnli"]
+    assert losses["loss"] < 0.8 * losses["first_loss"]
+
+
+def evaluations(stage):
+    lines = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["dev/accuracy"] for line in lines if line.get("eval") == "dev"}
+
+
+def test_the_best_checkpoint_is_kept_and_is_the_result(finetuned):
+    stage = finetuned[0] / "finetune"
+    dev = evaluations(stage)
+    assert len(dev) > 2
+    best = max(dev, key=lambda step: (dev[step], -step))
+    assert json.loads((stage / "checkpoints" / "selected.json").read_text())["step"] == best
+    assert best in {int(path.name) for path in (stage / "checkpoints").iterdir() if path.is_dir()}
+    table = written(stage / "xnli.csv")
+    assert np.mean(list(table["dev accuracy"].values())) == pytest.approx(dev[best])
+    selected = json.loads((stage / "summary.json").read_text())["selected"]
+    assert selected == {"step": best, "metric": "dev/dev/accuracy", "value": pytest.approx(dev[best])}
+
+
+def test_epochs_become_steps_that_are_measured_once(finetuned):
+    workdir, given, shown = finetuned
+    ((epochs, records, steps, per_step),) = re.findall(
+        r"^finetune: (\S+) epochs of (\d+) records are (\d+) steps of (\S+) records$", shown, re.MULTILINE
+    )
+    assert (epochs, records) == ("9", str(TRAIN))
+    assert int(steps) == pytest.approx(9 * TRAIN / float(per_step), abs=1)
+    stored = json.loads((workdir / "config.json").read_text())["config"]["stages"]["finetune"]
+    assert stored["steps"] == int(steps)
+    assert stored["warmup_steps"] == int(0.1 * int(steps))
+    before = (workdir / "summary.json").read_bytes()
+    status, said, _ = command(*given)
+    assert status == 0
+    assert "is complete" in said
+    assert "epochs of" not in said
+    assert (workdir / "summary.json").read_bytes() == before
+    status, _, said = command(*given, "--config.stages.finetune.epochs=10")
+    assert status == 2
+    assert "config.stages.finetune.epochs: 9.0 there, 10.0 here" in said
+    assert "steps" not in said.replace("stages", "")  # nobody gave any
+
+
+def test_the_model_has_its_labels_wherever_it_goes(finetuned, tmp_path):
+    workdir = finetuned[0]
+    names = ["contradiction", "entailment", "neutral"]
+    assert json.loads((workdir / "config.json").read_text())["config"]["model"]["labels"] == names
+    model = ernie_m_jax.load(workdir)
+    assert list(model.labels) == names
+    ernie_m_jax.save(tmp_path / "saved", model, to="huggingface")
+    stated = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert stated["id2label"] == {"0": names[0], "1": names[1], "2": names[2]}
+    assert stated["label2id"] == {name: number for number, name in enumerate(names)}
+    again = ernie_m_jax.load(tmp_path / "saved")
+    assert list(again.labels) == names
+    np.testing.assert_array_equal(again.params["head"]["kernel"], model.params["head"]["kernel"])
+
+
+def test_the_work_directory_evaluates_the_selected_checkpoint_again(finetuned):
+    workdir = finetuned[0]
+    status, said, _ = command(f"--workdir={workdir}", "--mode=evaluate", "--config.evals.xnli.batch_size=3")
+    assert status == 0
+    best = json.loads((workdir / "finetune" / "checkpoints" / "selected.json").read_text())["step"]
+    assert f"parameters of step {best} in" in said
+    for file in (workdir / "finetune" / "xnli-predictions").iterdir():
+        assert (workdir / "evaluation" / "xnli-predictions" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_pawsx_on_all_languages(folder, pretrained, tmp_path):
+    given = (*arguments("pawsx", "all", folder, pretrained, tmp_path), "--config.stages.finetune.epochs=0.2")
+    # A start that failed before its first checkpoint, of other data, says nothing about how long an epoch is.
+    stale = json.loads(command(*given, "--mode=print")[1])
+    stale["stages"]["finetune"]["steps"] = 999
+    (tmp_path / "config.json").write_text(json.dumps({"config": stale}))
+    status, shown, said = command(*given)
+    assert status == 0, said
+    assert f"finetune: 0.2 epochs of {3 * TRAIN} records are " in shown
+    check_predictions(tmp_path / "finetune", "pawsx", labelled_files.PAWS)
+    assert "pawsx all: the paper's rows and ours" in shown
+    assert ernie_m_jax.load(tmp_path).labels == labelled_files.PAWS
+    stored = json.loads((tmp_path / "config.json").read_text())["config"]
+    assert stored["model"]["labels"] == ["0", "1"]
+    assert stored["stages"]["finetune"]["steps"] < 10
+
+
+def spoil(task, kind, data):
+    """Spoils a row; returns the line that the message must name."""
+    path = data / ("XNLI-1.0/xnli.test.tsv" if task == "xnli" else "x-final/de/dev_2k.tsv")
+    lines = path.read_bytes().split(b"\n")
+    cells = lines[3].split(b"\t")
+    label, second = (1, 7) if task == "xnli" else (3, 2)
+    if kind == "label":
+        cells[label] = b"perhaps"
+    elif kind == "sentence":
+        cells[second] = b"  "
+    elif kind == "columns":
+        cells = cells[:2]
+    else:
+        cells[second] = b"\xff\xfe"
+    lines[3] = b"\t".join(cells)
+    path.write_bytes(b"\n".join(lines))
+    return f"{path}:4: "
+
+
+BAD = {
+    "label": "label 'perhaps' is not allowed; allowed are: ",
+    "sentence": "sentence 2 is empty",
+    "columns": "2 cells, the header has ",
+    "bytes": "invalid UTF-8",
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("task", ["xnli", "pawsx"])
+def test_a_bad_row_is_named_by_file_and_line(task, kind, folder, pretrained, tmp_path):
+    shutil.copytree(folder, tmp_path / "data")
+    place = spoil(task, kind, tmp_path / "data")
+    given = arguments(task, "transfer", tmp_path / "data", pretrained, tmp_path / "run")
+    status, _, said = command(*given)
+    assert status == 2
+    assert said.startswith(f"error: {place}{BAD[kind]}")
+    assert f'set config.objectives.{task}.bad_rows to "skip"' in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_rows_that_are_skipped_are_counted_on_the_screen(folder, pretrained, tmp_path):
+    shutil.copytree(folder, tmp_path / "data")
+    spoil("xnli", "sentence", tmp_path / "data")
+    given = arguments("xnli", "transfer", tmp_path / "data", pretrained, tmp_path / "run")
+    status, shown, said = command(*given, "--mode=evaluate", "--config.objectives.xnli.bad_rows=skip")
+    assert status == 0, said
+    assert "xnli test en: empty sentence 1\n" in shown
+    predicted = tmp_path / "run" / "evaluation" / "xnli-predictions"
+    assert len((predicted / "test-en.tsv").read_text().splitlines()) == TEST - 1
+    assert len((predicted / "test-de.tsv").read_text().splitlines()) == TEST
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "mode"), [("xnli", "all"), ("pawsx", "transfer")])
+def test_the_other_modes(task, mode, folder, pretrained, tmp_path):
+    shown = call(*arguments(task, mode, folder, pretrained, tmp_path)).stdout
+    check_predictions(tmp_path / "finetune", task, getattr(labelled_files, {"xnli": "NLI", "pawsx": "PAWS"}[task]))
+    assert f"{task} {mode}: the paper's rows and ours" in shown
+    assert f" {TRAIN * (3 if mode == 'all' else 1)} records are " in shown

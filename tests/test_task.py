@@ -273,9 +273,9 @@ def test_only_the_flag_itself_lets_it(foreign, importable, settings):
 def test_the_flag_lets_it_and_may_name_another(foreign, importable):
     assert read(foreign[0], "--config.objectives.mine.window=8", FLAG).objectives["mine"].window == 8
     forget("my_package")
-    foreign[1].unlink()
     with pytest.raises(configs.ConfigError, match=r"mine\.mask_ratio is missing"):
         read(foreign[0], "--config.objectives.mine.task=mmlm")
+    assert not is_executed()
     with pytest.raises(configs.ConfigError, match=r"'my_package\.nothing' is no module"):
         read(foreign[0], FLAG, "--config.objectives.mine.task=my_package.nothing")
     forget("my_package")

@@ -22,8 +22,9 @@ import numpy as np
 
 from ernie_m_jax.config import Config
 from ernie_m_jax.config_fields import between, one_of
-from ernie_m_jax.data import layout, mixture, squad
+from ernie_m_jax.data import labelled, layout, mixture, squad
 from ernie_m_jax.finetune import answer_scoring, windows
+from ernie_m_jax.finetune.data_keys import DataKeys
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.dropout import dropout
 from ernie_m_jax.model.encoder import Inputs
@@ -39,7 +40,6 @@ from ernie_m_jax.task import (
     Spec,
     Sums,
     Task,
-    TaskKeys,
 )
 
 SPECIALS = 3  # CLS and two separators: the original's code has one between question and text
@@ -47,32 +47,24 @@ SHORTEST = 24  # tokens of the shortest window that rows are planned for: bounds
 
 
 @dataclasses.dataclass(frozen=True)
-class MlqaKeys(TaskKeys):
+class MlqaKeys(DataKeys):
     """Keys of the task; `configs/base.py` gives their meaning."""
 
-    train: str
-    dev: str
-    test: str
-    train_languages: tuple[str, ...]
-    languages: tuple[str, ...]
-    max_length: int = field(metadata=between(8))
     stride: int = field(metadata=between(1))
     max_question: int = field(metadata=between(1))
     max_answer: int = field(metadata=between(1))
     n_best: int = field(metadata=between(1))
-    bad_rows: str = field(metadata=one_of("error", "skip"))
     scoring: str = field(metadata=one_of(*answer_scoring.SCORINGS))
 
 
 def _open(cfg: Config, keys: MlqaKeys, split: str, languages: Sequence[str]) -> dict[str, squad.Questions]:
     """The records of a split by language; what was skipped is printed."""
-    name = next((name for name, own in cfg.objectives.items() if own is keys), "mlqa")
+    name = keys.entry(cfg, "mlqa")
     key = f"config.objectives.{name}.bad_rows"
     opened = squad.open_questions(getattr(keys, split), split, tuple(languages), keys.bad_rows, key)
     for language, questions in opened.items():
         if questions.skipped:
-            counted = ", ".join(f"{reason} {count}" for reason, count in questions.skipped.items())
-            screen.show(f"{name} {split} {language}: {counted}")
+            screen.show(f"{name} {split} {language}: left out: {labelled.summary(questions.skipped)}")
     return opened
 
 
@@ -92,13 +84,9 @@ def requires(cfg: Config, keys: MlqaKeys) -> Iterator[str]:
     """The span head, room for a window, languages that the config and the scoring know, a tokenizer with offsets."""
     if cfg.model.head != "question_answering":
         yield f"config.model.head is {cfg.model.head!r}; answering questions needs 'question_answering'"
-    if keys.max_length > cfg.data.sequence_length:
-        yield f"max_length {keys.max_length} is above config.data.sequence_length {cfg.data.sequence_length}"
     if keys.max_length <= keys.max_question + SPECIALS:
         yield f"max_length {keys.max_length} has no room for a text beside max_question {keys.max_question}"
-    for key, codes in (("train_languages", keys.train_languages), ("languages", keys.languages)):
-        if unknown := [code for code in codes if code not in cfg.languages]:
-            yield f"{key}: {', '.join(unknown)} not among config.languages: {', '.join(cfg.languages)}"
+    yield from keys.problems(cfg)
     scored = keys.languages or cfg.languages
     if other := [code for code in scored if keys.scoring == "mlqa" and code not in answer_scoring.MLQA_LANGUAGES]:
         yield (

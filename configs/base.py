@@ -141,6 +141,25 @@ def tagged_words(**keys: object) -> ml_collections.ConfigDict:
     return config
 
 
+def question_answering(**keys: object) -> ml_collections.ConfigDict:
+    """Keys of answering questions from a text (mlqa); `data/squad.py` describes the files."""
+    config = ml_collections.ConfigDict()
+    config.train = ""  # file with {language}, folder of a known layout, or "tfds:NAME"
+    config.dev = ""  # the same; empty: the task has no such split
+    config.test = ""  # the same
+    config.train_languages = ("en",)  # the paper's: English only
+    config.languages = ()  # languages that are evaluated; empty: all of config.languages
+    config.max_length = 384  # tokens of a window, question and special ones included (paper's code)
+    config.stride = 128  # tokens of the text between the beginnings of two windows (paper's code)
+    config.max_question = 64  # tokens of the question; what is longer is cut (paper's code)
+    config.max_answer = 100  # tokens of the longest answer that is given (paper's code)
+    config.n_best = 20  # starts and ends of a window that are tried (paper's code)
+    config.bad_rows = "error"  # error | skip: questions that cannot be used are left out and counted
+    config.scoring = "mlqa"  # mlqa | squad: the official script that scores; squad for XQuAD and other languages
+    config.update(keys)
+    return config
+
+
 def objectives() -> ml_collections.ConfigDict:
     """Keys of the four pre-training objectives.
 

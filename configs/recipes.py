@@ -63,16 +63,16 @@ def pretraining_stage(size: str, weights: dict[str, float], **keys: object) -> m
 def finetuning(
     size: str, labels: tuple[str, ...], init: str, seed: str, head: str = "sequence_classification"
 ) -> ml_collections.ConfigDict:
-    """The base for classifying with ERNIE-M (paper's code), without task and stage.
+    """The base for fine-tuning ERNIE-M (paper's code), without task and stage.
 
     Args:
       size: one of `SIZES`; does not count where `init` is a model of this project.
-      labels: names of the classes.
+      labels: names of the classes; none for a head whose outputs are fixed.
       init: where the parameters come from: a run or converted model of this project, whose architecture and tokenizer
         are taken over, or a folder of another format of `docs/conversion.md`; empty: `ernie-m-<size>` for base and
         large, from scratch for the others.
       seed: a number.
-      head: `config.model.head`: what is classified, texts or tokens.
+      head: `config.model.head`: what is classified, texts or tokens, or where answers begin and end.
     """
     config = base.get_config()
     config.seed = int(seed)  # the paper's figures are means of five
@@ -86,7 +86,7 @@ def finetuning(
     config.model.pooler = head == "sequence_classification"
     config.model.mlm_head = "none"
     config.model.head = head
-    config.model.num_labels = len(labels)
+    config.model.num_labels = len(labels) or config.model.num_labels
     config.model.labels = labels
     config.init.fresh = ("head", "pooler") if config.model.pooler else ("head",)
     config.init.drop = ("mlm_head", "embeddings/language", "head") + (() if config.model.pooler else ("pooler",))

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 IGNORE = -1  # label of a position that is not scored
+HOST = "_host"  # end of the names of an example's features that never reach the device
 
 Example = dict[str, np.ndarray]
 Batch = Mapping[str, jax.Array]
@@ -82,7 +83,7 @@ class TaskKeys:
     task: str = ""
 
 
-# What `predict` returned for one record: a mapping per example of the record.
+# What `predict` returned for one record: a mapping per example of the record, with the example's features in HOST.
 Predicted = Sequence[Mapping[str, np.ndarray]]
 
 
@@ -104,7 +105,9 @@ class Task:
         direction.
       examples: `(record, tokenizer, cfg, keys, rng) -> [Example, ...]`, host, pure; none, one or several per record
         (windows of a long text). Token features are int32 `[n]`, features whose name ends in `_at` hold indices into
-        the example's tokens, those whose name ends in `_labels` hold labels, and are padded with `IGNORE`.
+        the example's tokens, those whose name ends in `_labels` hold labels, and are padded with `IGNORE`. Features
+        whose name ends in `_host` are not in `spec` and not packed: what `score` and `lines` need to know of an example
+        beside its record (offsets of a window's tokens), of any shape; they find them among the predictions.
       spec: `(cfg, keys) -> {name: (shape, dtype)}` of one packed row; drives packing, synthetic data, initialisation,
         compile.
       loss: `(cfg, keys, model, params, batch, rng, deterministic) -> Sums`, device; never divides. `Sums["loss"]` is
@@ -118,7 +121,9 @@ class Task:
       score: `(cfg, keys, records, predictions) -> {metric: percent}`, host: the official arithmetic for one language;
         `predictions` has a `Predicted` per record.
       lines: `(cfg, keys, records, predictions) -> lines`, host: the task's official file of predictions.
+      lines_suffix: of that file's name.
       paper: `(cfg, keys) -> (table, setting)` of the paper's table to show beside, or None.
+      figure: the metrics that make one figure of that table; empty: the first of `score`.
     """
 
     config: type
@@ -132,7 +137,9 @@ class Task:
     predict: Callable[[Any, Any, Any, Any, Batch], Mapping[str, jax.Array]] = _nothing
     score: Callable[[Any, Any, Sequence[Record], Sequence[Predicted]], Mapping[str, float]] = _nothing
     lines: Callable[[Any, Any, Sequence[Record], Sequence[Predicted]], Sequence[str]] | None = None
+    lines_suffix: str = ".tsv"
     paper: Callable[[Any, Any], tuple[str, str] | None] = lambda cfg, keys: None
+    figure: tuple[str, ...] = ()
 
 
 class Bound:

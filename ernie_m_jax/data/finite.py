@@ -15,7 +15,7 @@ import numpy as np
 
 from ernie_m_jax.data import packing
 from ernie_m_jax.data.loader import purpose
-from ernie_m_jax.task import IGNORE, Bound, Example, RandomAccess, Spec
+from ernie_m_jax.task import HOST, IGNORE, Bound, Example, RandomAccess, Spec
 
 CHUNK = 4096  # examples that are packed together; bounds the memory
 
@@ -103,3 +103,8 @@ def cut(placed: Placed, feature: str, values: np.ndarray) -> np.ndarray:
     """An example's part of one row's `values`, which lie like that feature: `[room, ...]` in, `[n, ...]` out."""
     begin = placed.starts[feature]
     return values[begin : begin + len(placed.example[feature])]
+
+
+def kept(placed: Placed) -> dict[str, np.ndarray]:
+    """An example's features that stayed on the host."""
+    return {name: value for name, value in placed.example.items() if name.endswith(HOST)}

@@ -17,12 +17,12 @@ one by one: a minute or so per 400,000 examples of TFDS.
 """
 
 import collections
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from ernie_m_jax.data import published
 from ernie_m_jax.data.labelled_objects import JsonRows, TfdsRows
 from ernie_m_jax.data.labelled_rows import (
     LABEL_NAMES,
@@ -39,7 +39,6 @@ from ernie_m_jax.data.labelled_rows import (
 from ernie_m_jax.data.readers import DataError
 from ernie_m_jax.task import Record
 
-SPLITS = ("train", "dev", "test")
 # Files of published directories: PAWS-X's x-final, XTREME's folders, XNLI-1.0, XNLI-MT-1.0 and MultiNLI 1.0.
 LAYOUTS = {
     "train": (
@@ -125,7 +124,7 @@ def open_pairs(
     known = _check(split, languages, labels, aliases or {}, bad_rows)
     files: dict[tuple[str, bool], list[str]] = {}
     for language in languages:
-        files.setdefault(_file(path, split, language), []).append(language)
+        files.setdefault(published.find(path, split, language, LAYOUTS, ENGLISH), []).append(language)
     opened: dict[str, Pairs] = {}
     for (file, stated), spoken in files.items():
         source = _source(file, split, text_names, known)
@@ -226,39 +225,11 @@ class _Scan:
 def _check(
     split: str, languages: tuple[str, ...], labels: tuple[str, ...], aliases: Mapping[str, str], bad_rows: str
 ) -> Labels:
-    if split not in SPLITS:
-        raise DataError(f"split {split!r} must be train, dev or test")
-    if bad_rows not in ("error", "skip"):
-        raise DataError(f"bad_rows {bad_rows!r} must be error or skip")
-    if not languages:
-        raise DataError("no language is asked for")
+    published.check(split, languages, bad_rows)
     for alias, label in aliases.items():
         if label not in labels:
             raise DataError(f"alias {alias!r} stands for {label!r}, which is none of: {', '.join(labels)}")
     return Labels(tuple(labels), dict(aliases))
-
-
-def _file(path: str, split: str, language: str) -> tuple[str, bool]:
-    """The file that has a language's rows, and whether its name or kind says that language."""
-    filled = path.replace("{language}", language)
-    if path.startswith("tfds:") or "://" in path or os.path.isfile(filled):
-        return filled, filled != path
-    if not os.path.isdir(filled):
-        raise DataError(f"{filled}: no such file or directory; put the data there or change the path")
-    patterns = [pattern for pattern in LAYOUTS[split] if pattern not in ENGLISH or language == "en"]
-    found = {
-        name: pattern
-        for pattern in patterns
-        for name in (pattern.replace("{language}", language) + suffix for suffix in ("", ".gz"))
-        if os.path.isfile(os.path.join(filled, name))
-    }
-    if not found:
-        names = ", ".join(pattern.replace("{language}", language) for pattern in patterns)
-        raise DataError(f"{filled}: no file of the {split} split in {language!r}; looked for: {names}")
-    if len(found) > 1:
-        raise DataError(f"{filled}: several files fit the {split} split in {language!r}: {', '.join(found)}; name one")
-    ((name, pattern),) = found.items()
-    return os.path.join(filled, name), "{language}" in pattern or pattern in ENGLISH or filled != path
 
 
 def _source(file: str, split: str, text_names: TextNames, labels: Labels) -> Rows:

@@ -20,7 +20,7 @@ from ernie_m_jax.config import Config, ConfigError
 from ernie_m_jax.data import packing
 from ernie_m_jax.data.order import Order, Stream
 from ernie_m_jax.data.records import DataError
-from ernie_m_jax.task import Bound, Example, Group, Record, Spec
+from ernie_m_jax.task import HOST, Bound, Example, Group, Record, Spec
 
 Rows = dict[str, np.ndarray]
 EMPTY_LIMIT = 10_000  # records in a row without an example before a stream gives up
@@ -54,10 +54,10 @@ def mixture_seed(name: str, cfg: Config) -> int:
 
 
 class _Flat(grain.experimental.FlatMapTransform):
-    """A list of examples as its examples, one after the other."""
+    """A list of examples as its examples, one after the other, without what stays on the host."""
 
     def flat_map(self, element: Sequence[Example]) -> Sequence[Example]:
-        return element
+        return [{name: value for name, value in one.items() if not name.endswith(HOST)} for one in element]
 
 
 def make_examples(task: Bound, tokenizer: Any, stream: int) -> Examples:

@@ -19,12 +19,11 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 
-from ernie_m_jax.data import tagged_rows
+from ernie_m_jax.data import published, tagged_rows
 from ernie_m_jax.data.readers import DataError
 from ernie_m_jax.data.tagged_rows import BadSentence, Raw, Source
 from ernie_m_jax.task import Record
 
-SPLITS = ("train", "dev", "test")
 CODES = {"en": "eng", "de": "deu", "es": "esp", "nl": "ned"}  # as the shared tasks' files name the languages
 # Files of published directories: CoNLL-2002 and CoNLL-2003, XTREME's panx, a folder per language, and the usual copies
 # of CoNLL-2003, which are English and do not say so.
@@ -104,12 +103,7 @@ def open_tagged(
       DataError: naming file and line where a sentence is bad; a file or a language's path is missing, with where to
         get it; a language without a good sentence; a value of these arguments that is not allowed.
     """
-    if split not in SPLITS:
-        raise DataError(f"split {split!r} must be train, dev or test")
-    if bad_rows not in ("error", "skip"):
-        raise DataError(f"bad_rows {bad_rows!r} must be error or skip")
-    if not languages:
-        raise DataError("no language is asked for")
+    published.check(split, languages, bad_rows)
     prefix = f"{config_key}." if config_key else ""
     spoken = f"{prefix}{'train_languages' if split == 'train' else 'languages'}"
     files = {language: _file(path, split, language, spoken) for language in languages}

@@ -43,7 +43,7 @@ class TaskEvaluator:
             for number, row in enumerate(rows):
                 for placed in row:
                     group, record, example = placed.origin
-                    found[group][record][example] = {
+                    found[group][record][example] = finite.kept(placed) | {
                         name: finite.cut(placed, name.split("/")[0], values[number]) for name, values in arrays.items()
                     }
         metrics: dict[str, float] = {}
@@ -55,7 +55,7 @@ class TaskEvaluator:
                 metrics[f"{split}/{language}/{metric}"] = value
             if self._task.task.lines is not None:
                 lines = self._task.task.lines(self._task.cfg, self._task.keys, records, predictions)
-                written[f"{split}-{language}.tsv"] = lines
+                written[f"{split}-{language}{self._task.task.lines_suffix}"] = lines
         return Outcome(metrics | _means(metrics), written)
 
     def _packed(self, tokenizer: Any) -> list[finite.Row]:
@@ -76,7 +76,7 @@ class TaskEvaluator:
             return [f"{title}: no labels to score; what was predicted is written"]
         tables: list[Any] = [screen.language_table(rows, title=title)]
         paper = self._task.task.paper(self._task.cfg, self._task.keys)
-        final = next((values for row, values in rows.items() if row.startswith("test ")), {})
+        final = _figures(rows, self._task.task.figure)
         if paper is not None and final:
             known = paper_tables.rows(*paper)[0].values
             ours = {"ours": {language: value for language, value in final.items() if language in known}}
@@ -99,6 +99,18 @@ def _means(metrics: Mapping[str, float]) -> dict[str, float]:
         split, _, metric = name.split("/")
         grouped.setdefault(f"{split}/{metric}", []).append(value)
     return {name: float(np.mean(values)) for name, values in grouped.items()}
+
+
+def _figures(rows: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> dict[str, paper_tables.Value]:
+    """What the paper's table shows of the test split, by language: these metrics together, or the first alone."""
+    if not names:
+        return dict(next((values for row, values in rows.items() if row.startswith("test ")), {}))
+    parts = [rows.get(f"test {name}", {}) for name in names]
+    return {
+        language: tuple(part[language] for part in parts)
+        for language in parts[0]
+        if all(language in part for part in parts)
+    }
 
 
 def _by_language(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:

@@ -1,0 +1,65 @@
+"""Files of published data sets: a path, a split and a language in, the one file meant out."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+from ernie_m_jax.data.readers import DataError
+
+SPLITS = ("train", "dev", "test")
+
+
+def check(split: str, languages: Sequence[str], bad_rows: str) -> None:
+    """Checks what every reader of labelled data is called with.
+
+    Raises:
+      DataError: an unknown split or way with bad rows, or no language.
+    """
+    if split not in SPLITS:
+        raise DataError(f"split {split!r} must be train, dev or test")
+    if bad_rows not in ("error", "skip"):
+        raise DataError(f"bad_rows {bad_rows!r} must be error or skip")
+    if not languages:
+        raise DataError("no language is asked for")
+
+
+def find(
+    path: str,
+    split: str,
+    language: str,
+    layouts: Mapping[str, Sequence[str]],
+    english: Sequence[str],
+    source: str = "",
+) -> tuple[str, bool]:
+    """The file that has a language's rows, and whether its name or kind says that language.
+
+    Args:
+      path: a file, perhaps with `{language}`; a directory; a URL or `tfds:NAME/CONFIG`.
+      split: a key of `layouts`.
+      language: the language's code.
+      layouts: the files that a directory may have by split, with `{language}`; `.gz` may follow.
+      english: those of them that are English without saying so.
+      source: where the data can be had and where it belongs, for messages.
+
+    Raises:
+      DataError: there is no such file, or there are several.
+    """
+    filled = path.replace("{language}", language)
+    if path.startswith("tfds:") or "://" in path or os.path.isfile(filled):
+        return filled, filled != path
+    hint = f". {source}" if source else ""
+    if not os.path.isdir(filled):
+        raise DataError(f"{filled}: no such file or directory; put the data there or change the path{hint}")
+    patterns = [pattern for pattern in layouts[split] if pattern not in english or language == "en"]
+    found = {
+        name: pattern
+        for pattern in patterns
+        for name in (pattern.replace("{language}", language) + suffix for suffix in ("", ".gz"))
+        if os.path.isfile(os.path.join(filled, name))
+    }
+    if not found:
+        names = ", ".join(pattern.replace("{language}", language) for pattern in patterns)
+        raise DataError(f"{filled}: no file of the {split} split in {language!r}; looked for: {names}{hint}")
+    if len(found) > 1:
+        raise DataError(f"{filled}: several files fit the {split} split in {language!r}: {', '.join(found)}; name one")
+    ((name, pattern),) = found.items()
+    return os.path.join(filled, name), "{language}" in pattern or pattern in english or filled != path

@@ -186,7 +186,11 @@ def _evals(config: Any) -> Iterator[str]:
             yield f"config.evals.{name}.objective is {objective!r}{nearest(objective, config.objectives)}"
             continue
         yield from _requirements(config, objective)
-        if keys.kind == "heldout" and not (keys.monolingual.path or keys.parallel.path):
+        scored = tasks.bind(config, objective).task.is_scored
+        if scored != (keys.kind == "task"):
+            has, kind = ("splits of its own", "task") if scored else ("no splits to be scored on", "heldout")
+            yield f"config.evals.{name}.objective is {objective!r}, which has {has}: set its kind to {kind!r}"
+        elif keys.kind == "heldout" and not (keys.monolingual.path or keys.parallel.path):
             yield f"config.evals.{name} has no text: set its monolingual.path or parallel.path"
         if keys.kind == "task" and not keys.splits:
             yield f"config.evals.{name}.splits is empty: name at least one split"

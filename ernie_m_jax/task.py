@@ -141,6 +141,11 @@ class Task:
     paper: Callable[[Any, Any], tuple[str, str] | None] = lambda cfg, keys: None
     figure: tuple[str, ...] = ()
 
+    @property
+    def is_scored(self) -> bool:
+        """Whether it is scored on splits of its own, as fine-tuning tasks are."""
+        return self.splits is not _nothing
+
 
 class Bound:
     """A task together with a config and the keys of its entry there: what is handed around.

@@ -117,23 +117,54 @@ def test_many_damaged_metrics_lines_are_one_short_line(tmp_path, capsys):
     assert "line 1, 2, 3, 4, 5 and 995 more: no metrics" in capsys.readouterr().out
 
 
-def test_tensorboard_events_hold_the_scalars(tmp_path):
+def scalars(directory):
+    """(name, step) -> value of every event in a TensorBoard directory."""
     from tensorboardX.proto.event_pb2 import Event
 
-    with metrics.MetricsWriter(tmp_path, 0) as writer:
-        writer.draw(0, {"mmlm": {"loss": 1.0, "accuracy": 0.0}, "timing": {"seconds": 0.5}})
-        writer.draw(1, {"mmlm": {"loss": 0.5}})
-    scalars = {}
-    for path in (tmp_path / "tensorboard").iterdir():
+    found = {}
+    for path in directory.iterdir():
         data, position = path.read_bytes(), 0
         while position < len(data):
             (length,) = struct.unpack_from("<Q", data, position)
             event = Event.FromString(data[position + 12 : position + 12 + length])
-            scalars |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+            found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
             position += length + 16
+    return found
+
+
+def test_tensorboard_events_hold_the_scalars(tmp_path):
+    with metrics.MetricsWriter(tmp_path, 0) as writer:
+        writer.draw(0, {"mmlm": {"loss": 1.0, "accuracy": 0.0}, "timing": {"seconds": 0.5}})
+        writer.draw(1, {"mmlm": {"loss": 0.5}})
+    drawn = scalars(tmp_path / "tensorboard")
     expected = {("mmlm/loss", 0), ("mmlm/accuracy", 0), ("timing/seconds", 0), ("mmlm/loss", 1)}
-    assert expected <= set(scalars)
-    assert scalars["mmlm/loss", 1] == 0.5
+    assert expected <= set(drawn)
+    assert drawn["mmlm/loss", 1] == 0.5
+
+
+def test_evaluations_stay_where_training_goes_on(tmp_path):
+    with metrics.MetricsWriter(tmp_path, 0) as writer:
+        for step in range(5):
+            if step in (0, 2, 4):
+                writer.evaluation(step, "dev", {"en/loss": 1.0 + step, "loss": math.nan if step == 2 else 2.0})
+            writer.write(step, {"loss": 0.5}, "mmlm")
+        writer.evaluation(1, "end", {"loss": 3.0})  # of the model that was selected
+    whole = (tmp_path / "metrics.jsonl").read_text()
+    assert '{"step": 2, "eval": "dev", "en/loss": 3.0, "loss": "nan"}\n' in whole
+    assert [line["step"] for line in metrics.evaluations(tmp_path / "metrics.jsonl")] == [0, 2, 4, 1]
+    metrics.MetricsWriter(tmp_path, None).close()  # only adds
+    assert (tmp_path / "metrics.jsonl").read_text() == whole
+    metrics.MetricsWriter(tmp_path, 2).close()
+    kept = [
+        (line["step"], line.get("eval"))
+        for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    ]
+    assert kept == [(0, "dev"), (0, None), (1, None), (2, "dev")]
+    # TensorBoard hides what was drawn at step 2 before, so it is drawn again.
+    last = max((tmp_path / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    (tmp_path / "last").mkdir()
+    last.rename(tmp_path / "last" / last.name)
+    assert ("dev/en/loss", 2) in scalars(tmp_path / "last")
 
 
 # The screen.

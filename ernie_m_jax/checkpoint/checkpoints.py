@@ -34,7 +34,6 @@ from ernie_m_jax import config_fields
 from ernie_m_jax.checkpoint import saved_steps, tree
 from ernie_m_jax.checkpoint.manifest import MANIFEST, CheckpointError, dump_json, load_json, write_manifest
 from ernie_m_jax.config import TrainConfig
-from ernie_m_jax.reporting import files
 
 FORMAT = 1
 META = "meta.json"
@@ -65,7 +64,7 @@ class Checkpoints:
         self.fingerprint = fingerprint
         self._thread: threading.Thread | None = None
         self._failure: CheckpointError | None = None
-        self._good: int | None = None  # the step `newest_good` returned: need not be checked once more
+        self._good: int | None = None  # the step that was found good last: need not be checked once more
         self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(), timeout_secs=_TIMEOUT)
 
     def steps(self) -> list[int]:
@@ -95,11 +94,11 @@ class Checkpoints:
         """Returns the step to use the model of: the selected one, else the newest good one; None without any.
 
         Raises:
-          CheckpointError: as `newest_good`, or what says which step is selected is damaged.
+          CheckpointError: as `newest_good` and `saved_steps.selected_good`.
         """
         self.wait()
-        chosen = saved_steps.selected(self.directory)
-        return self.newest_good() if chosen is None else chosen
+        self._good = saved_steps.selected_good(self.directory)
+        return self.newest_good() if self._good is None else self._good
 
     def save(
         self, step: int, state: Any, streams: Mapping[str, Any], meta: Mapping[str, Any], selected: bool = False
@@ -123,12 +122,12 @@ class Checkpoints:
         """
         self.wait()
         if step in self.steps():
-            if selected and jax.process_index() == 0:
-                self._select(step)
+            if selected:
+                saved_steps.select(self.directory, step)
             return
         target = self.directory / str(step)
         arrays = tree.named(state)
-        nested = tree.nest({name: _checked_leaf(name, leaf) for name, leaf in arrays.items()})
+        nested = tree.nest({name: tree.checked(name, leaf) for name, leaf in arrays.items()})
         small = {f"streams/{_checked_name(name)}.json": dump_json(value) for name, value in streams.items()}
         if jax.process_index() == 0:
             index = {name: tree.described(leaf) for name, leaf in arrays.items()}
@@ -212,6 +211,17 @@ class Checkpoints:
             for name, entry in record["state"].items()
         }
 
+    def meta(self, step: int) -> dict[str, Any]:
+        """Returns `meta` as it was saved with a step, which need not have been checked for damage.
+
+        Raises:
+          CheckpointError: no such checkpoint, or unreadable.
+        """
+        record = load_json(path := self._existing(step) / META)
+        if not isinstance(record, dict) or not isinstance(record.get("meta"), dict):
+            raise CheckpointError(f"{path} is damaged: it has no meta")
+        return record["meta"]
+
     # Writing.
 
     def _begin(self, target: Any, nested: Any, small: Mapping[str, str]) -> None:
@@ -235,9 +245,6 @@ class Checkpoints:
         with jax.transfer_guard("allow"):
             self._orbax.save(target / "state", args=ocp.args.PyTreeSave(nested))
 
-    def _select(self, step: int) -> None:
-        files.write_json(self.directory / saved_steps.SELECTED, {"step": step})
-
     def _finish(self, step: int, selected: bool) -> None:
         """Background thread: after Orbax, the manifest; after the manifest, the deleting of old steps."""
         target = self.directory / str(step)
@@ -246,7 +253,7 @@ class Checkpoints:
             if jax.process_index() == 0:
                 write_manifest(target)
                 if selected:
-                    self._select(step)
+                    saved_steps.select(self.directory, step)
         except Exception as error:
             self._failure = self._failed(step, error)
             self._failure.__cause__ = error
@@ -329,15 +336,6 @@ class Checkpoints:
             raise CheckpointError(f"reading {directory / 'state'} failed: {type(error).__name__}: {error}") from error
         arrays = tree.named(restored)
         return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in wanted])
-
-
-def _checked_leaf(name: str, leaf: Any) -> Any:
-    if not isinstance(leaf, jax.Array) or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
-        kind = leaf.dtype if isinstance(leaf, jax.Array) else type(leaf).__name__
-        raise TypeError(
-            f"{name} is {kind}: a state holds jax.Arrays of numbers only (for a key, save jax.random.key_data)"
-        )
-    return leaf
 
 
 def _checked_name(name: str) -> str:

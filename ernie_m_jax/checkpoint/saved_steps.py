@@ -109,15 +109,55 @@ def _pass_over(path: Any, damage: CheckpointError, set_aside: bool) -> None:
 
 
 def selected(directory: Any) -> int | None:
-    """The step that model selection chose (`SELECTED`), if its checkpoint is complete; None without a choice."""
+    """The step that model selection chose (`SELECTED`), whether its checkpoint is there or not; None without a choice.
+
+    Raises:
+      CheckpointError: the file does not say it.
+    """
     path = epath.Path(directory) / SELECTED
     if not path.exists():
         return None
     try:
         step = json.loads(path.read_text())["step"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise CheckpointError(f"{path} is damaged; remove it to use the newest checkpoint") from None
-    return step if step in complete(directory) else None
+        step = None
+    if type(step) is not int:
+        raise CheckpointError(
+            f'{path} is damaged: it is to say {{"step": N}}, where N stands under "selected" in the summary.json of a '
+            "finished stage; without the file the newest checkpoint is used"
+        )
+    return step
+
+
+def selected_good(directory: Any) -> int | None:
+    """The step that model selection chose, all of whose files are as they were written; None without a choice.
+
+    Raises:
+      CheckpointError: it is damaged or missing, and no other stands for it; or the choice is damaged.
+    """
+    step = selected(directory)
+    if step is None:
+        return None
+    path = epath.Path(directory)
+    try:
+        check(path / str(step))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}; model selection chose this step, and no other is taken for it; without {path / SELECTED} the "
+            "newest checkpoint is used"
+        ) from None
+    return step
+
+
+def select(directory: Any, step: int | None) -> None:
+    """Says which step model selection has chosen so far, on the first process; None: none."""
+    path = epath.Path(directory) / SELECTED
+    if jax.process_index() != 0:
+        return
+    if step is not None:
+        files.write_json(path, {"step": step})
+    elif path.exists():
+        path.unlink()
 
 
 def delete_old(directory: Any, keep: int, step: int) -> None:

@@ -47,3 +47,17 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 def described(leaf: Any) -> dict[str, Any]:
     """Shape and dtype, JSON-able."""
     return {"shape": list(leaf.shape), "dtype": str(np.dtype(leaf.dtype))}
+
+
+def checked(name: str, leaf: Any) -> Any:
+    """A leaf that can be saved.
+
+    Raises:
+      TypeError: it is no `jax.Array` of numbers.
+    """
+    if not isinstance(leaf, jax.Array) or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
+        kind = leaf.dtype if isinstance(leaf, jax.Array) else type(leaf).__name__
+        raise TypeError(
+            f"{name} is {kind}: a state holds jax.Arrays of numbers only (for a key, save jax.random.key_data)"
+        )
+    return leaf

@@ -9,7 +9,8 @@ class Outcome(NamedTuple):
     """What an evaluation found.
 
     Attributes:
-      metrics: numbers by name, such as "dev/en/accuracy"; percentages, but losses in nats.
+      metrics: numbers by name, such as "dev/en/accuracy". Of retrieval and tasks percentages; of an objective on
+        held-out text as in training, losses in nats and shares.
       files: lines of the files of predictions, by their name; empty where there are none.
     """
 

@@ -9,6 +9,7 @@ import jax
 from ernie_m_jax.config_evals import HeldoutEval
 from ernie_m_jax.data import finite
 from ernie_m_jax.data.loader import purpose
+from ernie_m_jax.data.records import DataError
 from ernie_m_jax.evaluation import finite_rows
 from ernie_m_jax.evaluation.evaluator import Outcome
 from ernie_m_jax.reporting import files, screen
@@ -55,6 +56,8 @@ class HeldoutEvaluator:
             _add(over_all, sums)
             metrics |= {f"{entry}/{name}": total / weight for name, (total, weight) in sums.items() if weight}
         metrics |= {name: total / weight for name, (total, weight) in over_all.items() if weight}
+        if "loss" not in metrics:
+            raise DataError(f"config.evals.{self.name}: its text holds nothing to predict")
         return Outcome(metrics)
 
     def _loss(self, model: Any, params: Any, batch: Batch) -> Sums:

@@ -79,8 +79,9 @@ class TaskEvaluator:
         final = _figures(rows, self._task.task.figure)
         if paper is not None and final:
             known = paper_tables.rows(*paper)[0].values
-            ours = {"ours": {language: value for language, value in final.items() if language in known}}
-            tables.append(paper_tables.table(*paper, ours, title=f"{paper[0]} {paper[1]}: the paper's rows and ours"))
+            ours = {language: value for language, value in final.items() if language in known}
+            title = f"{paper[0]} {paper[1]}: the paper's rows and ours"
+            tables.append(paper_tables.table(*paper, {"ours": ours} if ours else {}, title=title))
         return tables
 
     def write(self, directory: Path, stem: str, metrics: Mapping[str, float]) -> None:
@@ -89,7 +90,8 @@ class TaskEvaluator:
         if not rows:
             return
         files.write_rows(directory / f"{stem}.csv", rows)
-        files.bar_chart(directory / f"{stem}.png", rows, f"{self.name}, {stem}", unit="%")
+        if rows:  # none of records without labels
+            files.bar_chart(directory / f"{stem}.png", rows, f"{self.name}, {stem}", unit="%")
 
 
 def _means(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -73,7 +73,7 @@ class RetrievalEvaluator:
 
     def show(self, metrics: Mapping[str, float], title: str) -> list[Any]:
         """The accuracies as a matrix, and those of every layer where they were asked for."""
-        result = _result(metrics)
+        result = self._result(metrics)
         tables: list[Any] = [screen.retrieval_table(result.languages, result.matrix / 100, title=f"{title}, %")]
         if layers := _by_layer(metrics):
             tables.append(screen.language_table(layers, title=f"{title}: mean by layer, %", mean=False))
@@ -86,9 +86,19 @@ class RetrievalEvaluator:
 
     def write(self, directory: Path, stem: str, metrics: Mapping[str, float]) -> None:
         """Writes `<stem>.csv` and the heat map `<stem>.png`; `<stem>-layers.csv` of every layer."""
-        retrieval.write_retrieval(directory, stem, _result(metrics))
+        retrieval.write_retrieval(directory, stem, self._result(metrics))
         if layers := _by_layer(metrics):
             files.write_rows(directory / f"{stem}-layers.csv", layers)
+
+    def _result(self, metrics: Mapping[str, float]) -> retrieval.RetrievalResult:
+        """The matrix behind the metrics, the languages in the order of the config."""
+        directions = [name.split(">") for name in metrics if ">" in name]
+        found = {code for direction in directions for code in direction}
+        languages = tuple(code for code in self._languages if code in found)
+        matrix = np.full((len(languages), len(languages)), np.nan)
+        for one, other in directions:
+            matrix[languages.index(one), languages.index(other)] = metrics[f"{one}>{other}"]
+        return retrieval.RetrievalResult(languages, matrix)
 
 
 def _metrics(result: retrieval.RetrievalResult) -> dict[str, float]:
@@ -101,16 +111,6 @@ def _metrics(result: retrieval.RetrievalResult) -> dict[str, float]:
     for row, column in np.argwhere(np.isfinite(result.matrix)):
         metrics[f"{result.languages[row]}>{result.languages[column]}"] = float(result.matrix[row, column])
     return metrics
-
-
-def _result(metrics: Mapping[str, float]) -> retrieval.RetrievalResult:
-    """The matrix behind the metrics, which stand in its order."""
-    directions = [name.split(">") for name in metrics if ">" in name]
-    languages = tuple(dict.fromkeys(code for direction in directions for code in direction))
-    matrix = np.full((len(languages), len(languages)), np.nan)
-    for one, other in directions:
-        matrix[languages.index(one), languages.index(other)] = metrics[f"{one}>{other}"]
-    return retrieval.RetrievalResult(languages, matrix)
 
 
 def _by_layer(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:

@@ -20,6 +20,9 @@ import numpy as np
 from ernie_m_jax import atomic
 from ernie_m_jax.version import __version__
 
+_COLOURS = ("#00457c", "#d9a441", "#7f7f7f", "#6baed6", "#8c510a", "#35978f")  # of bars, one per metric
+_WIDEST = 60.0  # inches of a bar chart
+
 
 def heat_map(path: str | os.PathLike[str], languages: Sequence[str], matrix: Any, title: str) -> None:
     """Draws the language-by-language accuracies as a PNG, the percentages in the cells, the diagonal blank.
@@ -103,22 +106,33 @@ def bar_chart(path: str | os.PathLike[str], rows: Mapping[str, Mapping[str, floa
     from matplotlib.figure import Figure
 
     languages = list(dict.fromkeys(language for values in rows.values() for language in values))
-    figure = Figure(figsize=(max(4.0, 0.45 * len(languages) * len(rows) + 1.5), 3.2), dpi=150, layout="constrained")
+    needed = 0.42 * len(languages) * len(rows) + 1.2
+    crowded = needed > _WIDEST  # such as all directions of a hundred languages: lines without numbers, some names
+    figure = Figure(figsize=(min(max(4.0, needed), _WIDEST), 3.4), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    width = 0.8 / len(rows)
+    width, decimals = 0.84 / len(rows), 1 if unit == "%" else 2
     for number, (metric, values) in enumerate(rows.items()):
         heights = np.array([values.get(language, math.nan) for language in languages], np.float64)
+        heights[~np.isfinite(heights)] = math.nan
         places = np.arange(len(languages)) + (number - (len(rows) - 1) / 2) * width
-        bars = axes.bar(places, heights, width * 0.9, label=metric, color=("#00457c", "#d9a441", "#7f7f7f")[number % 3])
-        axes.bar_label(bars, fmt="%.3g", fontsize=7, padding=1)
-    axes.set_xticks(range(len(languages)), languages)
+        colour = _COLOURS[number % len(_COLOURS)]
+        if crowded:
+            axes.vlines(places, 0, heights, label=metric, color=colour)  # thousands of bars would take minutes
+            continue
+        bars = axes.bar(places, heights, width * 0.92, label=metric, color=colour)
+        labels = [f"{height:.{decimals}f}" if math.isfinite(height) else "" for height in heights]
+        axes.bar_label(bars, labels, fontsize=7, padding=1)
+    named = range(0, len(languages), math.ceil(needed / _WIDEST))
+    upright = max(map(len, languages)) > 3 * len(rows) + 1
+    axes.set_xticks(named, [languages[place] for place in named], rotation=90 if upright else 0, fontsize=9)
+    axes.set_xlim(-0.6, len(languages) - 0.4)
     axes.set_ylabel(unit)
-    if unit == "%":
-        axes.set_ylim(0, 105)
+    axes.set_ylim(0, 105 if unit == "%" else None)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title, fontsize=10, loc="left")
     if len(rows) > 1:
-        axes.legend(fontsize=8, frameon=False, loc="lower right")
+        columns = max(1, int(figure.get_figwidth() / 1.6))  # inches that a name may take
+        figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=min(columns, len(rows)))
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     atomic.write(path, buffer.getvalue())

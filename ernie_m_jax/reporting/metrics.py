@@ -40,27 +40,31 @@ class MetricsWriter:
 
     An evaluation's line has "eval", its name, instead of "objective", and the step that it came before.
 
-    Resuming drops every line with `step >= resume_step`, since the run will write these again, so that in the end the
-    file is that of a run never interrupted; but an evaluation at `resume_step` came before its checkpoint and stays.
-    What is no metrics line is dropped too (see `repair`).
+    Resuming drops the first line with `step >= resume_step` and all after it, since the run will write these again, so
+    that in the end the file is that of a run never interrupted; but evaluations at `resume_step` that stand before it
+    are of the restored state and stay. What is no metrics line is dropped too (see `repair`).
 
     Args:
       workdir: a local directory; made if it does not exist.
-      resume_step: the step whose checkpoint was restored; 0 for a run from the beginning.
+      resume_step: the step whose checkpoint was restored; 0 for a run from the beginning, None to add to what is there.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], resume_step: int):
+    def __init__(self, workdir: str | os.PathLike[str], resume_step: int | None):
         self._file = None
         if jax.process_index() != 0:
             return
         path = pathlib.Path(workdir) / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
+        kept = _before(repair(path), resume_step)
         if path.exists():
-            files.write_text(path, "".join(line for line in repair(path) if _is_before(json.loads(line), resume_step)))
+            files.write_text(path, "".join(kept))
         self._file = path.open("a", encoding="utf-8")
-        # With a purge step TensorBoard hides what earlier event files hold from there on; evaluations at `resume_step`
-        # stay.
-        self._board = SummaryWriter(str(path.parent / "tensorboard"), purge_step=resume_step + 1, write_to_disk=True)
+        # With a purge step TensorBoard hides what earlier event files hold from there on.
+        self._board = SummaryWriter(str(path.parent / "tensorboard"), purge_step=resume_step, write_to_disk=True)
+        for line in kept:
+            entry = json.loads(line)
+            if "eval" in entry and (step := entry.pop("step")) == resume_step:
+                self.draw(step, {entry.pop("eval"): entry})
 
     def write(
         self,
@@ -169,9 +173,15 @@ class Meter:
         return losses, timing["tokens_per_second"]
 
 
-def _is_before(entry: Mapping[str, Any], step: int) -> bool:
-    """Whether a line was written before the checkpoint of `step`."""
-    return entry["step"] <= step if "eval" in entry else entry["step"] < step
+def _before(lines: list[str], resume_step: int | None) -> list[str]:
+    """The lines that were written before training went on from `resume_step`."""
+    kept = []
+    for line in lines:
+        entry = json.loads(line)
+        if resume_step is not None and entry["step"] >= resume_step + ("eval" in entry):
+            break
+        kept.append(line)
+    return kept
 
 
 def evaluations(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -74,8 +74,9 @@ def is_of_run(value: Any) -> bool:
 def is_of_start(value: Any) -> bool:
     """Whether a value is what evaluations before the first stage found."""
     try:
-        return all(is_number(number) for metrics in value.values() for number in metrics.values())
-    except AttributeError:
+        numbers = [number for metrics in value.values() for number in metrics.values()]
+        return all(is_number(number) or number in ("nan", "inf", "-inf") for number in numbers)
+    except (AttributeError, TypeError):
         return False
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ernie_m_jax.config import Config
+from ernie_m_jax.checkpoint.checkpoints import CheckpointError, Checkpoints
 from ernie_m_jax.reporting import metrics
 from ernie_m_jax.training import stages
 from ernie_m_jax.training.selection import Evaluated, Selection
@@ -17,27 +17,34 @@ def recorded(directory: Path, step: int | None = None) -> list[Evaluated]:
     return [entry for entry in found if step is None or entry.step <= step]
 
 
-def selected(config: Config, directory: Path) -> Selection:
-    """What a stage's evaluations so far select."""
-    return Selection(config.train, recorded(directory) if config.train.select else ())
-
-
-def last_step(config: Config, name: str, directory: Path) -> int:
-    """The step at which a stage ends: of its config, or earlier where nothing got better any more."""
-    return selected(config, directory).ended or config.stages[name].steps
-
-
-def record(directory: Path, last: int, best: int | None, found: Mapping[str, Mapping[str, float]]) -> None:
-    """Adds what the evaluations at a stage's end found to its metrics, at the step whose parameters were evaluated.
-
-    What stands there already, of the loop or of a start that was stopped here, is not written again.
-    """
-    step = last if best is None else best
+def record(directory: Path, step: int, found: Mapping[str, Mapping[str, float]]) -> None:
+    """Writes what evaluations of the state before `step` found to a stage's metrics, unless it stands there."""
     done = {(entry.step, entry.name) for entry in recorded(directory)}
-    with metrics.MetricsWriter(directory, last) as writer:
-        for name, values in found.items():
-            if (step, name) not in done:
+    if new := {name: values for name, values in found.items() if (step, name) not in done}:
+        with metrics.MetricsWriter(directory, None) as writer:
+            for name, values in new.items():
                 writer.evaluation(step, name, values)
+
+
+def taken(run: stages.Run, directory: Path, saved: Checkpoints, step: int) -> Selection:
+    """What a stage's evaluations before step `step` or at it select.
+
+    The stage's checkpoint of that step says it, and the metrics what was evaluated after it was saved.
+    """
+    if not run.config.train.select:
+        return Selection(run.config.train)
+    state = saved.meta(step).get("selection") if step in saved.steps() else None
+    return Selection(run.config.train, state, recorded(directory, step))
+
+
+def last_step(run: stages.Run, name: str, directory: Path) -> int:
+    """The step at which a stage ends: of its config, or earlier where nothing got better any more."""
+    saved, steps = stages.checkpoints(run, directory), run.config.stages[name].steps
+    try:
+        newest = saved.latest()
+        return steps if newest is None else taken(run, directory, saved, newest).ended or steps
+    except (CheckpointError, KeyError, TypeError, ValueError):
+        return steps  # the newest checkpoint is damaged; training looks for a good one
 
 
 class Evaluating:
@@ -47,12 +54,12 @@ class Evaluating:
       selection: what they select.
     """
 
-    def __init__(self, run: stages.Run, stage: stages.Stage, first: int, writer: metrics.MetricsWriter):
-        """Takes up what was evaluated before step `first` or at it."""
-        self._run, self._stage, self._writer = run, stage, writer
-        before = recorded(stage.directory, first)
-        self._done = {(entry.step, entry.name) for entry in before}
-        self.selection = Selection(run.config.train, before)
+    def __init__(
+        self, run: stages.Run, stage: stages.Stage, first: int, writer: metrics.MetricsWriter, selection: Selection
+    ):
+        """Goes on with the selection before step `first`, and runs no evaluation again that stands in the metrics."""
+        self._run, self._stage, self._writer, self.selection = run, stage, writer, selection
+        self._done = {(entry.step, entry.name) for entry in recorded(stage.directory, first)}
 
     def due(self, index: int) -> list[str]:
         """Names of the evaluations that come before step `index` and have not been run there."""

@@ -94,6 +94,9 @@ def _why_length_is_fixed(name: str, stored: Mapping[str, Any], config: Config, w
     done, new = max(saved_steps.complete(workdir / name / "checkpoints"), default=0), config.stages[name]
     if done > new.steps:
         return f"{done} steps are done"
+    selecting = config.evals.get(config.train.select.partition("/")[0])
+    if selecting is not None and done == stored["steps"] and (not selecting.every or done % selecting.every):
+        return f"train.select took its last step, {done}, into account, at which a longer stage is not evaluated"
     old = build(StageConfig, stored, f"config.stages.{name}")
     before, after = (np.asarray(optimizer.schedule(stage)(np.arange(done))) for stage in (old, new))
     if not np.array_equal(before, after):

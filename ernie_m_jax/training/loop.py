@@ -17,6 +17,7 @@ from ernie_m_jax.data import loader, mixture
 from ernie_m_jax.reporting import files, metrics, screen
 from ernie_m_jax.training import guard, preemption, stages, state
 from ernie_m_jax.training.evaluating import Evaluating
+from ernie_m_jax.training.selection import Selection
 
 
 def show_mixtures(stage: stages.Stage, config: Config, loaders: Mapping[str, loader.Loader]) -> None:
@@ -32,11 +33,12 @@ def show_mixtures(stage: stages.Stage, config: Config, loaders: Mapping[str, loa
 
 
 def train_stage(
-    run: stages.Run, stage: stages.Stage, start: state.TrainState, streams: Mapping[str, Any]
+    run: stages.Run, stage: stages.Stage, start: state.TrainState, streams: Mapping[str, Any], selection: Selection
 ) -> state.TrainState:
     """Trains from `start` (at whatever step it is) to the stage's last step and saves that.
 
-    The last step comes earlier where `train.patience` ends the stage.
+    The last step comes earlier where `train.patience` ends the stage. `selection` is what is selected so far, and takes
+    what the stage's evaluations find.
 
     Raises:
       Interrupted: a signal asked to stop; state and streams are saved.
@@ -53,7 +55,7 @@ def train_stage(
         writer = stack.enter_context(metrics.MetricsWriter(stage.directory, first))
         progress = stack.enter_context(screen.Progress(stage.name, stage.config.steps, first, config.train.log_every))
         stop = stack.enter_context(preemption.StopRequest())
-        evaluating = Evaluating(run, stage, first, writer)
+        evaluating = Evaluating(run, stage, first, writer, selection)
         return _loop(run, stage, start, loaders, metrics.Meter(writer), evaluating, progress, stop)
 
 
@@ -80,7 +82,9 @@ def _loop(
     shown = first
 
     def save(index: int) -> None:
-        saved.save(index, current, stream_states(loaders), meta, selected=evaluating.selection.best == index)
+        chosen = evaluating.selection
+        found = {"selection": chosen.state()} if chosen.evaluation else {}
+        saved.save(index, current, stream_states(loaders), meta | found, selected=chosen.best == index)
         run.keep_time()
 
     def read(done: int) -> None:
@@ -99,16 +103,15 @@ def _loop(
             read(index)  # first: so the lines of the metrics have one order, wherever a run was stopped
             if not finite.in_row:
                 better = evaluating.evaluate(index, current.params, names)
+        if evaluating.selection.ended == index:
+            last, best = index, evaluating.selection.best
+            since = "at any step" if best is None else f"since step {best}"
+            progress.log(f"{stage.name}: {config.train.select} was not better {since}, it ends at step {index}")
+            break
         if due(index, config.train.save_every, first) or better:
             read(index)  # first: a kill during the save must not lose its line
             if not finite.in_row:
                 save(index)
-        if evaluating.selection.ended == index:
-            last = index
-            progress.log(
-                f"{stage.name}: nothing better since step {evaluating.selection.best}, it ends at step {index}"
-            )
-            break
         objective = stage.objective(index)
         before = loaders[objective].state()
         rows = next(loaders[objective])

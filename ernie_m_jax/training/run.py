@@ -137,7 +137,7 @@ def _mesh(config: Config, training: bool) -> jax.sharding.Mesh:
 def is_complete(run: stages.Run, workdir: Path) -> bool:
     """Whether every stage has the checkpoint of its last step."""
     return all(
-        stages.checkpoints(run, workdir / name).latest() == evaluating.last_step(run.config, name, workdir / name)
+        stages.checkpoints(run, workdir / name).latest() == evaluating.last_step(run, name, workdir / name)
         for name in run.config.stages
     )
 
@@ -174,10 +174,9 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
         if jax.process_index() != 0:
             continue  # the first process has the numbers
         for moment, found in (("untrained", stage_numbers.pop("start", {})), (name, stage_numbers["evals"])):
-            for evaluation, values in found.items():
-                shown = run.evaluations.headline(evaluation, values) if evaluation in run.evaluations.keys else None
-                if shown is not None:
-                    numbers["evals"].setdefault(evaluation, {})[moment] = shown
+            for evaluation in found.keys() & run.evaluations.keys.keys():  # it may have been begun with others
+                if (shown := run.evaluations.headline(evaluation, found[evaluation])) is not None:
+                    numbers["evals"][evaluation][moment] = shown
         numbers["objectives"][name] = stage_numbers.pop("objectives")
         numbers["stages"][name] = stage_numbers
     if jax.process_index() != 0:
@@ -200,31 +199,32 @@ def run_stage(run: stages.Run, stage: stages.Stage, previous: Path | None, neede
     """
     done, first = stage.directory / "summary.json", stage.directory / "start.json"
     saved = stages.checkpoints(run, stage.directory)
-    newest, last = saved.latest(), evaluating.last_step(run.config, stage.name, stage.directory)
+    newest, last = saved.latest(), evaluating.last_step(run, stage.name, stage.directory)
     if needed and newest == last:
         newest = saved.newest_good(set_aside=True)
     if newest == last and (stored := summary.stored(done, summary.is_of_stage)) is not None:
         screen.show(f"{stage.name} is complete: {stage.directory}")
         return stored
     if newest is None and jax.process_index() == 0:
-        for path in (done, first):  # of a start that failed
+        for path in (done, first, stage.directory / metrics.FILE):  # of a start that failed
             path.unlink(missing_ok=True)
     elif newest is not None and first.exists() and summary.stored(first, summary.is_of_start) is None:
         _evaluate_start(run, stage, restore.fresh(run, stage, previous).params, first)
     current, streams = restore.begin(run, stage, saved, previous)
     if int(current.step) == 0 and previous is None:
-        _evaluate_start(run, stage, current.params, first)
+        evaluating.record(stage.directory, 0, _evaluate_start(run, stage, current.params, first))
+    chosen = evaluating.taken(run, stage.directory, saved, int(current.step))
+    saved_steps.select(saved.directory, chosen.best)  # a kill may have come between a checkpoint and this
     if int(current.step) < last:
-        current = loop.train_stage(run, stage, current, streams)
-    chosen = evaluating.selected(run.config, stage.directory)
+        current = loop.train_stage(run, stage, current, streams, chosen)
     params = current.params
     if chosen.best not in (None, int(current.step)):
         screen.show(f"{stage.name}: step {chosen.best} is the best, {run.config.train.select} {chosen.value:.4f}")
         params = saved.restore_params(chosen.best, stages.abstract_state(run, stage).params)
     found = {name: run.evaluate(name, params, stage.directory, name).metrics for name in run.evaluations.keys}
-    evaluating.record(stage.directory, int(current.step), chosen.best, found)
     if jax.process_index() != 0:
         return {}
+    evaluating.record(stage.directory, chosen.best or int(current.step), found)
     numbers = summary.of_stage(metrics.repair(stage.directory / metrics.FILE)) | {"evals": found}
     if chosen.best is not None:
         numbers["selected"] = {"step": chosen.best, "metric": run.config.train.select, "value": chosen.value}
@@ -234,9 +234,10 @@ def run_stage(run: stages.Run, stage: stages.Stage, previous: Path | None, neede
     return numbers
 
 
-def _evaluate_start(run: stages.Run, stage: stages.Stage, params: Any, path: Path) -> None:
-    """Evaluates what the first stage starts from, and keeps the numbers in `path`."""
+def _evaluate_start(run: stages.Run, stage: stages.Stage, params: Any, path: Path) -> dict[str, dict[str, float]]:
+    """Evaluates what the first stage starts from, keeps the numbers in `path` and returns them."""
     names = run.evaluations.at_start()
     found = {name: run.evaluate(name, params, stage.directory, f"{name}-start").metrics for name in names}
     if found and jax.process_index() == 0:
         files.write_json(path, found)
+    return found

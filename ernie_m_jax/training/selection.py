@@ -1,11 +1,11 @@
 """Model selection: which step of a stage is best on `train.select`, and whether it still gets better.
 
-The metrics that a stage's evaluations have written come in, so that a run that goes on decides as if it had never
-stopped.
+What has been found so far is part of every checkpoint, so that a run that goes on decides as if it had never stopped.
 """
 
+import math
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ernie_m_jax.config import ConfigError, TrainConfig
 
@@ -23,38 +23,48 @@ class Selection:
 
     Attributes:
       evaluation: name of the evaluation whose metric selects; empty: no selection, the last step is taken.
-      best: the step with the best value; of equal ones the first. None before there is one.
+      best: the step with the best value; of equal ones the first. None before there is one. A value that is not
+        finite is never best, nor is a model that has not been trained.
       value: its value.
       ended: the step at which `train.patience` evaluations in a row had brought nothing better, or None.
     """
 
-    def __init__(self, config: TrainConfig, evaluated: Iterable[Evaluated] = ()):
-        """Reads what has been evaluated already."""
+    def __init__(
+        self, config: TrainConfig, state: Mapping[str, Any] | None = None, evaluated: Iterable[Evaluated] = ()
+    ):
+        """Goes on from `state`, which `state()` returned, with what was evaluated since."""
         self.evaluation, _, self._metric = config.select.partition("/")
         self._patience = config.patience
         self._sign = -1.0 if self._metric.split("/")[-1] == "loss" else 1.0
-        self.best: int | None = None
-        self.value = float("nan")
-        self.ended: int | None = None
-        self._since = 0
+        before = state or {"step": 0, "best": None, "value": None, "since": 0, "ended": None}
+        self.best: int | None = before["best"]
+        self.value: float = math.nan if before["value"] is None else before["value"]
+        self.ended: int | None = before["ended"]
+        self._step: int = before["step"]  # the last that was taken
+        self._since: int = before["since"]  # evaluations in a row that were not better
         for entry in evaluated:
             self.note(entry)
 
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, as JSON can hold it: the last step that was taken, and what was found until then."""
+        value = None if self.best is None else self.value
+        return {"step": self._step, "best": self.best, "value": value, "since": self._since, "ended": self.ended}
+
     def note(self, entry: Evaluated) -> bool:
-        """Takes an evaluation; returns whether its step is the best now.
+        """Takes an evaluation, unless it was taken before; returns whether its step is the best now.
 
         Raises:
           ConfigError: the evaluation has no such metric.
         """
-        if entry.name != self.evaluation:
+        if entry.name != self.evaluation or entry.step <= self._step:
             return False
         if self._metric not in entry.metrics:
             raise ConfigError(
                 f"config.train.select names the metric {self._metric!r} of {entry.name}, which has "
                 f"{', '.join(entry.metrics)}"
             )
-        value = float(entry.metrics[self._metric])
-        better = self.best is None or self._sign * value > self._sign * self.value
+        value, self._step = float(entry.metrics[self._metric]), entry.step
+        better = math.isfinite(value) and (self.best is None or self._sign * value > self._sign * self.value)
         if better:
             self.best, self.value, self._since = entry.step, value, 0
         else:

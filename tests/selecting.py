@@ -73,7 +73,10 @@ class Scores:
     Attributes:
       calls: "STAGE/STEM" of each evaluation, in order.
       dies_at: the one that is cut short.
+      otherwise: the score at the start and at the end.
     """
+
+    otherwise = -1.0
 
     def __init__(self, monkeypatch, scores=MIDDLE):
         self.scores, self.calls, self.dies_at = scores, [], ""
@@ -84,7 +87,7 @@ class Scores:
         if self.calls[-1] == self.dies_at:
             raise KeyboardInterrupt
         step = stem.removeprefix(f"{name}-")
-        score = self.scores[int(step)] if step.isdigit() else -1.0
+        score = self.scores[int(step)] if step.isdigit() else self.otherwise
         return Outcome({"score": score, "loss": float(jnp.abs(params["embeddings"]["word"]).sum())})
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import shutil
 
@@ -12,8 +13,8 @@ from ernie_m_jax import config as configs
 from ernie_m_jax import config_files
 from ernie_m_jax.checkpoint import saved_steps
 from ernie_m_jax.evaluation.runner import Evaluations
-from ernie_m_jax.reporting import screen
-from ernie_m_jax.training import claim, evaluating, run
+from ernie_m_jax.reporting import metrics, screen, summary
+from ernie_m_jax.training import claim, evaluating, loop, run
 from tests import selecting
 from tests.command import call
 from tests.conftest import small_tree
@@ -77,13 +78,14 @@ def test_what_a_run_leaves_of_its_evaluations(workdir):
 
 
 def test_tensorboard_has_every_evaluation(workdir):
+    # What TensorBoard cannot name, ">", becomes "_" there.
     drawn = scalars(workdir / "one" / "tensorboard")
     assert {
         ("held/loss", 4),
-        ("held/loss", 4),
+        ("held/loss", 8),
         ("late/en/loss", 0),
         ("late/en/loss", 6),
-        ("retrieval/en>de", 0),
+        ("retrieval/en_de", 0),
     } <= set(drawn)
 
 
@@ -112,6 +114,21 @@ def test_evaluations_that_a_finished_stage_had_are_left_out_of_the_summary(workd
     tree = run_tree(tokenizer_path, workdir.parent, evals={"held": SET["held"]})
     numbers = run.train(configs.resolve(tree), tmp_path / "run")
     assert numbers["evals"].keys() == {"held"}
+
+
+def test_a_start_that_failed_leaves_no_numbers_to_the_next_one(tokenizer_path, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(loop, "train_stage", fail)
+    evals = {"held": heldout(start=True)}
+    for score in (1.0, 2.0):
+        told = selecting.Scores(monkeypatch)
+        told.otherwise = score
+        with pytest.raises(OSError, match="no space left"):
+            selecting.train(run_tree(tokenizer_path, tmp_path, evals=evals), tmp_path / "run")
+        (line,) = selecting.lines(tmp_path / "run" / "one")
+        assert (line["step"], line["eval"], line["score"]) == (0, "held", score)
 
 
 def test_only_the_first_process_writes(tokenizer, tmp_path, monkeypatch, capsys):
@@ -152,3 +169,37 @@ def test_a_new_evaluation_must_say_what_it_is():
     assert config_files.override(tree, [f"--config.evals.more.{item}" for item in given]) == []
     keys = configs.resolve(tree).evals["more"]
     assert (keys.objective, keys.every, keys.parallel.path) == ("camlm", 7, HELDOUT)
+
+
+# Files.
+
+
+def test_evaluations_stay_where_training_goes_on(tmp_path):
+    with metrics.MetricsWriter(tmp_path, 0) as writer:
+        for step in range(5):
+            if step in (0, 2, 4):
+                writer.evaluation(step, "dev", {"en/loss": 1.0 + step, "loss": math.nan if step == 2 else 2.0})
+            writer.write(step, {"loss": 0.5}, "mmlm")
+        writer.evaluation(1, "end", {"loss": 3.0})  # of the model that was selected
+    whole = (tmp_path / "metrics.jsonl").read_text()
+    assert '{"step": 2, "eval": "dev", "en/loss": 3.0, "loss": "nan"}\n' in whole
+    assert [line["step"] for line in metrics.evaluations(tmp_path / "metrics.jsonl")] == [0, 2, 4, 1]
+    metrics.MetricsWriter(tmp_path, None).close()  # only adds
+    assert (tmp_path / "metrics.jsonl").read_text() == whole
+    metrics.MetricsWriter(tmp_path, 2).close()
+    kept = [
+        (line["step"], line.get("eval"))
+        for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    ]
+    assert kept == [(0, "dev"), (0, None), (1, None), (2, "dev")]
+    # TensorBoard hides what was drawn at step 2 before, so it is drawn again.
+    last = max((tmp_path / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    (tmp_path / "last").mkdir()
+    last.rename(tmp_path / "last" / last.name)
+    assert ("dev/en/loss", 2) in scalars(tmp_path / "last")
+
+
+def test_numbers_that_are_not_finite_are_sound():
+    assert summary.is_of_start({"dev": {"loss": "nan", "accuracy": 0.5}, "test": {"loss": "-inf"}})
+    for wrong in ({"dev": {"loss": "x"}}, {"dev": {"loss": None}}, {"dev": {"loss": [1.0]}}, {"dev": [1.0]}, [1.0]):
+        assert not summary.is_of_start(wrong)

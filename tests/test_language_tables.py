@@ -188,10 +188,10 @@ def test_a_language_that_the_paper_does_not_have_is_shown_in_our_table_only(eval
 
 def test_without_test_scores_there_is_nothing_to_compare(evaluator, tmp_path):
     assert len(evaluator.show(metrics("dev", en=80.0), "one: score")) == 1
-    (table,) = evaluator.show({}, "one: score")  # no record has a label
-    assert text_of(table).split()
+    (line,) = evaluator.show({}, "one: score")  # no record has a label
+    assert "no labels" in line
     evaluator.write(tmp_path, "score", {})
-    assert [path.name for path in tmp_path.iterdir()] == ["score.csv"]
+    assert not list(tmp_path.iterdir())
     evaluator.write(tmp_path, "score", metrics(en=85.0, fi=12.3) | {"test/accuracy": 48.65})
     assert (tmp_path / "score.csv").read_text() == "metric,en,fi\ntest accuracy,85.0,12.3\n"
     assert size(tmp_path / "score.png")[1] == 510

@@ -142,31 +142,6 @@ def test_tensorboard_events_hold_the_scalars(tmp_path):
     assert drawn["mmlm/loss", 1] == 0.5
 
 
-def test_evaluations_stay_where_training_goes_on(tmp_path):
-    with metrics.MetricsWriter(tmp_path, 0) as writer:
-        for step in range(5):
-            if step in (0, 2, 4):
-                writer.evaluation(step, "dev", {"en/loss": 1.0 + step, "loss": math.nan if step == 2 else 2.0})
-            writer.write(step, {"loss": 0.5}, "mmlm")
-        writer.evaluation(1, "end", {"loss": 3.0})  # of the model that was selected
-    whole = (tmp_path / "metrics.jsonl").read_text()
-    assert '{"step": 2, "eval": "dev", "en/loss": 3.0, "loss": "nan"}\n' in whole
-    assert [line["step"] for line in metrics.evaluations(tmp_path / "metrics.jsonl")] == [0, 2, 4, 1]
-    metrics.MetricsWriter(tmp_path, None).close()  # only adds
-    assert (tmp_path / "metrics.jsonl").read_text() == whole
-    metrics.MetricsWriter(tmp_path, 2).close()
-    kept = [
-        (line["step"], line.get("eval"))
-        for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
-    ]
-    assert kept == [(0, "dev"), (0, None), (1, None), (2, "dev")]
-    # TensorBoard hides what was drawn at step 2 before, so it is drawn again.
-    last = max((tmp_path / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    (tmp_path / "last").mkdir()
-    last.rename(tmp_path / "last" / last.name)
-    assert ("dev/en/loss", 2) in scalars(tmp_path / "last")
-
-
 # The screen.
 
 

@@ -13,7 +13,8 @@ from ernie_m_jax import config as configs
 from ernie_m_jax.checkpoint import saved_steps
 from ernie_m_jax.checkpoint.checkpoints import CheckpointError, Checkpoints
 from ernie_m_jax.convert import native
-from ernie_m_jax.training import restore, run, stages
+from ernie_m_jax.reporting import files
+from ernie_m_jax.training import claim, restore, run, stages
 from ernie_m_jax.training.selection import Evaluated, Selection
 from tests import selecting
 from tests.selecting import FIRST, LAST, MIDDLE, STEPS, Scores, train
@@ -289,3 +290,18 @@ def test_a_selection_is_not_taken_over_from_the_run_that_is_resumed(copy, tree, 
     train(tree(init__resume=str(copy)), tmp_path / "other")
     assert selecting.selected(tmp_path / "other" / "one") == {"step": 6}
     assert selecting.selected(copy / "one") == {"step": 4}
+
+
+def test_a_longer_stage_is_as_if_it_had_been_so_long(copy, tree):
+    def longer(every):
+        given = tree()
+        given["stages"]["one"].update(schedule="constant", steps=STEPS)
+        given["evals"]["held"]["every"] = every
+        files.write_json(copy / "config.json", {"config": configs.to_dict(configs.resolve(given))})
+        given["stages"]["one"]["steps"] = STEPS + 4
+        return configs.resolve(given)
+
+    claim.check(longer(every=2), copy)
+    for every in (0, 3):  # step 8 was evaluated because it was the last
+        with pytest.raises(configs.ConfigError, match=r"train\.select took its last step, 8, into account"):
+            claim.check(longer(every), copy)

@@ -153,6 +153,17 @@ def test_a_stage_that_ended_early_does_not_go_on(tree, left, tmp_path):
     assert_same(tmp_path / "one", expected)
 
 
+def test_a_damaged_newest_checkpoint_of_a_stage_that_ended_early(tree, undisturbed, left, tmp_path, monkeypatch):
+    workdir = pathlib.Path(shutil.copytree(undisturbed(FIRST, train__patience=2), tmp_path / "run"))
+    for path in (workdir / "summary.json", workdir / "one" / "summary.json"):
+        path.unlink()
+    (workdir / "one" / "checkpoints" / "6" / "meta.json").write_text("{")
+    told = Scores(monkeypatch, FIRST)
+    train(tree(train__patience=2), workdir)
+    assert told.calls == ["one/held-4", "one/held-6", "one/held"]
+    assert_same(workdir / "one", left(FIRST, train__patience=2))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("how", "at"), named([(kill_in_save, 6), (kill_in_evaluation, "one/held"), (kill, 5)]))
 def test_a_stage_that_ends_early_ends_so_wherever_it_is_disturbed(how, at, tree, left, tmp_path):

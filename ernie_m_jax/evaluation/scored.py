@@ -90,8 +90,7 @@ class TaskEvaluator:
         if not rows:
             return
         files.write_rows(directory / f"{stem}.csv", rows)
-        if rows:  # none of records without labels
-            files.bar_chart(directory / f"{stem}.png", rows, f"{self.name}, {stem}", unit="%")
+        files.bar_chart(directory / f"{stem}.png", rows, f"{self.name}, {stem}", unit="%")
 
 
 def _means(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -211,7 +211,7 @@ def language_table(
     ends = (
         ["all"] if any("all" in values for values in rows.values()) else ["mean"] if mean and len(languages) > 1 else []
     )
-    table = rich.table.Table("", title=title, box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = rich.table.Table("", title=title, box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     for language in (*languages, *ends):
         table.add_column(language, justify="right")
     for metric, values in rows.items():

@@ -104,9 +104,9 @@ def _as_stored(config: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
     stored = stored.get("config", stored)
     if not isinstance(stored.get("model"), dict):
         return
-    embedding = stored["model"]["language_embedding"]
     config.model.update({key: value for key, value in stored["model"].items() if key in config.model})
-    config.model.language_embedding = embedding if embedding == "all" else "none"  # "slots" are not on words
+    config.model.language_embedding = "none"  # the other languages of a task have no row in its table
+    config.model.num_languages = -1
     config.tokenizer.style = stored["tokenizer"]["style"] or config.tokenizer.style
     config.tokenizer.path = stored["tokenizer"].get("path") or str(folder / "tokenizer")
     config.data.pair_positions = stored.get("data", {}).get("pair_positions", config.data.pair_positions)
@@ -117,7 +117,7 @@ FINETUNING_SCALES = {"tiny": (5e-4, 200), "small": (1e-4, 1000), "base": (5e-5, 
 
 
 def finetune_on(
-    config: ml_collections.ConfigDict, objective: str, size: str, epochs: float, wide: bool, metric: str = "accuracy"
+    config: ml_collections.ConfigDict, objective: str, size: str, epochs: float, rows: int, metric: str = "accuracy"
 ) -> None:
     """The one stage of a fine-tuning run, with its evaluations; the checkpoint that is best on dev is its result.
 
@@ -126,13 +126,13 @@ def finetune_on(
       objective: the task's entry.
       size: decides learning rate and precision.
       epochs: passes through the training data.
-      wide: batches of about 128 pairs, otherwise of about 32 (paper's code).
+      rows: packed rows per step.
       metric: of the task, by which the best checkpoint is chosen.
     """
     rate, every = FINETUNING_SCALES[size]
     config.compute.dtype = "bfloat16" if size in ("base", "large") else "float32"
-    config.train.batch_size = 32 if wide else 8  # packed rows of 256 tokens
-    config.data.virtual_streams = 8
+    config.train.batch_size = rows
+    config.data.virtual_streams = 8 if rows % 8 == 0 else 2
     config.stages.finetune = base.stage(
         steps=0,
         epochs=epochs,

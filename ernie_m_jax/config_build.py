@@ -82,6 +82,21 @@ def _collect_keys(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
     return kind(**made)
 
 
+def with_defaults(kind: Any, tree: Any) -> Any:
+    """The tree with the defaults of keys that are newer than it; no task is imported, and nothing is checked."""
+    if not isinstance(tree, Mapping):
+        return tree
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        known = {name: with_defaults(hints.get(name), value) for name, value in tree.items()}
+        return {f.name: f.default for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING} | known
+    if is_mapping(kind) and typing.get_args(kind)[1] is EvalKeys:
+        return {name: with_defaults(EvalKeys.kinds.get(_kind_of(keys)), keys) for name, keys in tree.items()}
+    if is_mapping(kind) and typing.get_args(kind)[1] is not tasks.TaskKeys:
+        return {name: with_defaults(typing.get_args(kind)[1], value) for name, value in tree.items()}
+    return dict(tree)
+
+
 def unknown(path: str, key: str, known: Iterable[str]) -> str:
     """What to say about a key that is not among `known`: its new name, if it was renamed."""
     if renamed := config_renames.new_name(f"{path}.{key}"):
@@ -126,10 +141,16 @@ def named_kind(kind: Any, name: str, value: Any, path: str) -> Any:
 
 
 def _eval_kind(value: Any, path: str) -> type[EvalKeys]:
-    kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
+    kind = _kind_of(value)
     if kind not in EvalKeys.kinds:
         raise ConfigError(f"{path}.kind is {kind!r}; allowed: {', '.join(EvalKeys.kinds)}")
     return EvalKeys.kinds[kind]
+
+
+def _kind_of(value: Any) -> Any:
+    """The kind that an evaluation states."""
+    kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
+    return kind if isinstance(kind, str) else None
 
 
 def expected(kind: Any) -> str:

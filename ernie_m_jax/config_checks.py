@@ -1,6 +1,7 @@
 """What must fit together in a config, beyond what each field says of itself (`config_fields.py`)."""
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -101,6 +102,14 @@ def _lengths(config: Any) -> Iterator[str]:
                 f"config.{path} is {length}, but the model has positions for {limit} tokens "
                 f"(config.model.max_positions {model.max_positions} less first_position {model.first_position})"
             )
+
+
+def _names(config: Any) -> Iterator[str]:
+    # They become names of files and directories.
+    for section in ("evals", "objectives", "stages"):
+        for name in getattr(config, section):
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+                yield f"config.{section} has the name {name!r}; use letters, digits, '_' and '-' of ASCII"
 
 
 def _layers(config: Any) -> Iterator[str]:
@@ -208,6 +217,16 @@ def _selection(config: Any) -> Iterator[str]:
             f"config.train.select is {select!r}; it must be EVALUATION/METRIC, such as 'xnli/dev/accuracy', with an "
             f"evaluation of config.evals: {', '.join(config.evals) or 'none'}"
         )
+        return
+    keys, first = config.evals[name], metric.split("/")[0]
+    if keys.kind == "task" and first not in keys.splits:
+        yield f"config.train.select is {select!r}; config.evals.{name} has the splits {', '.join(keys.splits)}"
+    means = ("average", "to_en", "from_en")
+    if keys.kind == "retrieval" and metric not in means and ">" not in metric and not first.startswith("layer"):
+        yield f"config.train.select is {select!r}; {name} finds {', '.join(means)} and directions such as en>de"
+    sums = ("loss", "accuracy", *tasks.bind(config, keys.objective).task.columns) if keys.kind == "heldout" else ()
+    if sums and metric.split("/")[-1] not in sums:
+        yield f"config.train.select is {select!r}; {name} measures {', '.join(sums)}"
 
 
 def _initial_weights(config: Any) -> Iterator[str]:
@@ -237,6 +256,7 @@ def _weights(config: Any) -> Iterator[str]:
 
 _MODEL_CHECKS = (_heads_divide_width, _positions_left, _head_has_pooler, _labels)
 _CHECKS = (
+    _names,
     _lengths,
     _layers,
     _languages,

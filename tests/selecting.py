@@ -41,7 +41,7 @@ def tree(tokenizer_path, folder, names=("one",), **keys):
         "train__batch_size": 4,
         "train__save_every": 3,
         "train__max_to_keep": 1,
-        "train__select": "held/score",
+        "train__select": "held/accuracy",
     }
     return small_tree(**(own | keys))
 
@@ -88,7 +88,7 @@ class Scores:
             raise KeyboardInterrupt
         step = stem.removeprefix(f"{name}-")
         score = self.scores[int(step)] if step.isdigit() else self.otherwise
-        return Outcome({"score": score, "loss": float(jnp.abs(params["embeddings"]["word"]).sum())})
+        return Outcome({"accuracy": score, "loss": float(jnp.abs(params["embeddings"]["word"]).sum())})
 
 
 def train(tree, workdir):

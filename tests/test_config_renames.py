@@ -7,7 +7,7 @@ import pytest
 
 import ernie_m_jax
 from ernie_m_jax import config as configs
-from ernie_m_jax import config_files, config_renames
+from ernie_m_jax import config_build, config_files, config_renames
 from ernie_m_jax.config_renames import Change, new_name, upgraded
 from ernie_m_jax.convert import native
 from ernie_m_jax.training import claim, restore, run
@@ -49,6 +49,12 @@ def with_old_names(tree):
         "length": both["max_length"],
     }
     tree["train"]["evaluate_every"] = searched.get("every", 0)
+    # Keys that are newer, which no such tree can have.
+    newer = [(tree["train"], "select"), (tree["train"], "patience")]
+    newer += [(stage, key) for stage in tree["stages"].values() for key in ("epochs", "warmup_fraction")]
+    newer += [(keys, "task") for keys in tree["objectives"].values()]
+    for section, key in newer:
+        section.pop(key, None)
     return tree
 
 
@@ -59,7 +65,10 @@ def test_a_tree_with_old_names_becomes_todays():
     old = with_old_names(today)
     assert "evals" not in old
     kept = json.dumps(old)
-    assert upgraded(old) == today
+    # But for what is newer, which `resolve` fills in.
+    assert configs.resolve(upgraded(old)) == configs.resolve(today)
+    filled = json.loads(json.dumps(config_build.with_defaults(configs.Config, upgraded(old))))
+    assert configs.differences(filled, today) == []
     assert json.dumps(old) == kept
     assert upgraded(today) == today
 

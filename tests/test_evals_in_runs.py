@@ -81,11 +81,11 @@ def test_tensorboard_has_every_evaluation(workdir):
     # What TensorBoard cannot name, ">", becomes "_" there.
     drawn = scalars(workdir / "one" / "tensorboard")
     assert {
-        ("held/loss", 4),
-        ("held/loss", 8),
-        ("late/en/loss", 0),
-        ("late/en/loss", 6),
-        ("retrieval/en_de", 0),
+        ("eval/held/loss", 4),
+        ("eval/held/loss", 8),
+        ("eval/late/en/loss", 0),
+        ("eval/late/en/loss", 6),
+        ("eval/retrieval/en_de", 0),
     } <= set(drawn)
 
 
@@ -128,7 +128,7 @@ def test_a_start_that_failed_leaves_no_numbers_to_the_next_one(tokenizer_path, t
         with pytest.raises(OSError, match="no space left"):
             selecting.train(run_tree(tokenizer_path, tmp_path, evals=evals), tmp_path / "run")
         (line,) = selecting.lines(tmp_path / "run" / "one")
-        assert (line["step"], line["eval"], line["score"]) == (0, "held", score)
+        assert (line["step"], line["eval"], line["accuracy"]) == (0, "held", score)
 
 
 def test_only_the_first_process_writes(tokenizer, tmp_path, monkeypatch, capsys):
@@ -196,7 +196,7 @@ def test_evaluations_stay_where_training_goes_on(tmp_path):
     last = max((tmp_path / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns)
     (tmp_path / "last").mkdir()
     last.rename(tmp_path / "last" / last.name)
-    assert ("dev/en/loss", 2) in scalars(tmp_path / "last")
+    assert ("eval/dev/en/loss", 2) in scalars(tmp_path / "last")
 
 
 def test_numbers_that_are_not_finite_are_sound():

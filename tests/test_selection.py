@@ -139,7 +139,7 @@ def test_the_best_checkpoint_is_kept_beside_the_newest_and_is_the_result(
     assert told.calls == ["one/held-2", "one/held-4", "one/held-6", "one/held-8", "one/held"]
     assert selecting.steps(place) == kept
     assert selecting.selected(place) == {"step": best}
-    assert numbers["stages"]["one"]["selected"] == {"step": best, "metric": "held/score", "value": scores[best]}
+    assert numbers["stages"]["one"]["selected"] == {"step": best, "metric": "held/accuracy", "value": scores[best]}
     # The last evaluation is of the selected parameters, and so is whatever uses the model.
     expected = word_table(place, best)
     evaluated = {line["step"]: line for line in selecting.lines(place) if "eval" in line}
@@ -165,8 +165,8 @@ def test_patience_ends_a_stage_for_good_and_the_next_one_starts_from_the_best(tr
     both, workdir = tree("one", "two", train__patience=2), tmp_path / "run"
     numbers = train(both, workdir)
     shown = capsys.readouterr().out
-    assert "one: held/score was not better since step 2, it ends at step 6" in shown
-    assert "one: step 2 is the best, held/score 5.0000" in shown
+    assert "one: held/accuracy was not better since step 2, it ends at step 6" in shown
+    assert "one: step 2 is the best, held/accuracy 5.0000" in shown
     assert selecting.steps(workdir / "one") == [2, 6]
     assert {name: values["steps"] for name, values in numbers["stages"].items()} == {"one": 6, "two": 6}
     assert [line["step"] for line in selecting.lines(workdir / "one") if "objective" in line] == list(range(6))
@@ -280,7 +280,7 @@ def test_the_choice_does_not_depend_on_the_metrics(copy, tree, monkeypatch):
     (copy / "one" / "summary.json").unlink()
     (copy / "one" / "metrics.jsonl").write_text("nonsense\n")
     numbers = train(tree(), copy)
-    assert numbers["stages"]["one"]["selected"] == {"step": 4, "metric": "held/score", "value": 5.0}
+    assert numbers["stages"]["one"]["selected"] == {"step": 4, "metric": "held/accuracy", "value": 5.0}
     assert Checkpoints(copy / "one" / "checkpoints", 0, None).to_use() == 4
 
 

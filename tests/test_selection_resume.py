@@ -172,6 +172,21 @@ def test_a_stage_that_ends_early_ends_so_wherever_it_is_disturbed(how, at, tree,
     assert_same(tmp_path / "one", left(FIRST, **keys))
 
 
+def test_an_evaluation_that_came_after_its_checkpoint_counts(tree, left, tmp_path, monkeypatch):
+    # Saved at step 4 before it is evaluated there; then killed, after that and before another save.
+    stopped(tree, tmp_path, 4)
+    with pytest.MonkeyPatch.context() as patch:
+        Scores(patch)
+        error = kill(patch, 5)
+        with pytest.raises(error):
+            train(tree(), tmp_path)
+    assert selecting.steps(tmp_path / "one") == [2, 4]
+    told = Scores(monkeypatch)
+    train(tree(), tmp_path)
+    assert told.calls == ["one/held-6", "one/held-8", "one/held"]
+    assert_same(tmp_path / "one", left())
+
+
 def test_a_choice_that_was_not_written_is_made_again_at_the_end(tree, undisturbed, left, tmp_path):
     # Step 8 is the best and the last: its checkpoint is complete, but the choice names step 4, which is gone.
     workdir = pathlib.Path(shutil.copytree(undisturbed(LAST), tmp_path / "run"))

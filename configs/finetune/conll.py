@@ -43,7 +43,7 @@ def get_config(argument: str = ""):
             sentences_per_row=8 if full else 0,
         )
     }
-    recipes.finetune_on(config, "conll", size, epochs=10.0, wide=False, metric="piece_f1")
+    recipes.finetune_on(config, "conll", size, epochs=10.0, rows=8, metric="piece_f1")
     config.train.batch_size = 1 if full else 4
     config.data.virtual_streams = config.train.batch_size
     config.optimizer.weight_decay = 0.01

@@ -28,7 +28,7 @@ def get_config(argument: str = ""):
     config = recipes.finetuning(size, (), init, seed, head="question_answering")
     config.languages = LANGUAGES
     config.objectives = {"mlqa": base.question_answering(train="squad", dev="MLQA_V1", test="MLQA_V1")}
-    recipes.finetune_on(config, "mlqa", size, epochs=2.0, wide=False, metric="f1")
+    recipes.finetune_on(config, "mlqa", size, epochs=2.0, rows=8, metric="f1")
     config.stages.finetune.learning_rate = RATES.get(size, config.stages.finetune.learning_rate)
     config.optimizer.layer_decay = 0.9 if size == "large" else 0.8
     config.data.sequence_length = 384

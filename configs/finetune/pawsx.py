@@ -2,7 +2,7 @@
 
 Command: python -m ernie_m_jax.main --config=configs/finetune/pawsx.py:size=base,mode=transfer --workdir=runs/pawsx
 Arguments, joined by commas:
-  size=base (default), large, small or tiny.
+  size=base (default), large, small or tiny; the last two need init.
   mode=transfer (default: trained on English) or all (translate-train-all).
   seed=0; the paper's figures are means of five.
   init=PATH: a run or converted model of this project, or a released model's folder (default: ernie-m-base or -large).
@@ -32,5 +32,7 @@ def get_config(argument: str = ""):
             train_languages=LANGUAGES if mode == "all" else ("en",),
         )
     }
-    recipes.finetune_on(config, "pawsx", size, epochs=5.0 if mode == "transfer" else 2.0, wide=mode == "all")
+    recipes.finetune_on(
+        config, "pawsx", size, epochs=5.0 if mode == "transfer" else 2.0, rows=32 if mode == "all" else 8
+    )
     return config

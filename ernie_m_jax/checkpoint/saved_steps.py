@@ -4,7 +4,8 @@ A step is complete when its manifest is there, good when every file is as the ma
 run that goes on keeps a damaged step as `<step>.damaged`, which is no step any more and is never deleted. Where model
 selection has chosen a step, that is the one to use; training goes on from the newest all the same.
 
-With several processes, `check`, `newest_good` and `raise_together` are called by all of them at the same point.
+With several processes, `check`, `newest_good`, `selected_good` and `raise_together` are called by all of them at the
+same point.
 """
 
 import json
@@ -135,8 +136,15 @@ def selected_good(directory: Any) -> int | None:
     Raises:
       CheckpointError: it is damaged or missing, and no other stands for it; or the choice is damaged.
     """
-    step = selected(directory)
-    if step is None:
+    error, step = None, None
+    try:
+        step = selected(directory)
+    except CheckpointError as caught:
+        error = caught
+    raise_together(error, f"reading which step of {directory} is selected")
+    # The first process's is everyone's: file systems may show the others an older state.
+    step = _of_first_process(-1 if step is None else step)
+    if step < 0:
         return None
     path = epath.Path(directory)
     try:

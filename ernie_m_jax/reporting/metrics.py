@@ -64,7 +64,7 @@ class MetricsWriter:
         for line in kept:
             entry = json.loads(line)
             if "eval" in entry and (step := entry.pop("step")) == resume_step:
-                self.draw(step, {entry.pop("eval"): entry})
+                self.draw(step, {f"eval/{entry.pop('eval')}": entry})
 
     def write(
         self,
@@ -92,13 +92,13 @@ class MetricsWriter:
         self._file.flush()
 
     def evaluation(self, step: int, name: str, values: Mapping[str, float]) -> None:
-        """Writes what an evaluation found before `step`: a line, and `<name>/<metric>` to TensorBoard."""
+        """Writes what an evaluation found before `step`: a line, and `eval/<name>/<metric>` to TensorBoard."""
         if self._file is None:
             return
         line = {"step": int(step), "eval": name} | {metric: float(value) for metric, value in values.items()}
         self._file.write(json.dumps(files.json_value(line), allow_nan=False, ensure_ascii=False) + "\n")
         self._file.flush()
-        self.draw(step, {name: values})
+        self.draw(step, {f"eval/{name}": values})
 
     def draw(self, step: int, groups: Mapping[str, Mapping[str, float]]) -> None:
         """Writes `<group>/<name>` to TensorBoard, flushed; slower than a line, so once per log interval."""

@@ -3,12 +3,14 @@
 A directory belongs to the config of its first checkpoint. What an earlier, failed start left binds no config.
 """
 
+import json
 from pathlib import Path
 
 import jax
 
 from ernie_m_jax.checkpoint import saved_steps
 from ernie_m_jax.config import Config, ConfigError, differences, to_dict
+from ernie_m_jax.config_build import with_defaults
 from ernie_m_jax.config_files import stored_config_tree
 from ernie_m_jax.reporting import files, screen
 from ernie_m_jax.training import lengths
@@ -54,7 +56,7 @@ def check(config: Config, workdir: Path) -> None:
         )
     if not is_begun(workdir):
         return
-    stored = stored_config_tree(workdir)
+    stored = json.loads(json.dumps(with_defaults(Config, stored_config_tree(workdir))))
     # Without a selection evaluations only look on.
     free = FREE_KEYS if config.train.select or stored.get("train", {}).get("select") else (*FREE_KEYS, "config.evals")
     lines = [line for line in differences(stored, to_dict(config)) if not line.startswith(free)]

@@ -23,7 +23,10 @@ def compile_steps(config: Config) -> dict[str, dict[str, float]]:
     Needs no tokenizer, no corpus and no parameters, so a config that does not fit fails in seconds.
     """
     # How many steps a stage's epochs take does not change what a step needs.
-    known = {name: dataclasses.replace(stage, steps=stage.steps or 1) for name, stage in config.stages.items()}
+    known = {
+        name: dataclasses.replace(stage, steps=stage.steps or max(1, stage.warmup_steps))
+        for name, stage in config.stages.items()
+    }
     config = dataclasses.replace(config, stages=known)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_rows(mesh, config.train.batch_size, config.train.grad_accumulation_steps)

@@ -81,8 +81,10 @@ def _plan(
     init: InitConfig, have: Mapping[str, tuple[int, ...]], want: Mapping[str, tuple[int, ...]]
 ) -> tuple[list[str], list[str]]:
     """The parameters that start from scratch and those that are dropped."""
-    fresh = [name for name in want if name not in have]
-    dropped = [name for name in have if name not in want]
+    # A parameter of another shape that both lists name is another task's head: dropped there, new here.
+    other = [n for n in want if n in have and have[n] != want[n] and _named(n, init.fresh) and _named(n, init.drop)]
+    fresh = [name for name in want if name not in have or name in other]
+    dropped = [name for name in have if name not in want or name in other]
     problems = [
         f"{name}: shape {want[name]} in this model, not in the checkpoint; config.init.fresh can name it"
         for name in fresh
@@ -96,7 +98,7 @@ def _plan(
     problems += [
         f"{name}: shape {have[name]} in the checkpoint, {want[name]} in this model"
         for name in want
-        if name in have and have[name] != want[name]
+        if name in have and have[name] != want[name] and name not in other
     ]
     if problems:
         raise ConfigError(

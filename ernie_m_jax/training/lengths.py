@@ -54,6 +54,11 @@ def measured(run: stages.Run) -> Config:
                 per_step = source.records_per_row() * config.train.batch_size
             records = sum(len(group.records) for group in entries.values())
             steps = max(1, round(stage.epochs * records / per_step))
+            if not stage.warmup_fraction and stage.warmup_steps > steps:
+                raise ConfigError(
+                    f"config.stages.{name}.warmup_steps is {stage.warmup_steps}, but {stage.epochs:g} epochs are only "
+                    f"{steps} steps: lower it, or set warmup_fraction instead"
+                )
             stage = warmed_up(dataclasses.replace(stage, steps=steps))
             screen.show(
                 f"{name}: {stage.epochs:g} epochs of {records:,} records are {steps:,} steps of {per_step:.1f} records"

@@ -132,7 +132,12 @@ def _loop(
             raise preemption.Interrupted(f"stopped after step {index + 1} of {last} of {stage.name}, {where}")
     read(last)
     finite.end()
-    evaluating.evaluate(last, current.params, evaluating.due_at_end(last))
+    try:
+        evaluating.evaluate(last, current.params, evaluating.due_at_end(last))
+    except ConfigError:  # what it is to be selected by is not there; that must not cost the training
+        save(last)
+        saved.wait()
+        raise
     save(last)
     saved.wait()
     if stop.due(last):

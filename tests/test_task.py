@@ -177,7 +177,7 @@ def test_what_it_requires_is_said_with_the_config(importable, tokenizer_path):
 
 
 def test_an_unknown_task_is_named_with_those_there_are():
-    own = "btmlm, camlm, mmlm, pawsx, tlm, xnli"
+    own = "btmlm, camlm, conll, mlqa, mmlm, pawsx, tatoeba, tlm, xnli"
     assert ", ".join(tasks.names()) == own
     for tree, where in (
         ({"objectives__xlni": {}}, r"config\.objectives\.xlni"),

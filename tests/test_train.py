@@ -125,8 +125,8 @@ def test_skipped_steps_are_counted_and_the_run_goes_on(tokenizer_path, tmp_path,
     config = configs.resolve(tree(tokenizer_path, train__save_every=0))
     counted = stages.counted_loss
 
-    def sometimes(loss, config, model, params, batch, rng):
-        sums = counted(loss, config, model, params, batch, rng)
+    def sometimes(loss, model, params, batch, rng):
+        sums = counted(loss, model, params, batch, rng)
         spoilt = jax.random.bernoulli(jax.random.fold_in(rng, 13), 0.4)  # some steps, not the last
         return sums | {"loss": (jax.numpy.where(spoilt, jax.numpy.inf, sums["loss"][0]), sums["loss"][1])}
 

@@ -390,6 +390,7 @@ def read_columns(path):
     ]
 
 
+@pytest.mark.slow
 def test_finetuning_by_command_learns_and_writes_what_it_scores(folder, tokenizer_path, tmp_path):
     pretrained = tmp_path / "pretrained"
     keys = {"stages__one__steps": 1, "stages__one__warmup_steps": 0, "stages__one__weights": {"mmlm": 1.0}}

@@ -455,6 +455,7 @@ def test_the_config_of_every_size_resolves():
 # A run
 
 
+@pytest.mark.slow
 def test_a_small_model_learns_a_handful_of_questions(tmp_path, tokenizer_path):
     things = ("class", "file", "module", "type", "value", "name")
     articles = []

@@ -313,6 +313,7 @@ def twice(tokenizer_path, **keys):
     )
 
 
+@pytest.mark.slow
 def test_a_task_stands_twice_in_a_run_that_goes_on(tokenizer_path, tmp_path, monkeypatch):
     config = twice(tokenizer_path)
     numbers = run.train(config, tmp_path / "whole")

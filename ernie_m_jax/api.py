@@ -80,7 +80,7 @@ def save(
     if isinstance(model, Model):
         if params is not None or tokenizer is not None:
             raise ValueError("save: a whole Model brings its own params and tokenizer; leave them out")
-        facts = Facts(model.languages, model.pair_positions)
+        facts = Facts(model.languages, model.pair_positions, model.objectives)
         config, params, tokenizer = model
     elif params is None:
         raise ValueError("save: an architecture alone cannot be saved; give its params too, or a whole Model")

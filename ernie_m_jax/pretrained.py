@@ -17,10 +17,12 @@ from ernie_m_jax import predict
 from ernie_m_jax.config import ModelConfig
 from ernie_m_jax.config_checks import nearest
 from ernie_m_jax.convert.model import COMPUTE
-from ernie_m_jax.evaluation import encode, retrieval
+from ernie_m_jax.data import given as givens
+from ernie_m_jax.evaluation import encode, in_use, predicted, retrieval
 from ernie_m_jax.evaluation.retrieval import RetrievalResult
 from ernie_m_jax.model.encoder import ErnieM
 from ernie_m_jax.predict import Filled, Written
+from ernie_m_jax.task import Bound
 from ernie_m_jax.tokenizer import Tokenizer
 
 
@@ -37,6 +39,8 @@ class Model:
       tokenizer: None where the folder has no tokenizer's files.
       languages: names of the language table's rows; () where there is no table, or no name is known.
       pair_positions: `config.data.pair_positions` of the training.
+      objectives: the run's entries of `config.objectives` that `predict` can use, with their keys; {} where none is
+        known.
       path: where it was loaded from, for messages.
     """
 
@@ -45,6 +49,7 @@ class Model:
     tokenizer: Tokenizer | None
     languages: tuple[str, ...] = ()
     pair_positions: str = "continued"
+    objectives: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     path: str = ""
 
     def __post_init__(self) -> None:
@@ -180,6 +185,62 @@ class Model:
             seed=seed,
         )
 
+    def predict(
+        self,
+        rows: Sequence[Any],
+        *,
+        objective: str = "",
+        language: str = "",
+        batch_size: int = 32,
+        **keys: Any,
+    ) -> list[dict[str, Any]]:
+        """Answers a user's rows with a fine-tuned model, as `--mode=predict` does.
+
+        Args:
+          rows: for each its parts, as a tuple in their order or a mapping by their names: (sentence1, sentence2) to
+            classify, a text or a list of words to tag, (question, context) to answer. An `id` in a mapping comes back.
+          objective: which task, where the run had several; a task's module for a model that does not say its own.
+          language: of the texts; needed where the model adds a language embedding to every token.
+          batch_size: packed rows per batch at most.
+          **keys: the task's own keys (`max_length`, `stride`, ...) over those it was trained with; configs/base.py
+            explains them.
+
+        Returns:
+          An answer per row: `label` and `probabilities`; `words`, `tags` and `entities`; or `answer`, `start`, `end`
+          and `n_best`.
+
+        Raises:
+          ValueError: no tokenizer, no fine-tuned head, or a row or argument that is not possible.
+        """
+        tokenizer = self._tokenizer("predict")
+        if isinstance(rows, str | Mapping):
+            raise ValueError("rows is a single one; put it into a list")
+        if self.config.language_embedding == "all":
+            self._row_to_write(language or None)
+        spoken = language or next(iter(self.languages), "any")
+        task = self._bound(objective, spoken, tuple(sorted(keys.items())))
+        given = [_given(number, row, task) for number, row in enumerate(rows)]
+        return predicted.answers(task, self.encoder(), self._on_device, tokenizer, given, spoken, batch_size)
+
+    def _bound(self, objective: str, language: str, keys: tuple[tuple[str, Any], ...]) -> Bound:
+        """The task for a model's rows; the same again for the same arguments, so that nothing is compiled again."""
+        made = self.__dict__.setdefault("_tasks", {})
+        if (objective, language, keys) not in made:
+            try:
+                made[objective, language, keys] = in_use.bound(
+                    self.config,
+                    language=language,
+                    languages=self.languages,
+                    pair_positions=self.pair_positions,
+                    style=self._tokenizer("predict").style,
+                    objectives=self.objectives,
+                    objective=objective,
+                    **dict(keys),
+                )
+            except ValueError as error:
+                raise ValueError(f"{self._name}: {error}") from None
+        return made[objective, language, keys]
+
     def retrieve(
         self,
         sentences: Mapping[str, Sequence[str]],
@@ -261,3 +322,15 @@ class Model:
                 f"{', '.join(self.languages) or 'its names, which are not known'}"
             )
         return 0 if language is None else self._row("language", language)
+
+
+def _given(number: int, row: Any, task: Bound) -> givens.Given:
+    """A row as `data.given` has it: of a mapping, a tuple, or the only part by itself."""
+    use, place = task.task.use, f"rows[{number}]"
+    assert use is not None
+    if isinstance(row, Mapping):
+        return givens.Given(place, givens.named(row, use.inputs, place))
+    parts = [row] if len(use.inputs) == 1 else row
+    if isinstance(parts, str) or not isinstance(parts, Sequence) or len(parts) != len(use.inputs):
+        raise ValueError(f"{place} must have {', '.join(names[0] for names in use.inputs)}; got {row!r:.80}")
+    return givens.Given(place, {names[0]: part for names, part in zip(use.inputs, parts, strict=True)})

@@ -83,6 +83,24 @@ class TaskKeys:
     task: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class Use:
+    """How a fine-tuned model is used: a user's own rows in, answers out, without labels.
+
+    Attributes:
+      inputs: the parts of a row, in the order of a table's columns; each with the names that its column or key may have.
+      record: `(keys, row, language) -> Record`, host: what is to be predicted; `row` has each part under the first of its
+        names, and `id`. ValueError says what is wrong with a row.
+      answers: `(cfg, keys, records, predictions) -> [answer, ...]`, host: what is said of each record, as JSON holds it.
+      keys: those of a model that comes without a config of its own, such as another library's.
+    """
+
+    inputs: Sequence[Sequence[str]]
+    record: Callable[[Any, Mapping[str, Any], str], Record]
+    answers: Callable[[Any, Any, Sequence[Record], Sequence["Predicted"]], Sequence[Mapping[str, Any]]]
+    keys: Mapping[str, Any]
+
+
 # What `predict` returned for one record: a mapping per example of the record, with the example's features in HOST.
 Predicted = Sequence[Mapping[str, np.ndarray]]
 
@@ -122,6 +140,9 @@ class Task:
         `predictions` has a `Predicted` per record.
       lines: `(cfg, keys, records, predictions) -> lines`, host: the task's official file of predictions.
       lines_suffix: of that file's name.
+      submission: `(cfg, keys) -> name` of the task in XTREME, whose file of a language's test split is that of `lines`;
+        empty: it is none of XTREME's.
+      use: how a fine-tuned model is used on other rows; None: it cannot be.
       paper: `(cfg, keys) -> (table, setting)` of the paper's table to show beside, or None.
       figure: the metrics that make one figure of that table; empty: the first of `score`.
     """
@@ -138,6 +159,8 @@ class Task:
     score: Callable[[Any, Any, Sequence[Record], Sequence[Predicted]], Mapping[str, float]] = _nothing
     lines: Callable[[Any, Any, Sequence[Record], Sequence[Predicted]], Sequence[str]] | None = None
     lines_suffix: str = ".tsv"
+    submission: Callable[[Any, Any], str] = lambda cfg, keys: ""
+    use: Use | None = None
     paper: Callable[[Any, Any], tuple[str, str] | None] = lambda cfg, keys: None
     figure: tuple[str, ...] = ()
 

@@ -1,6 +1,6 @@
 """Models of this project on disk: a folder with config, tokenizer and parameters, or a training run's.
 
-    DIR/config.json       {"model": ..., "languages": [...], "data": {"pair_positions": ...},
+    DIR/config.json       {"model": ..., "languages": [...], "data": {"pair_positions": ...}, "objectives": ...,
                            "tokenizer": {"style": ...}, "versions": ...}
     DIR/tokenizer/        the tokenizer's files, if there is one
     DIR/checkpoints/0/    the parameters, as `checkpoint` writes them: every file with its SHA-256
@@ -12,7 +12,7 @@ Parameters are flat here: path -> array, layers stacked.
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ import numpy as np
 
 from ernie_m_jax import config as configs
 from ernie_m_jax import config_fields, config_renames
+from ernie_m_jax import task as tasks
 from ernie_m_jax.checkpoint import saved_steps, tree
 from ernie_m_jax.checkpoint.checkpoints import Checkpoints
 from ernie_m_jax.config import ConfigError, DataConfig, ModelConfig
@@ -37,10 +38,12 @@ class Facts(NamedTuple):
       languages: names of the rows of the language table, perhaps not of the last ones; () where there is no table, or
         no name is known.
       pair_positions: "continued" or "restarted"; see `config.data.pair_positions`.
+      objectives: entries of `config.objectives` of tasks that the model can predict for, with their keys.
     """
 
     languages: tuple[str, ...] = ()
     pair_positions: str = "continued"
+    objectives: Mapping[str, Mapping[str, Any]] = {}
 
 
 NO_FACTS = Facts()
@@ -104,13 +107,24 @@ def _facts(stated: dict[str, Any], model: ModelConfig) -> Facts:
     languages = configs.build(tuple[str, ...], stated.get("languages", []), "config.languages")
     positions = stated.get("data", {}).get("pair_positions", NO_FACTS.pair_positions)
     config_fields.check_value(DataConfig, "pair_positions", positions, "config.data.pair_positions")
+    objectives = _predicting(stated.get("objectives", {}))
     if model.language_embedding == "none":
-        return Facts((), positions)
+        return Facts((), positions, objectives)
     if len(languages) > model.num_languages:
         raise ConfigError(
             f"config.languages names {len(languages)} languages, but the language table has {model.num_languages} rows"
         )
-    return Facts(languages, positions)
+    return Facts(languages, positions, objectives)
+
+
+def _predicting(objectives: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The entries whose tasks answer a user's rows; a task outside the package is not imported to find out."""
+    modules = {name: keys.get("task") or name for name, keys in objectives.items()}
+    return {
+        name: keys
+        for name, keys in objectives.items()
+        if tasks.is_outside(modules[name]) or (modules[name] in tasks.names() and tasks.load(modules[name]).use)
+    }
 
 
 def read(place: pathlib.Path, step: int | None = None) -> dict[str, np.ndarray]:
@@ -155,6 +169,7 @@ def write(
         "model": dataclasses.asdict(model),
         "languages": facts.languages,
         "data": {"pair_positions": facts.pair_positions},
+        "objectives": facts.objectives,
         "tokenizer": {"style": tokenizer.style if tokenizer else ""},
         "versions": files.versions(),
     }

@@ -23,9 +23,11 @@ class Evaluator(Protocol):
 
     Attributes:
       name: of the entry.
+      submission: XTREME's name of the task, whose files its `test-LANGUAGE` files are; empty: it is none of XTREME's.
     """
 
     name: str
+    submission: str
 
     def run(self, model: Any, params: Any, tokenizer: Any) -> Outcome:
         """Evaluates a model; on several hosts all of them call it, and all get the same."""

@@ -98,11 +98,26 @@ def retrieval(
 
 def of_vectors(vectors: Mapping[str, np.ndarray], similarity: str = "cosine") -> RetrievalResult:
     """As `retrieval`, of unit vectors float64 [N, H] for each language."""
-    languages = tuple(vectors)
+    return of_found(tuple(vectors), searched(vectors, similarity))
+
+
+Found = Mapping[tuple[str, str], np.ndarray]
+
+
+def searched(vectors: Mapping[str, np.ndarray], similarity: str = "cosine") -> Found:
+    """For every two languages, queries' and candidates', the index of each query's nearest candidate, int [N]."""
+    return {
+        (row, column): nearest(vectors[row], vectors[column], similarity)
+        for row, column in itertools.permutations(vectors, 2)
+    }
+
+
+def of_found(languages: tuple[str, ...], found: Found) -> RetrievalResult:
+    """The accuracies of what was found: right is the query's own index."""
     matrix = np.full((len(languages), len(languages)), np.nan)
-    for row, column in itertools.permutations(range(len(languages)), 2):
-        found = nearest(vectors[languages[row]], vectors[languages[column]], similarity)
-        matrix[row, column] = 100.0 * np.mean(found == np.arange(len(found)))
+    for (row, column), indices in found.items():
+        right = np.mean(indices == np.arange(len(indices)))
+        matrix[languages.index(row), languages.index(column)] = 100.0 * right
     return RetrievalResult(languages, matrix)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ernie_m_jax.config_evals import TaskEval
 from ernie_m_jax.data import finite
-from ernie_m_jax.evaluation import finite_rows
+from ernie_m_jax.evaluation import predicted
 from ernie_m_jax.evaluation.evaluator import Outcome
 from ernie_m_jax.reporting import files, paper_tables, screen
 from ernie_m_jax.task import Bound, RandomAccess
@@ -30,38 +30,23 @@ class TaskEvaluator:
             (split, language, records) for split in keys.splits for language, records in splits[split].items()
         ]
         self._rows: list[finite.Row] = []
+        self.submission = task.task.submission(task.cfg, task.keys)
 
     def run(self, model: Any, params: Any, tokenizer: Any) -> Outcome:
         """Predicts every record of every language once, and scores them."""
-        self._rows = self._rows or self._packed(tokenizer)
-        function = finite_rows.compiled(self._task.predict, model, params)
-        found: list[list[dict[int, dict[str, np.ndarray]]]] = [
-            [{} for _ in range(len(records))] for *_, records in self._groups
-        ]
-        spec = self._task.spec()
-        for rows, arrays in finite_rows.run(function, params, self._rows, spec, self._keys.batch_size):
-            for number, row in enumerate(rows):
-                for placed in row:
-                    group, record, example = placed.origin
-                    found[group][record][example] = finite.kept(placed) | {
-                        name: finite.cut(placed, name.split("/")[0], values[number]) for name, values in arrays.items()
-                    }
+        groups = [records for *_, records in self._groups]
+        self._rows = self._rows or predicted.packed(self._task, tokenizer, groups)  # once, though it comes again
+        found = predicted.predictions(self._task, model, params, groups, self._rows, self._keys.batch_size)
         metrics: dict[str, float] = {}
         written: dict[str, Sequence[str]] = {}
-        for (split, language, sequence), by_example in zip(self._groups, found, strict=True):
+        for (split, language, sequence), predictions in zip(self._groups, found, strict=True):
             records = [sequence[index] for index in range(len(sequence))]
-            predictions = [[one[number] for number in sorted(one)] for one in by_example]
             for metric, value in self._task.score(records, predictions).items():
                 metrics[f"{split}/{language}/{metric}"] = value
             if self._task.task.lines is not None:
                 lines = self._task.task.lines(self._task.cfg, self._task.keys, records, predictions)
                 written[f"{split}-{language}{self._task.task.lines_suffix}"] = lines
         return Outcome(metrics | _means(metrics), written)
-
-    def _packed(self, tokenizer: Any) -> list[finite.Row]:
-        """The packed rows; made once, for an evaluation that comes again."""
-        made = finite.examples(self._task, tokenizer, [records for *_, records in self._groups])
-        return list(finite.rows(made, self._task.spec()))
 
     def headline(self, metrics: Mapping[str, float]) -> float | None:
         """The mean over the languages of the last split's first metric."""

@@ -26,6 +26,7 @@ class RetrievalEvaluator:
     def __init__(self, name: str, keys: RetrievalEval, config: Config):
         """Reads the parallel set."""
         self.name, self._keys, self._languages = name, keys, config.languages
+        self.submission = "tatoeba" if keys.paper else ""
         where = f"evals.{name}.source"
         # Sets within which every language is searched for every other's sentences.
         self._sets: list[Mapping[str, Sequence[str]]] = []
@@ -49,7 +50,9 @@ class RetrievalEvaluator:
             batch_size=keys.batch_size,
         )
         count = model.config.num_layers + 1 if keys.every_layer else 1
+        chosen = range(count)[keys.layer] if keys.every_layer else 0
         found: list[list[retrieval.RetrievalResult]] = [[] for _ in range(count)]
+        predicted: dict[str, Sequence[str]] = {}  # the index of the English sentence that each one finds
         for sentences in self._sets:
             encoded = {}
             for code, texts in sentences.items():
@@ -58,14 +61,21 @@ class RetrievalEvaluator:
                 unit = {
                     code: retrieval.unit_vectors(all_[layer], code, all_.shape[1]) for code, all_ in encoded.items()
                 }
-                results.append(retrieval.of_vectors(unit, keys.similarity))
+                directions = retrieval.searched(unit, keys.similarity)
+                results.append(retrieval.of_found(tuple(unit), directions))
+                if layer == chosen:
+                    predicted |= {
+                        f"test-{code}.tsv": [str(index) for index in indices]
+                        for (code, other), indices in directions.items()
+                        if other in ENGLISH
+                    }
         merged = [retrieval.merged(results, self._languages) for results in found]
-        metrics = _metrics(merged[keys.layer if keys.every_layer else 0])
+        metrics = _metrics(merged[chosen])
         if keys.every_layer:
             for layer, result in enumerate(merged):
                 means = {name: value for name, value in _metrics(result).items() if ">" not in name}
                 metrics |= {f"layer{layer}/{name}": value for name, value in means.items()}
-        return Outcome(metrics)
+        return Outcome(metrics, predicted)
 
     def headline(self, metrics: Mapping[str, float]) -> float | None:
         """The mean over all directions."""

@@ -12,7 +12,7 @@ than a row off; here it becomes several windows, and every word is predicted in 
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
@@ -24,8 +24,8 @@ import optax
 from ernie_m_jax.config import Config
 from ernie_m_jax.config_fields import between
 from ernie_m_jax.data import labelled, layout, mixture, tagged
-from ernie_m_jax.finetune import scoring
-from ernie_m_jax.finetune.data_keys import DataKeys
+from ernie_m_jax.finetune import scoring, word_spans
+from ernie_m_jax.finetune.data_keys import NO_DATA, DataKeys
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.encoder import Inputs
 from ernie_m_jax.reporting import screen
@@ -41,6 +41,7 @@ from ernie_m_jax.task import (
     Spec,
     Sums,
     Task,
+    Use,
 )
 
 LABELS = ("O", *(f"{prefix}-{kind}" for kind in ("PER", "ORG", "LOC", "MISC") for prefix in "BI"))
@@ -253,15 +254,11 @@ def score(cfg: Config, keys: TagKeys, records: Sequence[Record], predictions: Se
 
 
 def lines(cfg: Config, keys: TagKeys, records: Sequence[Record], predictions: Sequence[Predicted]) -> list[str]:
-    """A word and its predicted tag per line, a tab between them, and an empty line between sentences.
-
-    XTREME's scorer reads the tags alone, which `cut -f2` makes of it.
-    """
+    """Each word's predicted tag per line, and an empty line between sentences, as XTREME takes it."""
     del keys
     written: list[str] = []
     for record, one in zip(records, predictions, strict=True):
-        pairs = zip(words_of(record), word_tags(cfg, record, one), strict=True)
-        written += ["", *(f"{word}\t{tag}" for word, tag in pairs)]
+        written += ["", *word_tags(cfg, record, one)]
     return written[1:]
 
 
@@ -270,6 +267,44 @@ def paper_row(cfg: Config, keys: TagKeys) -> tuple[str, str] | None:
     if sorted(cfg.model.labels) != sorted(LABELS):
         return None
     return "conll", "all" if len(keys.train_languages) > 1 else "transfer"
+
+
+def submission(cfg: Config, keys: TagKeys) -> str:
+    """XTREME's name for the three types that it has, WikiAnn's."""
+    del keys
+    return "panx" if set(types(cfg.model.labels)) == {"PER", "ORG", "LOC"} else "conll"
+
+
+def given(keys: TagKeys, row: Mapping[str, Any], language: str) -> Record:
+    """A user's sentence: a text, which is cut into words, or a list of words."""
+    value = row["text"]
+    if isinstance(value, str):
+        text = keys.text(row, "text")
+        spans = word_spans.spans(text)
+    elif isinstance(value, list) and value and all(isinstance(word, str) and word.strip() for word in value):
+        text, ends = " ".join(value), np.cumsum([len(word) + 1 for word in value]).tolist()
+        spans = [(end - len(word) - 1, end - 1) for word, end in zip(value, ends, strict=True)]
+    else:
+        raise ValueError("text is neither a text nor a list of words")
+    cut = tuple(text[start:end] for start, end in spans)
+    return Record((text,), (language,), {"words": cut, "spans": spans})
+
+
+def answers(
+    cfg: Config, keys: TagKeys, records: Sequence[Record], predictions: Sequence[Predicted]
+) -> list[dict[str, Any]]:
+    """Each sentence's `words`, their `tags`, and its `entities` with type, text and characters in the text."""
+    del keys
+    found = []
+    for record, one in zip(records, predictions, strict=True):
+        tags, spans = word_tags(cfg, record, one), record.fields["spans"]
+        entities = [
+            {"type": chunk.type, "start": spans[chunk.start][0], "end": spans[chunk.end - 1][1]}
+            for chunk in scoring.conll_chunks(tags)
+        ]
+        named = [entity | {"text": record.texts[0][entity["start"] : entity["end"]]} for entity in entities]
+        found.append({"words": list(record.fields["words"]), "tags": tags, "entities": named})
+    return found
 
 
 TASK = Task(
@@ -283,5 +318,12 @@ TASK = Task(
     predict=predict,
     score=score,
     lines=lines,
+    submission=submission,
+    use=Use(
+        inputs=(("text", "words", "tokens"),),
+        record=given,
+        answers=answers,
+        keys={**NO_DATA, "max_length": 512, "sentences_per_row": 0},
+    ),
     paper=paper_row,
 )

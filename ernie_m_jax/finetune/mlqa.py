@@ -12,7 +12,7 @@ Trained on SQuAD 1.1 in English, scored on MLQA; with `scoring` "squad" also on 
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
@@ -24,7 +24,7 @@ from ernie_m_jax.config import Config
 from ernie_m_jax.config_fields import between, one_of
 from ernie_m_jax.data import labelled, layout, mixture, squad
 from ernie_m_jax.finetune import answer_scoring, windows
-from ernie_m_jax.finetune.data_keys import DataKeys
+from ernie_m_jax.finetune.data_keys import NO_DATA, DataKeys
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.dropout import dropout
 from ernie_m_jax.model.encoder import Inputs
@@ -40,6 +40,7 @@ from ernie_m_jax.task import (
     Spec,
     Sums,
     Task,
+    Use,
 )
 
 SPECIALS = 3  # CLS and two separators: the original's code has one between question and text
@@ -244,6 +245,35 @@ def lines(cfg: Config, keys: MlqaKeys, records: Sequence[Record], predictions: S
     return json.dumps(found, ensure_ascii=False, indent=1).split("\n")
 
 
+def given(keys: MlqaKeys, row: Mapping[str, Any], language: str) -> Record:
+    """A user's question on a text."""
+    return Record((keys.text(row, "question").strip(), keys.text(row, "context")), (language, language))
+
+
+def said(
+    cfg: Config, keys: MlqaKeys, records: Sequence[Record], predictions: Sequence[Predicted]
+) -> list[dict[str, Any]]:
+    """Each question's `answer` with its characters in the text, and the `n_best` with shares of 1 among themselves."""
+    del cfg
+    found = []
+    for record, prediction in zip(records, predictions, strict=True):
+        best = n_best(keys, prediction)
+        scores = np.array([one.score for one in best])
+        shares = np.exp(scores - scores.max(initial=-np.inf)) if best else scores
+        listed = [
+            {
+                "text": record.texts[1][one.start : one.end],
+                "start": one.start,
+                "end": one.end,
+                "probability": float(share / shares.sum()),
+            }
+            for one, share in zip(best, shares, strict=True)
+        ]
+        first = listed[0] if listed else {"text": "", "start": 0, "end": 0}
+        found.append({"answer": first["text"], "start": first["start"], "end": first["end"], "n_best": listed})
+    return found
+
+
 def paper(cfg: Config, keys: MlqaKeys) -> tuple[str, str] | None:
     """The paper's table, where what is measured can be compared with it."""
     del cfg
@@ -262,6 +292,21 @@ TASK = Task(
     score=score,
     lines=lines,
     lines_suffix=".json",
+    submission=lambda cfg, keys: "mlqa" if keys.scoring == "mlqa" else "xquad",
+    use=Use(
+        inputs=(("question",), ("context", "text", "passage")),
+        record=given,
+        answers=said,
+        keys={
+            **NO_DATA,
+            "max_length": 384,
+            "stride": 128,
+            "max_question": 64,
+            "max_answer": 100,
+            "n_best": 20,
+            "scoring": "squad",
+        },
+    ),
     paper=paper,
     figure=("f1", "exact_match"),
 )

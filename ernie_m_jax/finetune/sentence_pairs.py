@@ -18,8 +18,9 @@ import optax
 
 from ernie_m_jax.config import Config
 from ernie_m_jax.data import labelled, layout, mixture
+from ernie_m_jax.data.labelled_rows import TEXT_NAMES
 from ernie_m_jax.finetune import scoring
-from ernie_m_jax.finetune.data_keys import DataKeys
+from ernie_m_jax.finetune.data_keys import NO_DATA, DataKeys
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.dropout import dropout
 from ernie_m_jax.model.encoder import Inputs
@@ -37,6 +38,7 @@ from ernie_m_jax.task import (
     Spec,
     Sums,
     Task,
+    Use,
 )
 from ernie_m_jax.tokenizer.base import shorten_pair
 
@@ -112,6 +114,8 @@ class Labels:
             predict=predict,
             score=score,
             lines=lines,
+            submission=lambda cfg, keys: self.paper,
+            use=USE,
             paper=self.paper_row,
         )
 
@@ -208,3 +212,23 @@ def lines(cfg: Config, keys: DataKeys, records: Sequence[Record], predictions: S
     """A label per line, as XTREME takes it."""
     del keys, records
     return predicted_labels(cfg, predictions)
+
+
+def given(keys: DataKeys, row: Mapping[str, Any], language: str) -> Record:
+    """A user's pair."""
+    texts = tuple(keys.text(row, names[0]).strip() for names in TEXT_NAMES)
+    return Record(texts, (language, language))
+
+
+def answers(
+    cfg: Config, keys: DataKeys, records: Sequence[Record], predictions: Sequence[Predicted]
+) -> list[dict[str, Any]]:
+    """Each pair's `label`, and the `probabilities` of all labels by name."""
+    del keys, records
+    shares = [example["class_at/probabilities"][0].tolist() for (example,) in predictions]
+    names = cfg.model.labels or tuple(str(number) for number in range(cfg.model.num_labels))
+    found = [dict(zip(names, share, strict=True)) for share in shares]
+    return [{"label": max(one, key=lambda name: one[name]), "probabilities": one} for one in found]
+
+
+USE = Use(inputs=TEXT_NAMES, record=given, answers=answers, keys={**NO_DATA, "max_length": 256})

@@ -1,0 +1,93 @@
+"""Predictions of a labelled task: records in, what the model says of each out.
+
+    groups of records --task.examples, packed rows--> task.predict on the devices --> a `Predicted` per record
+    a user's rows --task.use.record--> records --the same--> task.use.answers, as JSON holds them
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ernie_m_jax.data import finite
+from ernie_m_jax.data.given import Given
+from ernie_m_jax.data.readers import DataError
+from ernie_m_jax.evaluation import finite_rows
+from ernie_m_jax.task import Bound, Predicted, RandomAccess, Record
+
+
+def packed(task: Bound, tokenizer: Any, groups: Sequence[RandomAccess]) -> list[finite.Row]:
+    """The packed rows of some groups of records."""
+    return list(finite.rows(finite.examples(task, tokenizer, groups), task.spec()))
+
+
+def predictions(
+    task: Bound,
+    model: Any,
+    params: Any,
+    groups: Sequence[RandomAccess],
+    rows: Sequence[finite.Row],
+    batch_size: int,
+) -> list[list[Predicted]]:
+    """What the model predicts for every record of every group.
+
+    Args:
+      task: bound to its config.
+      model: the encoder with the task's head.
+      params: its parameters, perhaps on a mesh.
+      groups: of records.
+      rows: what `packed` made of them.
+      batch_size: rows per batch.
+    """
+    function = finite_rows.compiled(task.predict, model, params)
+    found: list[list[dict[int, Mapping[str, np.ndarray]]]] = [[{} for _ in range(len(group))] for group in groups]
+    for chosen, arrays in finite_rows.run(function, params, rows, task.spec(), batch_size):
+        for number, row in enumerate(chosen):
+            for placed in row:
+                group, record, example = placed.origin
+                found[group][record][example] = finite.kept(placed) | {
+                    name: finite.cut(placed, name.split("/")[0], values[number]) for name, values in arrays.items()
+                }
+    return [[[one[number] for number in sorted(one)] for one in group] for group in found]
+
+
+def answers(
+    task: Bound,
+    model: Any,
+    params: Any,
+    tokenizer: Any,
+    given: Iterable[Given],
+    language: str,
+    batch_size: int,
+) -> list[dict[str, Any]]:
+    """What the model answers to a user's rows, in their order; a row's `id` goes with its answer.
+
+    Args:
+      task: bound to its config; has `use`.
+      model: the encoder with the task's head.
+      params: its parameters, perhaps on a mesh.
+      tokenizer: the model's.
+      given: the rows; see `data.given`.
+      language: of their texts, one of the config's.
+      batch_size: packed rows per batch at most; fewer rows make a smaller batch.
+
+    Raises:
+      DataError: a row that cannot be used, with its place.
+    """
+    use = task.task.use
+    assert use is not None
+    given = list(given)
+    records: list[Record] = []
+    for place, row in given:
+        try:
+            records.append(use.record(task.keys, row, language))
+        except ValueError as error:
+            raise DataError(f"{place}: {error}") from None
+    rows = packed(task, tokenizer, [records])
+    size = min(batch_size, 1 << max(0, len(rows) - 1).bit_length())  # powers of two: few programs are compiled
+    (found,) = predictions(task, model, params, [records], rows, size)
+    said = use.answers(task.cfg, task.keys, records, found)
+    return [
+        ({"id": row["id"]} if "id" in row else {}) | dict(answer)
+        for (_, row), answer in zip(given, said, strict=True)
+    ]

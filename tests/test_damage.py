@@ -126,6 +126,7 @@ def test_a_damaged_newest_checkpoint_does_not_block_the_run(config, workdir, fin
     assert_same(config, workdir, finished)
 
 
+@pytest.mark.slow
 def test_the_stage_before_is_mended_before_the_next_one_starts(config, workdir, finished, capsys):
     undo_second_stage(workdir)
     checkpoints = workdir / "stage2" / "checkpoints"

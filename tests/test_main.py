@@ -54,6 +54,7 @@ def test_evaluate_and_encode(trained, tmp_path):
     assert target.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_work_directory_speaks_for_itself(trained, tmp_path):
     workdir = tmp_path / "copy"
     shutil.copytree(trained[0], workdir)

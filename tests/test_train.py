@@ -61,7 +61,7 @@ def assert_same(config, workdir, uninterrupted):
     assert streams == expected_streams
 
 
-@pytest.mark.parametrize("at", [1, 4, 7])
+@pytest.mark.parametrize("at", [4, *(pytest.param(at, marks=pytest.mark.slow) for at in (1, 7))])
 def test_stopped_and_resumed_is_bit_identical(at, tokenizer_path, uninterrupted, tmp_path, monkeypatch):
     config = configs.resolve(tree(tokenizer_path))
     with monkeypatch.context() as patch:
@@ -72,6 +72,7 @@ def test_stopped_and_resumed_is_bit_identical(at, tokenizer_path, uninterrupted,
     assert_same(config, tmp_path, uninterrupted)
 
 
+@pytest.mark.slow
 def test_killed_without_warning_goes_on_from_the_last_save(tokenizer_path, uninterrupted, tmp_path, monkeypatch):
     config = configs.resolve(tree(tokenizer_path))
 

@@ -49,7 +49,10 @@ def load(
     ) as source:
         params = dict(source.read())
     nested = tree.nest(params if scan_layers else layers.unrolled(params))
-    return Model(source.config, nested, source.tokenizer, *source.facts, path=str(path))
+    facts = source.facts
+    return Model(
+        source.config, nested, source.tokenizer, facts.languages, facts.pair_positions, str(path), facts.objectives
+    )
 
 
 def save(

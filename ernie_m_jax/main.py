@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 # XLA's compiler warns at length about shardings on virtual devices; its errors stay. Read when JAX is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -20,8 +21,8 @@ from ernie_m_jax import config as configs
 from ernie_m_jax import config_files
 from ernie_m_jax.checkpoint.checkpoints import CheckpointError
 from ernie_m_jax.data.records import DataError
-from ernie_m_jax.evaluation import encode
-from ernie_m_jax.training import claim, compile, restore, run
+from ernie_m_jax.evaluation import encode, in_use, predicted
+from ernie_m_jax.training import claim, compile, restore, run, stages
 from ernie_m_jax.training.guard import TrainingError
 from ernie_m_jax.training.preemption import Interrupted
 
@@ -29,6 +30,8 @@ MODES = {
     "train": "pre-train or fine-tune every stage; an interrupted run goes on where it stood",
     "evaluate": "run config.evals with the selected or newest checkpoint: tables, CSV, PNG in evaluation/",
     "encode": "turn --input (a sentence per line) into --output (.npy) with config.encode's layer and pooling",
+    "predict": "answer the rows of --input (lines, .tsv, .jsonl) into --output (.jsonl) with a fine-tuned model; "
+    "without --input the test data of config.evals, as XTREME's submission, into the folder --output",
     "compile": "compile every step without data and print what it needs",
     "print": "show the resolved config",
 }
@@ -41,8 +44,16 @@ _CONFIG = flags.DEFINE_string(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, summary.")
 _MODE = flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(f"{name}: {what}" for name, what in MODES.items()))
-_INPUT = flags.DEFINE_string("input", None, "Text file to encode, one sentence per line.")
-_OUTPUT = flags.DEFINE_string("output", None, "Where --mode=encode writes its vectors; ends in .npy.")
+_INPUT = flags.DEFINE_string(
+    "input", None, "File to encode (a sentence per line), or of rows to predict for (lines, .tsv, .jsonl; .gz)."
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "File that --mode=encode (.npy) or --mode=predict (.jsonl) writes; without --input a folder."
+)
+_OBJECTIVE = flags.DEFINE_string("objective", None, "Entry of config.objectives to predict with, where several could.")
+_LANGUAGE = flags.DEFINE_string(
+    "language", None, "Language of the rows, where the model embeds every token's language."
+)
 
 EXPECTED = (configs.ConfigError, DataError, CheckpointError, TrainingError, OSError)
 OUT_OF_MEMORY = (
@@ -107,7 +118,8 @@ def run_mode(config: configs.Config) -> None:
 def use(config: configs.Config, workdir: Path) -> None:
     """The modes that use the model in a work directory; they change nothing of the run or model in it."""
     claim.check_model(config, workdir)
-    made = run.make(config, config_files.home(workdir), with_evaluations=_MODE.value == "evaluate")
+    evaluated = _MODE.value == "evaluate" or (_MODE.value == "predict" and not _INPUT.value)
+    made = run.make(config, config_files.home(workdir), with_evaluations=evaluated)
     params = restore.load_params(made, workdir)
     if _MODE.value == "evaluate":
         if not config.evals:
@@ -115,9 +127,13 @@ def use(config: configs.Config, workdir: Path) -> None:
         for name in made.evaluations.keys:
             made.evaluate(name, params, workdir / "evaluation", name)
         return
-    for name, value in (("input", _INPUT.value), ("output", _OUTPUT.value)):
-        if not value:
-            raise configs.ConfigError(f"--{name}=FILE is missing; --mode=encode needs it")
+    needed = {"input": _INPUT.value, "output": _OUTPUT.value}
+    for name, value in needed.items():
+        if not value and (name, _MODE.value) != ("input", "predict"):
+            raise configs.ConfigError(f"--{name}=FILE is missing; --mode={_MODE.value} needs it")
+    if _MODE.value == "predict":
+        predict(made, params)
+        return
     keys = config.encode
     shape = encode.encode_file(
         _INPUT.value,
@@ -131,6 +147,19 @@ def use(config: configs.Config, workdir: Path) -> None:
         batch_size=keys.batch_size,
     )
     print(f"{_OUTPUT.value}: {shape[0]} vectors of {shape[1]}")
+
+
+def predict(made: stages.Run, params: Any) -> None:
+    """Answers the rows of --input, or writes XTREME's submission."""
+    if not _INPUT.value:
+        folders = made.evaluations.submit(made.model, params, made.tokenizer, Path(_OUTPUT.value))
+        print("\n".join(map(str, folders)))
+        return
+    answer, inputs, chunk = in_use.answering(
+        made.config, made.model, params, made.tokenizer, _OBJECTIVE.value or "", _LANGUAGE.value or ""
+    )
+    count = predicted.answer_file(answer, inputs, _INPUT.value, _OUTPUT.value, chunk)
+    print(f"{_OUTPUT.value}: {count} answers")
 
 
 def start_jax() -> None:
@@ -166,7 +195,7 @@ def parse(arguments: list[str]) -> list[str]:
 
 def cli() -> None:
     """Entry of the installed command `ernie-m-jax`."""
-    for name in ("config", "workdir", "mode", "input", "output"):
+    for name in ("config", "workdir", "mode", "input", "output", "objective", "language"):
         # --help lists the key flags of the program that runs, here the script.
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     app.run(main, flags_parser=parse)

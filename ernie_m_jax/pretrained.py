@@ -18,7 +18,7 @@ from ernie_m_jax.config import ModelConfig
 from ernie_m_jax.config_checks import nearest
 from ernie_m_jax.convert.model import COMPUTE
 from ernie_m_jax.data import given as givens
-from ernie_m_jax.evaluation import encode, in_use, predicted, retrieval
+from ernie_m_jax.evaluation import encode, in_use, predicted, retrieval, similar
 from ernie_m_jax.evaluation.retrieval import RetrievalResult
 from ernie_m_jax.model.encoder import ErnieM
 from ernie_m_jax.predict import Filled, Written
@@ -39,9 +39,9 @@ class Model:
       tokenizer: None where the folder has no tokenizer's files.
       languages: names of the language table's rows; () where there is no table, or no name is known.
       pair_positions: `config.data.pair_positions` of the training.
+      path: where it was loaded from, for messages.
       objectives: the run's entries of `config.objectives` that `predict` can use, with their keys; {} where none is
         known.
-      path: where it was loaded from, for messages.
     """
 
     config: ModelConfig
@@ -49,8 +49,8 @@ class Model:
     tokenizer: Tokenizer | None
     languages: tuple[str, ...] = ()
     pair_positions: str = "continued"
-    objectives: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     path: str = ""
+    objectives: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rows = self.config.num_languages
@@ -203,11 +203,11 @@ class Model:
           language: of the texts; needed where the model adds a language embedding to every token.
           batch_size: packed rows per batch at most.
           **keys: the task's own keys (`max_length`, `stride`, ...) over those it was trained with; configs/base.py
-            explains them.
+            explains them. Without a head: `similarity` ("cosine", "margin") and those of `encode`.
 
         Returns:
-          An answer per row: `label` and `probabilities`; `words`, `tags` and `entities`; or `answer`, `start`, `end`
-          and `n_best`.
+          An answer per row: `label` and `probabilities`; `words`, `tags` and `entities`; `answer`, `start`, `end` and
+          `n_best`; without a head, of rows (text, candidate), the candidate `found`, its `index` and `cosine`.
 
         Raises:
           ValueError: no tokenizer, no fine-tuned head, or a row or argument that is not possible.
@@ -215,11 +215,16 @@ class Model:
         tokenizer = self._tokenizer("predict")
         if isinstance(rows, str | Mapping):
             raise ValueError("rows is a single one; put it into a list")
+        if self.config.head == "none" and not objective:
+            similarity = keys.pop("similarity", "cosine")
+            encode_own = functools.partial(self.encode, batch_size=batch_size, **keys)
+            return similar.answers(encode_own, _given(rows, similar.INPUTS), similarity)
         if self.config.language_embedding == "all":
             self._row_to_write(language or None)
         spoken = language or next(iter(self.languages), "any")
         task = self._bound(objective, spoken, tuple(sorted(keys.items())))
-        given = [_given(number, row, task) for number, row in enumerate(rows)]
+        assert task.task.use is not None
+        given = _given(rows, task.task.use.inputs)
         return predicted.answers(task, self.encoder(), self._on_device, tokenizer, given, spoken, batch_size)
 
     def _bound(self, objective: str, language: str, keys: tuple[tuple[str, Any], ...]) -> Bound:
@@ -324,13 +329,16 @@ class Model:
         return 0 if language is None else self._row("language", language)
 
 
-def _given(number: int, row: Any, task: Bound) -> givens.Given:
-    """A row as `data.given` has it: of a mapping, a tuple, or the only part by itself."""
-    use, place = task.task.use, f"rows[{number}]"
-    assert use is not None
-    if isinstance(row, Mapping):
-        return givens.Given(place, givens.named(row, use.inputs, place))
-    parts = [row] if len(use.inputs) == 1 else row
-    if isinstance(parts, str) or not isinstance(parts, Sequence) or len(parts) != len(use.inputs):
-        raise ValueError(f"{place} must have {', '.join(names[0] for names in use.inputs)}; got {row!r:.80}")
-    return givens.Given(place, {names[0]: part for names, part in zip(use.inputs, parts, strict=True)})
+def _given(rows: Sequence[Any], inputs: givens.Inputs) -> list[givens.Given]:
+    """Rows as `data.given` has them: each a mapping, a tuple, or the only part by itself."""
+    given = []
+    for number, row in enumerate(rows):
+        place = f"rows[{number}]"
+        if isinstance(row, Mapping):
+            given.append(givens.Given(place, givens.named(row, inputs, place)))
+            continue
+        parts = [row] if len(inputs) == 1 else row
+        if isinstance(parts, str) or not isinstance(parts, Sequence) or len(parts) != len(inputs):
+            raise ValueError(f"{place} must have {', '.join(names[0] for names in inputs)}; got {row!r:.80}")
+        given.append(givens.Given(place, {names[0]: part for names, part in zip(inputs, parts, strict=True)}))
+    return given

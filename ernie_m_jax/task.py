@@ -88,10 +88,10 @@ class Use:
     """How a fine-tuned model is used: a user's own rows in, answers out, without labels.
 
     Attributes:
-      inputs: the parts of a row, in the order of a table's columns; each with the names that its column or key may have.
-      record: `(keys, row, language) -> Record`, host: what is to be predicted; `row` has each part under the first of its
-        names, and `id`. ValueError says what is wrong with a row.
-      answers: `(cfg, keys, records, predictions) -> [answer, ...]`, host: what is said of each record, as JSON holds it.
+      inputs: the parts of a row, in the order of a table's columns; each with the names its column or key may have.
+      record: `(keys, row, language) -> Record`, host: what is to be predicted; `row` has each part under the first of
+        its names. ValueError says what is wrong with a row.
+      answers: `(cfg, keys, records, predictions) -> [answer, ...]`, host: what is said of each, as JSON holds it.
       keys: those of a model that comes without a config of its own, such as another library's.
     """
 

@@ -108,6 +108,29 @@ def check_predictions(stage, task, names, languages=LANGUAGES):
     return table
 
 
+def test_the_model_answers_other_rows_and_xtremes_test_data(finetuned, folder, tmp_path):
+    workdir, _, _ = finetuned
+    evaluated = workdir / "finetune" / "xnli-predictions"
+    for language in LANGUAGES:
+        rows = labelled_files.pairs(language, TEST, labelled_files.NLI, 2)
+        source, target = tmp_path / f"{language}.tsv", tmp_path / f"{language}.jsonl"
+        source.write_text("".join(f"{first}\t{second}\n" for first, second, _ in rows))
+        say = (f"--workdir={workdir}", "--mode=predict", f"--input={source}", f"--output={target}")
+        assert command(*say)[0] == 0
+        answers = [json.loads(line) for line in target.read_text().splitlines()]
+        assert [one["label"] for one in answers] == (evaluated / f"test-{language}.tsv").read_text().splitlines()
+        model = ernie_m_jax.load(workdir)
+        assert model.objectives["xnli"]["max_length"] == 64
+        again = model.predict([row[:2] for row in rows])
+        assert [one["label"] for one in again] == [one["label"] for one in answers]
+    status, shown, _ = command(f"--workdir={workdir}", "--mode=predict", f"--output={tmp_path / 'submission'}")
+    assert (status, shown.splitlines()[-1]) == (0, str(tmp_path / "submission" / "xnli"))
+    for language in LANGUAGES:
+        written = tmp_path / "submission" / "xnli" / f"test-{language}.tsv"
+        assert written.read_bytes() == (evaluated / f"test-{language}.tsv").read_bytes()
+    assert len(list((tmp_path / "submission").rglob("*.*"))) == len(LANGUAGES)
+
+
 def test_the_papers_rows_are_shown_with_ours_beneath(finetuned):
     workdir, _, shown = finetuned
     table = check_predictions(workdir / "finetune", "xnli", labelled_files.NLI)

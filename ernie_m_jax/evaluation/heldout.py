@@ -35,6 +35,8 @@ class HeldoutEvaluator:
     Masks and pseudo tokens are drawn from the run's seed, the same in every evaluation, and no dropout applies.
     """
 
+    submission = ""
+
     def __init__(self, name: str, keys: HeldoutEval, task: Bound, sources: Sources):
         """Opens the held-out text; `sources` hold it and nothing else."""
         self.name, self._keys, self._task = name, keys, task

@@ -6,14 +6,20 @@ it has.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ernie_m_jax import config as configs
 from ernie_m_jax import config_fields
 from ernie_m_jax import task as tasks
-from ernie_m_jax.config import ModelConfig
+from ernie_m_jax.config import Config, ConfigError, ModelConfig
+from ernie_m_jax.config_evals import RetrievalEval
+from ernie_m_jax.data import given as givens
+from ernie_m_jax.evaluation import encode, predicted, similar
 from ernie_m_jax.task import Bound, Task
+
+Answer = Callable[[list[givens.Given]], list[dict[str, Any]]]
 
 # The task that shows how a head is used, whatever its labels: any of those with the same rows and answers.
 BY_HEAD = {"sequence_classification": "xnli", "token_classification": "conll", "question_answering": "mlqa"}
@@ -140,3 +146,70 @@ def bound(
     if problems:
         raise ValueError("; ".join(problems))
     return Bound(name, task, part, built)
+
+
+def answering(
+    config: Config, model: Any, params: Any, tokenizer: Any, objective: str, language: str
+) -> tuple[Answer, givens.Inputs, int]:
+    """How a model answers rows: a function from rows to answers, the parts of a row, and how many it takes at a time.
+
+    Args:
+      config: the whole; of its objectives one that predicts is used, otherwise the head's task, and without a head
+        sentences are searched for as in the config's first evaluation of retrieval.
+      model: the encoder.
+      params: its parameters, perhaps on a mesh.
+      tokenizer: the model's.
+      objective: the entry to use; "" where only one predicts.
+      language: of the rows; "" where it does not matter, or there is only one.
+
+    Raises:
+      ConfigError: no entry fits, or the language is needed or unknown.
+    """
+    batch_size = config.encode.batch_size
+    if config.model.head == "none" and not objective:
+        searching = [keys for keys in config.evals.values() if isinstance(keys, RetrievalEval)]
+        keys: Any = searching[0] if searching else config.encode
+        encoded = functools.partial(
+            encode.encode_texts,
+            model,
+            params,
+            tokenizer,
+            layer=keys.layer,
+            pooling=keys.pooling,
+            max_length=keys.max_length,
+            batch_size=batch_size,
+        )
+        similarity = getattr(keys, "similarity", "cosine")
+        return (lambda rows: similar.answers(encoded, rows, similarity)), similar.INPUTS, sys.maxsize
+    task, spoken = _of_config(config, objective, language, tokenizer.style)
+    assert task.task.use is not None
+    return (
+        lambda rows: predicted.answers(task, model, params, tokenizer, rows, spoken, batch_size),
+        task.task.use.inputs,
+        predicted.CHUNK,
+    )
+
+
+def _of_config(config: Config, objective: str, language: str, style: str) -> tuple[Bound, str]:
+    """The task of a run's config, or of a model whose config has none, and the language of the rows."""
+    embedded = config.model.language_embedding == "all"
+    if embedded and language not in config.languages and (language or len(config.languages) > 1):
+        raise ConfigError(
+            f"--language is {language!r}; every token gets its language's embedding: one of "
+            f"{', '.join(config.languages)}"
+        )
+    spoken = language if language in config.languages else config.languages[0]
+    try:
+        if with_use(config.objectives):
+            return tasks.bind(config, chosen(config.objectives, objective, "--objective=NAME")), spoken
+        made = bound(
+            config.model,
+            language=spoken,
+            languages=config.languages,
+            pair_positions=config.data.pair_positions,
+            style=style,
+            objective=objective,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return made, spoken

@@ -1,19 +1,27 @@
 """Predictions of a labelled task: records in, what the model says of each out.
 
-    groups of records --task.examples, packed rows--> task.predict on the devices --> a `Predicted` per record
-    a user's rows --task.use.record--> records --the same--> task.use.answers, as JSON holds them
+groups of records --task.examples, packed rows--> task.predict on the devices --> a `Predicted` per record
+a user's rows --task.use.record--> records --the same--> task.use.answers, as JSON holds them
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 
+from ernie_m_jax import atomic
+from ernie_m_jax.config import ConfigError
 from ernie_m_jax.data import finite
+from ernie_m_jax.data import given as givens
 from ernie_m_jax.data.given import Given
 from ernie_m_jax.data.readers import DataError
 from ernie_m_jax.evaluation import finite_rows
+from ernie_m_jax.evaluation.encode import batched
 from ernie_m_jax.task import Bound, Predicted, RandomAccess, Record
+
+CHUNK = 8192  # rows of a file that are answered at a time; bounds the memory
 
 
 def packed(task: Bound, tokenizer: Any, groups: Sequence[RandomAccess]) -> list[finite.Row]:
@@ -88,6 +96,42 @@ def answers(
     (found,) = predictions(task, model, params, [records], rows, size)
     said = use.answers(task.cfg, task.keys, records, found)
     return [
-        ({"id": row["id"]} if "id" in row else {}) | dict(answer)
-        for (_, row), answer in zip(given, said, strict=True)
+        ({"id": row["id"]} if "id" in row else {}) | dict(answer) for (_, row), answer in zip(given, said, strict=True)
     ]
+
+
+def answer_file(
+    answer: Callable[[list[Given]], list[dict[str, Any]]],
+    inputs: givens.Inputs,
+    source: str,
+    target: str,
+    chunk: int = CHUNK,
+) -> int:
+    """Writes the answers to a file's rows as JSON lines, an object per row, whole or not at all.
+
+    Args:
+      answer: rows to answers.
+      inputs: the parts of a row; see `task.Use`.
+      source: the file; see `data.given`.
+      target: ends in `.jsonl`; its folder is made, an existing file is replaced.
+      chunk: rows that are answered at a time.
+
+    Returns:
+      The number of rows.
+
+    Raises:
+      DataError: the file, or a row of it, cannot be used; with file and line.
+      ConfigError: a target of another name.
+    """
+    if not target.endswith(".jsonl"):
+        raise ConfigError(f"output {target!r} must end in '.jsonl'")
+    count = sum(1 for _ in givens.rows(source, inputs))  # so that a bad row is found before any work
+    if not count:
+        raise DataError(f"{source}: has no rows")
+    path = epath.Path(target)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic.replacing(path) as file:
+        for rows in batched(givens.rows(source, inputs), chunk):
+            for said in answer(rows):
+                file.write((json.dumps(said, ensure_ascii=False) + "\n").encode())
+    return count

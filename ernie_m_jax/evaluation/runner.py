@@ -59,6 +59,32 @@ class Evaluations:
                 files.write_text(directory / f"{name}-predictions" / file, "".join(f"{line}\n" for line in lines))
         return outcome
 
+    def submit(self, model: Any, params: Any, tokenizer: Any, directory: Path) -> list[Path]:
+        """Writes what XTREME takes: the test files of every evaluation of one of its tasks, in a folder per task.
+
+        Returns:
+          The folders, in the order of the evaluations; those of other tasks that were there stay.
+
+        Raises:
+          ConfigError: no evaluation has a test split of a task of XTREME's.
+        """
+        written = []
+        for evaluator in self.evaluators.values():
+            if not evaluator.submission:
+                continue
+            outcome = evaluator.run(model, params, tokenizer)
+            found = {file: lines for file, lines in outcome.files.items() if file.startswith("test-")}
+            folder = directory / evaluator.submission
+            for file, lines in found.items() if jax.process_index() == 0 else ():
+                files.write_text(folder / file, "".join(f"{line}\n" for line in lines))
+            written += [folder] if found else []
+        if not written:
+            raise ConfigError(
+                "config.evals has no evaluation of a task's test split to predict; or give --input=FILE with rows of "
+                "your own"
+            )
+        return written
+
     def headline(self, name: str, metrics: Mapping[str, float]) -> float | None:
         """The number of an evaluation that a summary shows."""
         return self.evaluators[name].headline(metrics)

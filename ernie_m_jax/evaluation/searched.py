@@ -63,7 +63,7 @@ class RetrievalEvaluator:
                 }
                 directions = retrieval.searched(unit, keys.similarity)
                 results.append(retrieval.of_found(tuple(unit), directions))
-                if layer == chosen:
+                if layer == chosen and self.submission:
                     predicted |= {
                         f"test-{code}.tsv": [str(index) for index in indices]
                         for (code, other), indices in directions.items()

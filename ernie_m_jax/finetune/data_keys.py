@@ -9,7 +9,6 @@ from ernie_m_jax.config import Config
 from ernie_m_jax.config_fields import between, one_of
 from ernie_m_jax.task import TaskKeys
 
-
 # Of a model that is used without a config: it reads no data sets.
 NO_DATA: Mapping[str, Any] = {
     "task": "",

@@ -444,9 +444,9 @@ def test_what_is_left_out_or_latin_1_is_said(folder, tmp_path, capsys):
         (tmp_path / name).write_bytes("Grün x B-LOC\n\nbad\n".encode("latin-1"))
     config = small_config(tmp_path)
     with pytest.raises(DataError, match=r'eng.train:3: no tag.*set config.objectives.conll.bad_rows to "skip"'):
-        conll.records(config, config.objectives["conll"], None)
+        conll.TASK.records(config, config.objectives["conll"], None)
     config = small_config(tmp_path, train_languages=("en", "de"), bad_rows="skip")
-    groups = conll.records(config, config.objectives["conll"], None)
+    groups = conll.TASK.records(config, config.objectives["conll"], None)
     assert {name: (len(group.records), group.weight) for name, group in groups.items()} == dict.fromkeys(
         ("en", "de"), (1, 0.5)
     )

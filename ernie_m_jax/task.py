@@ -49,6 +49,32 @@ class RandomAccess(Protocol):
     def __getitem__(self, index: int) -> Record: ...
 
 
+class RawRecords(RandomAccess, Protocol):
+    """Records of raw files."""
+
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """How many rows were left out, by reason."""
+
+
+class Read(Protocol):
+    """Opens the raw files of a labelled task: what its `splits` and training data are made of."""
+
+    def __call__(
+        self, path: str, split: str, languages: Sequence[str], labels: Sequence[str], bad_rows: str, config_key: str
+    ) -> Mapping[str, RawRecords]:
+        """The records of one split by language, in the order of `languages`.
+
+        Args:
+          path: files in any layout that the task knows.
+          split: "train", "dev" or "test".
+          languages: codes, as the files have them.
+          labels: the names of the labels; `Task.labels` in any order, or others where a task takes others.
+          bad_rows: "error", or "skip" to leave out and count rows that cannot be used.
+          config_key: path of the task's entry, "config.objectives.NAME", for messages; "" on a command line.
+        """
+
+
 @dataclasses.dataclass(frozen=True)
 class Group:
     """One entry of a mixture.
@@ -134,6 +160,10 @@ class Task:
         line begins with "config." or with one of the task's own keys.
       columns: of its sums, those that the reports show, with their titles; `loss` and `accuracy` are always shown.
       splits: `(cfg, keys) -> {split: {language: records}}`, host: finite, ordered data to be scored on.
+      read: `(path, split, languages, labels, bad_rows, config_key) -> {language: records}`, host: opens the raw files
+        of a split (`Read`); None: the task has none of its own.
+      labels: the names of a labelled task's labels, unless the config has others.
+      languages: those of the published data that `read` opens.
       predict: `(cfg, keys, model, params, batch) -> {"FEATURE/NAME": array}`, device, without dropout; an array is
         laid out like that feature of the row, with axes of its own behind.
       score: `(cfg, keys, records, predictions) -> {metric: percent}`, host: the official arithmetic for one language;
@@ -155,6 +185,9 @@ class Task:
     requires: Callable[[Any, Any], Iterable[str]] = _no_problems
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     splits: Callable[[Any, Any], Mapping[str, Mapping[str, RandomAccess]]] = _nothing
+    read: Read | None = None
+    labels: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
     predict: Callable[[Any, Any, Any, Any, Batch], Mapping[str, jax.Array]] = _nothing
     score: Callable[[Any, Any, Sequence[Record], Sequence[Predicted]], Mapping[str, float]] = _nothing
     lines: Callable[[Any, Any, Sequence[Record], Sequence[Predicted]], Sequence[str]] | None = None

@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
-from ernie_m_jax.data import labelled, readers
+from ernie_m_jax.data import labelled, published, readers
 from ernie_m_jax.data.readers import DataError
 from ernie_m_jax.task import Record
 
@@ -553,4 +553,4 @@ def test_a_call_that_makes_no_sense_is_refused(tmp_path, keys, message):
 
 
 def test_the_rows_left_out_are_told_in_a_line():
-    assert labelled.summary({"empty sentence": 2, "no label": 1}) == "empty sentence 2, no label 1"
+    assert published.summary({"empty sentence": 2, "no label": 1}) == "empty sentence 2, no label 1"

@@ -1,5 +1,6 @@
 """A fine-tuned model in use: a user's own rows in, answers out, from Python and by the command."""
 
+import itertools
 import json
 
 import jax
@@ -75,7 +76,9 @@ def test_a_texts_words_tags_and_entities(models):
     (found,) = model.predict([text])
     assert found["words"] == ["The", "class", "(", "of", "Paris", ")", ",", "U.S", ".", "file", "."]
     pieces = [model.tokenizer.encode_ids(word) for word in found["words"]]
-    encoder, hidden = alone(model, [model.tokenizer.cls_id, *sum(pieces, []), model.tokenizer.sep_id])
+    encoder, hidden = alone(
+        model, [model.tokenizer.cls_id, *itertools.chain.from_iterable(pieces), model.tokenizer.sep_id]
+    )
     best = np.argmax(encoder.apply({"params": model.params}, hidden, method="classify")[0], -1)
     firsts = np.cumsum([1, *map(len, pieces[:-1])])
     assert found["tags"] == [TAGS[best[at]] for at in firsts]
@@ -92,7 +95,9 @@ def test_a_texts_words_tags_and_entities(models):
 
 @pytest.mark.parametrize("context", [CONTEXT, f" \u3000{CONTEXT} " * 30, "文件名不能为空。" * 20, "ชื่อไฟล์ว่างเปล่า" * 9])
 def test_an_answer_is_cut_from_its_text(models, context):
-    (found,) = models["question_answering"].predict([("What has a name?", context)], max_length=64, stride=16, max_question=24)
+    (found,) = models["question_answering"].predict(
+        [("What has a name?", context)], max_length=64, stride=16, max_question=24
+    )
     assert found["answer"] == context[found["start"] : found["end"]]
     assert found["n_best"][0]["text"] == found["answer"]
     assert sum(one["probability"] for one in found["n_best"]) == pytest.approx(1)

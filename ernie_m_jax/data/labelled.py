@@ -134,11 +134,6 @@ def open_pairs(
     return {language: opened[language] for language in languages}
 
 
-def summary(skipped: Mapping[str, int]) -> str:
-    """Rows left out as text: "empty sentence 2, no label 1"."""
-    return ", ".join(f"{reason} {count}" for reason, count in skipped.items())
-
-
 class _Scan:
     """The good rows of a source by language."""
 
@@ -214,7 +209,7 @@ class _Scan:
             if not rows.size:
                 why = "the file has no rows"
                 if language in self.first:
-                    why = f"{summary(self.skipped[language])}; the first is {self.first[language]}"
+                    why = f"{published.summary(self.skipped[language])}; the first is {self.first[language]}"
                 raise DataError(f"{self.source.path}: no good row in {language!r}: {why}")
             found[language] = Pairs(
                 self.source, language, rows, self.numbers[rows], self.labels.names, self.skipped[language]

@@ -1,9 +1,10 @@
 """Files of published data sets: a path, a split and a language in, the one file meant out."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ernie_m_jax.data.readers import DataError
+from ernie_m_jax.task import RawRecords
 
 SPLITS = ("train", "dev", "test")
 
@@ -20,6 +21,24 @@ def check(split: str, languages: Sequence[str], bad_rows: str) -> None:
         raise DataError(f"bad_rows {bad_rows!r} must be error or skip")
     if not languages:
         raise DataError("no language is asked for")
+
+
+def summary(skipped: Mapping[str, int]) -> str:
+    """Rows left out as text: "empty sentence 2, no label 1"."""
+    return ", ".join(f"{reason} {count}" for reason, count in skipped.items())
+
+
+def remarks(records: RawRecords) -> Iterator[str]:
+    """What is to be said of the raw records of a language: those left out, and what their reader notes of the file."""
+    if records.skipped:
+        yield f"left out: {summary(records.skipped)}"
+    if note := getattr(records, "note", ""):
+        yield note
+
+
+def key(config_key: str, name: str) -> str:
+    """What a message calls a key of a task's entry: its path in the config, or the flag of a command line."""
+    return f"{config_key}.{name}" if config_key else f"--{name}"
 
 
 def find(

@@ -184,8 +184,7 @@ def _judged(path: str, rows: Sequence[_Row], split: str, language: str, config_k
         known.add(row.id)
         questions.append(Question(row.id, row.question, contexts.setdefault(row.context, len(contexts)), answers))
     if not questions:
-        counted = ", ".join(f"{reason} {count}" for reason, count in skipped.items())
-        why = f"{counted}; the first is {first}" if first else "the file has no questions"
+        why = f"{published.summary(skipped)}; the first is {first}" if first else "the file has no questions"
         raise DataError(f"{path}: no good question in {language!r}: {why}")
     return Questions(language, questions, list(contexts), skipped)
 

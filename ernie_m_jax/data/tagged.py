@@ -66,6 +66,11 @@ class Sentences:
         self.path, self.encoding, self.language, self.skipped = source.path, source.encoding, language, dict(skipped)
         self._sentences = [(source.name(raw), raw.words, tags) for raw, tags in sentences]
 
+    @property
+    def note(self) -> str:
+        """What is to be said of the file, "" where nothing is."""
+        return "" if self.encoding == "utf-8" else f"{self.path} is not UTF-8; read as {self.encoding}"
+
     def __len__(self) -> int:
         return len(self._sentences)
 
@@ -93,7 +98,7 @@ def open_tagged(
       types: of the entities, "PER"; tags are O, and B- and I- with these.
       bad_rows: "error", or "skip" to leave out and count sentences with a line of one column, an unknown tag, or tags
         that neither IOB1 nor IOB2 allows.
-      config_key: path of the task's entry in the config, "config.objectives.NAME", for messages.
+      config_key: path of the task's entry in the config, "config.objectives.NAME", for messages; "" on a command line.
 
     Returns:
       `Sentences` by language, in the order of `languages`. A record has one text, the words joined by spaces; its
@@ -104,15 +109,14 @@ def open_tagged(
         get it; a language without a good sentence; a value of these arguments that is not allowed.
     """
     published.check(split, languages, bad_rows)
-    prefix = f"{config_key}." if config_key else ""
-    spoken = f"{prefix}{'train_languages' if split == 'train' else 'languages'}"
+    spoken = published.key(config_key, "train_languages" if config_key and split == "train" else "languages")
     files = {language: _file(path, split, language, spoken) for language in languages}
     if len(set(files.values())) < len(files):
         raise DataError(
             f"{path}: one file for {', '.join(languages)}; put {{language}} into its path, or give a path by language: "
             "en=PATH,es=PATH"
         )
-    skip = "" if bad_rows == "skip" else f"{prefix}bad_rows"
+    skip = "" if bad_rows == "skip" else published.key(config_key, "bad_rows")
     return {language: _open(files[language], split, language, tuple(types), skip) for language in languages}
 
 
@@ -137,8 +141,7 @@ def _open(file: str, split: str, language: str, types: tuple[str, ...], skip: st
             skipped[error.reason] += 1
             first = first or message
     if not good:
-        counts = ", ".join(f"{reason} {count}" for reason, count in skipped.items())
-        why = f"{counts}; the first is {first}" if skipped else "the file has none"
+        why = f"{published.summary(skipped)}; the first is {first}" if skipped else "the file has none"
         raise DataError(f"{file}: no good sentence in {language!r}: {why}")
     return Sentences(source, language, good, skipped)
 

@@ -23,21 +23,17 @@ import optax
 
 from ernie_m_jax.config import Config
 from ernie_m_jax.config_fields import between
-from ernie_m_jax.data import labelled, layout, mixture, tagged
+from ernie_m_jax.data import layout, tagged
 from ernie_m_jax.finetune import scoring, word_spans
-from ernie_m_jax.finetune.data_keys import NO_DATA, DataKeys
+from ernie_m_jax.finetune.data_keys import NO_DATA, DataKeys, LabelledData
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.encoder import Inputs
-from ernie_m_jax.reporting import screen
 from ernie_m_jax.task import (
     IGNORE,
     Batch,
     Example,
-    Group,
     Predicted,
-    RandomAccess,
     Record,
-    Sources,
     Spec,
     Sums,
     Task,
@@ -59,35 +55,14 @@ def types(labels: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(label[2:] for label in labels if label != "O"))
 
 
-def open_split(cfg: Config, keys: TagKeys, split: str, languages: Sequence[str]) -> dict[str, tagged.Sentences]:
-    """The records of a split by language; what was skipped or is not UTF-8 is printed."""
-    name = keys.entry(cfg, "conll")
-    opened = tagged.open_tagged(
-        getattr(keys, split),
-        split,
-        languages,
-        types(cfg.model.labels),
-        keys.bad_rows,
-        config_key=f"config.objectives.{name}",
-    )
-    for language, sentences in opened.items():
-        if sentences.skipped:
-            screen.show(f"{name} {split} {language}: left out: {labelled.summary(sentences.skipped)}")
-        if sentences.encoding != "utf-8":
-            screen.show(f"{name} {split} {language}: {sentences.path} is not UTF-8; read as {sentences.encoding}")
-    return opened
+def read(
+    path: str, split: str, languages: Sequence[str], labels: Sequence[str], bad_rows: str, config_key: str
+) -> dict[str, tagged.Sentences]:
+    """Opens the raw files of a split; see `task.Read`."""
+    return tagged.open_tagged(path, split, languages, types(labels), bad_rows, config_key)
 
 
-def records(cfg: Config, keys: TagKeys, sources: Sources) -> dict[str, Group]:
-    """The training mixture, an entry per language."""
-    del sources
-    return mixture.groups(open_split(cfg, keys, "train", keys.train_languages), cfg.data.sampling_exponent)
-
-
-def splits(cfg: Config, keys: TagKeys) -> dict[str, dict[str, RandomAccess]]:
-    """The splits that have a path."""
-    spoken = keys.languages or cfg.languages
-    return {split: dict(open_split(cfg, keys, split, spoken)) for split in ("dev", "test") if getattr(keys, split)}
+DATA = LabelledData("conll", read, LABELS)
 
 
 def requires(cfg: Config, keys: TagKeys) -> Iterator[str]:
@@ -309,12 +284,15 @@ def answers(
 
 TASK = Task(
     config=TagKeys,
-    records=records,
+    records=DATA.records,
     examples=examples,
     spec=spec,
     loss=loss,
     requires=requires,
-    splits=splits,
+    splits=DATA.splits,
+    read=read,
+    labels=LABELS,
+    languages=tuple(tagged.CODES),
     predict=predict,
     score=score,
     lines=lines,

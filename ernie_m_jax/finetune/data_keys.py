@@ -1,13 +1,20 @@
-"""The keys that say what a fine-tuning task is trained and scored on, and what is checked of them."""
+"""What fine-tuning tasks with labelled data share: the keys that say which data, their checks, and opening it.
+
+    an entry's keys --LabelledData--> raw files of a split --Task.read--> records by language
+
+`LabelledData` has what such a `Task` takes as `records` and `splits`.
+"""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
 from ernie_m_jax.config import Config
 from ernie_m_jax.config_fields import between, one_of
-from ernie_m_jax.task import TaskKeys
+from ernie_m_jax.data import mixture, published
+from ernie_m_jax.reporting import screen
+from ernie_m_jax.task import Group, RandomAccess, RawRecords, Read, Sources, TaskKeys
 
 # Of a model that is used without a config: it reads no data sets.
 NO_DATA: Mapping[str, Any] = {
@@ -62,3 +69,39 @@ class DataKeys(TaskKeys):
         for key, codes in (("train_languages", self.train_languages), ("languages", self.languages)):
             if unknown := [code for code in codes if code not in cfg.languages]:
                 yield f"{key}: {', '.join(unknown)} not among config.languages: {', '.join(cfg.languages)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledData:
+    """The data of a task: its methods are what a `Task` takes as `records` and `splits`.
+
+    Attributes:
+      name: the task's, for messages where its keys stand in no config.
+      read: the task's.
+      labels: the task's; `read` is given the config's, which may name others. Empty: the task has none.
+    """
+
+    name: str
+    read: Read
+    labels: tuple[str, ...] = ()
+
+    def records(self, cfg: Config, keys: DataKeys, sources: Sources) -> dict[str, Group]:
+        """The training mixture, an entry per language."""
+        del sources
+        return mixture.groups(self.open(cfg, keys, "train", keys.train_languages), cfg.data.sampling_exponent)
+
+    def splits(self, cfg: Config, keys: DataKeys) -> dict[str, dict[str, RandomAccess]]:
+        """The splits that have a path."""
+        spoken = keys.languages or cfg.languages
+        return {split: dict(self.open(cfg, keys, split, spoken)) for split in ("dev", "test") if getattr(keys, split)}
+
+    def open(self, cfg: Config, keys: DataKeys, split: str, languages: Sequence[str]) -> Mapping[str, RawRecords]:
+        """The records of a split by language; what was left out of them is printed."""
+        name = keys.entry(cfg, self.name)
+        labels = cfg.model.labels if self.labels else ()
+        key = f"config.objectives.{name}"
+        opened = self.read(getattr(keys, split), split, languages, labels, keys.bad_rows, key)
+        for language, records in opened.items():
+            for remark in published.remarks(records):
+                screen.show(f"{name} {split} {language}: {remark}")
+        return opened

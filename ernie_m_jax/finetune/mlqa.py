@@ -22,21 +22,17 @@ import numpy as np
 
 from ernie_m_jax.config import Config
 from ernie_m_jax.config_fields import between, one_of
-from ernie_m_jax.data import labelled, layout, mixture, squad
+from ernie_m_jax.data import layout, published, squad
 from ernie_m_jax.finetune import answer_scoring, windows
-from ernie_m_jax.finetune.data_keys import NO_DATA, DataKeys
+from ernie_m_jax.finetune.data_keys import NO_DATA, DataKeys, LabelledData
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.dropout import dropout
 from ernie_m_jax.model.encoder import Inputs
-from ernie_m_jax.reporting import screen
 from ernie_m_jax.task import (
     Batch,
     Example,
-    Group,
     Predicted,
-    RandomAccess,
     Record,
-    Sources,
     Spec,
     Sums,
     Task,
@@ -58,27 +54,15 @@ class MlqaKeys(DataKeys):
     scoring: str = field(metadata=one_of(*answer_scoring.SCORINGS))
 
 
-def _open(cfg: Config, keys: MlqaKeys, split: str, languages: Sequence[str]) -> dict[str, squad.Questions]:
-    """The records of a split by language; what was skipped is printed."""
-    name = keys.entry(cfg, "mlqa")
-    key = f"config.objectives.{name}.bad_rows"
-    opened = squad.open_questions(getattr(keys, split), split, tuple(languages), keys.bad_rows, key)
-    for language, questions in opened.items():
-        if questions.skipped:
-            screen.show(f"{name} {split} {language}: left out: {labelled.summary(questions.skipped)}")
-    return opened
+def read(
+    path: str, split: str, languages: Sequence[str], labels: Sequence[str], bad_rows: str, config_key: str
+) -> dict[str, squad.Questions]:
+    """Opens the raw files of a split; see `task.Read`."""
+    del labels
+    return squad.open_questions(path, split, tuple(languages), bad_rows, published.key(config_key, "bad_rows"))
 
 
-def records(cfg: Config, keys: MlqaKeys, sources: Sources) -> dict[str, Group]:
-    """The training mixture, an entry per language."""
-    del sources
-    return mixture.groups(_open(cfg, keys, "train", keys.train_languages), cfg.data.sampling_exponent)
-
-
-def splits(cfg: Config, keys: MlqaKeys) -> dict[str, dict[str, RandomAccess]]:
-    """The splits that have a path."""
-    spoken = keys.languages or cfg.languages
-    return {split: dict(_open(cfg, keys, split, spoken)) for split in ("dev", "test") if getattr(keys, split)}
+DATA = LabelledData("mlqa", read)
 
 
 def requires(cfg: Config, keys: MlqaKeys) -> Iterator[str]:
@@ -282,12 +266,14 @@ def paper(cfg: Config, keys: MlqaKeys) -> tuple[str, str] | None:
 
 TASK = Task(
     config=MlqaKeys,
-    records=records,
+    records=DATA.records,
     examples=examples,
     spec=spec,
     loss=loss,
     requires=requires,
-    splits=splits,
+    splits=DATA.splits,
+    read=read,
+    languages=answer_scoring.MLQA_LANGUAGES,
     predict=predict,
     score=score,
     lines=lines,

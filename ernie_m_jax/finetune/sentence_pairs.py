@@ -17,24 +17,20 @@ import numpy as np
 import optax
 
 from ernie_m_jax.config import Config
-from ernie_m_jax.data import labelled, layout, mixture
+from ernie_m_jax.data import labelled, layout, published
 from ernie_m_jax.data.labelled_rows import TEXT_NAMES
 from ernie_m_jax.finetune import scoring
-from ernie_m_jax.finetune.data_keys import NO_DATA, DataKeys
+from ernie_m_jax.finetune.data_keys import NO_DATA, DataKeys, LabelledData
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.dropout import dropout
 from ernie_m_jax.model.encoder import Inputs
 from ernie_m_jax.model.heads import gather
-from ernie_m_jax.reporting import screen
 from ernie_m_jax.task import (
     IGNORE,
     Batch,
     Example,
-    Group,
     Predicted,
-    RandomAccess,
     Record,
-    Sources,
     Spec,
     Sums,
     Task,
@@ -53,39 +49,20 @@ class Labels:
       names: as the model's config should name them, in any order.
       aliases: other spellings in the data set's files.
       paper: name of the paper's table.
+      languages: those of the published files.
     """
 
     names: tuple[str, ...]
     aliases: Mapping[str, str]
     paper: str
+    languages: tuple[str, ...] = ()
 
-    def open(self, cfg: Config, keys: DataKeys, split: str, languages: Sequence[str]) -> dict[str, labelled.Pairs]:
-        """The records of a split by language; what was skipped is printed."""
-        name = keys.entry(cfg, self.paper)
-        opened = labelled.open_pairs(
-            getattr(keys, split),
-            split,
-            tuple(languages),
-            self.names,
-            self.aliases,
-            keys.bad_rows,
-            config_key=f"config.objectives.{name}.bad_rows",
-        )
-        for language, pairs in opened.items():
-            if pairs.skipped:
-                screen.show(f"{name} {split} {language}: {labelled.summary(pairs.skipped)}")
-        return opened
-
-    def records(self, cfg: Config, keys: DataKeys, sources: Sources) -> dict[str, Group]:
-        """The training mixture, an entry per language."""
-        del sources
-        opened = self.open(cfg, keys, "train", keys.train_languages)
-        return mixture.groups(opened, cfg.data.sampling_exponent)
-
-    def splits(self, cfg: Config, keys: DataKeys) -> dict[str, dict[str, RandomAccess]]:
-        """The splits that have a path."""
-        spoken = keys.languages or cfg.languages
-        return {split: dict(self.open(cfg, keys, split, spoken)) for split in ("dev", "test") if getattr(keys, split)}
+    def read(
+        self, path: str, split: str, languages: Sequence[str], labels: Sequence[str], bad_rows: str, config_key: str
+    ) -> dict[str, labelled.Pairs]:
+        """Opens the raw files of a split; see `task.Read`."""
+        key = published.key(config_key, "bad_rows")
+        return labelled.open_pairs(path, split, tuple(languages), tuple(labels), self.aliases, bad_rows, config_key=key)
 
     def requires(self, cfg: Config, keys: DataKeys) -> Iterator[str]:
         """A head with these labels, room for a pair, languages that the config knows."""
@@ -103,14 +80,18 @@ class Labels:
 
     def task(self) -> Task:
         """The task of these labels."""
+        data = LabelledData(self.paper, self.read, self.names)
         return Task(
             config=DataKeys,
-            records=self.records,
+            records=data.records,
             examples=examples,
             spec=spec,
             loss=loss,
             requires=self.requires,
-            splits=self.splits,
+            splits=data.splits,
+            read=self.read,
+            labels=self.names,
+            languages=self.languages,
             predict=predict,
             score=score,
             lines=lines,

@@ -11,5 +11,6 @@ LABELS = Labels(
     names=("contradiction", "entailment", "neutral"),
     aliases={"contradictory": "contradiction"},  # as XNLI-MT-1.0 spells it
     paper="xnli",
+    languages=("en", "fr", "es", "de", "el", "bg", "ru", "tr", "ar", "vi", "th", "zh", "hi", "sw", "ur"),
 )
 TASK = LABELS.task()

@@ -276,7 +276,7 @@ def test_bad_rows_that_are_skipped_are_counted_on_the_screen(folder, pretrained,
     given = arguments("xnli", "transfer", tmp_path / "data", pretrained, tmp_path / "run")
     status, shown, said = command(*given, "--mode=evaluate", "--config.objectives.xnli.bad_rows=skip")
     assert status == 0, said
-    assert "xnli test en: empty sentence 1\n" in shown
+    assert "xnli test en: left out: empty sentence 1\n" in shown
     predicted = tmp_path / "run" / "evaluation" / "xnli-predictions"
     assert len((predicted / "test-en.tsv").read_text().splitlines()) == TEST - 1
     assert len((predicted / "test-de.tsv").read_text().splitlines()) == TEST

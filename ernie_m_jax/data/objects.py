@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
-from ernie_m_jax.data.readers import DataError, Texts, lines
+from ernie_m_jax.data.readers import DataError, MissingData, Texts, lines
 from ernie_m_jax.task import Record
 
 
@@ -159,7 +159,13 @@ class TfdsExamples:
         prepared = name.startswith("/") or "://" in name
         try:
             builder = tfds.builder_from_directory(name) if prepared else tfds.builder(name)
+            splits = list(builder.info.splits or ())
+            if splits and split.isidentifier() and split not in splits:
+                there = ", ".join(splits)
+                raise MissingData(f"{path} (split {split!r}): cannot be opened: the splits there are {there}")
             self.source = builder.as_data_source(split=split)
+        except MissingData:
+            raise
         except (ValueError, OSError, NotImplementedError, AssertionError, ImportError) as error:
             raise DataError(
                 f"{path} (split {split!r}): cannot be opened: {error}\nPrepare it with "

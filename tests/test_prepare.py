@@ -227,6 +227,11 @@ def test_other_labels(tmp_path, capsys):
         bound("conll", paths, train_languages=("en",)).records(None)
 
 
+def test_labels_of_a_task_that_has_none(tmp_path, capsys):
+    arguments = ["mlqa", "--source", tmp_path, "--output", tmp_path / "out", "--labels", "a"]
+    assert "--labels: a given, but mlqa has no labels" in refused(capsys, *arguments)
+
+
 # Opening
 
 

@@ -1,5 +1,6 @@
 """Prepared folders: what they restore, and what of them is refused."""
 
+import concurrent.futures
 import json
 import pickle
 
@@ -205,6 +206,24 @@ def test_a_file_of_other_objects(tmp_path):
     for number in range(4):
         with pytest.raises(DataError, match=rf"dev-en\.array_record: record {number}: not a "):
             opened[number]
+
+
+def test_a_damaged_record_is_named_when_it_is_read(tmp_path):
+    path = make(tmp_path) / "dev-en.array_record"
+    content = bytearray(path.read_bytes())
+    content[content.index(b"words") if b"words" in content else 500] ^= 1
+    path.write_bytes(content)
+    opened = open_split(tmp_path)["en"]
+    with pytest.raises(DataError, match=r"dev-en\.array_record: record \d: cannot be read: "):
+        list(opened)
+
+
+def test_threads_read_one_file_together(tmp_path):
+    many = [Record((f"text {number}",), ("en",), {"id": str(number)}) for number in range(300)]
+    opened = open_split(make(tmp_path, records=many))["en"]
+    order = [int(number) for number in np.random.default_rng(0).integers(0, 300, 3000)]
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(opened.__getitem__, order)) == [many[number] for number in order]
 
 
 def test_verify_finds_every_flipped_byte(tmp_path):

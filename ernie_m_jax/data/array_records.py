@@ -13,6 +13,8 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from array_record.python import array_record_module
+
 from ernie_m_jax.data.readers import DataError
 from ernie_m_jax.task import RandomAccess, Record
 
@@ -28,8 +30,6 @@ def write(path: str, lines: Iterable[bytes]) -> int:
     Raises:
       DataError: it cannot be written.
     """
-    from array_record.python import array_record_module
-
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
     count = 0

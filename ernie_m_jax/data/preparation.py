@@ -53,6 +53,8 @@ def labelled(
     task = _task(name)
     if not languages and not task.languages:
         raise DataError(f"{name}: the task does not say its languages; name them by --languages")
+    if labels and not task.labels:
+        raise DataError(f"--labels: {', '.join(labels)} given, but {name} has no labels")
     prepared.check_free(output)
     labels = tuple(labels) or task.labels
     opened: dict[str, Mapping[str, RawRecords]] = {}

@@ -115,7 +115,7 @@ def evaluation(kind: str, **keys: object) -> ml_collections.ConfigDict:
 def sentence_pairs(**keys: object) -> ml_collections.ConfigDict:
     """Keys of a fine-tuning task on pairs of sentences (xnli, pawsx); `data/labelled.py` describes the files."""
     config = ml_collections.ConfigDict()
-    config.train = ""  # file with {language}, folder of a known layout, or "tfds:NAME"
+    config.train = ""  # file with {language}, folder of a known layout or prepared (data/prepare.py), or "tfds:NAME"
     config.dev = ""  # the same; empty: the task has no such split
     config.test = ""  # the same
     config.train_languages = ("en",)  # one: cross-lingual transfer; several: translate-train-all
@@ -129,7 +129,8 @@ def sentence_pairs(**keys: object) -> ml_collections.ConfigDict:
 def tagged_words(**keys: object) -> ml_collections.ConfigDict:
     """Keys of a fine-tuning task on tagged words (conll); `data/tagged.py` describes the files."""
     config = ml_collections.ConfigDict()
-    config.train = ""  # file with {language}, folder of a known layout, "tfds:NAME", or of each language: "en=A,es=B"
+    # A file with {language}, folder of a known layout or prepared (data/prepare.py), "tfds:NAME", or of each language:
+    config.train = ""  # "en=A,es=B"
     config.dev = ""  # the same; empty: the task has no such split
     config.test = ""  # the same
     config.train_languages = ("en",)  # one: cross-lingual transfer; several: all of them at once
@@ -144,7 +145,7 @@ def tagged_words(**keys: object) -> ml_collections.ConfigDict:
 def question_answering(**keys: object) -> ml_collections.ConfigDict:
     """Keys of answering questions from a text (mlqa); `data/squad.py` describes the files."""
     config = ml_collections.ConfigDict()
-    config.train = ""  # file with {language}, folder of a known layout, or "tfds:NAME"
+    config.train = ""  # file with {language}, folder of a known layout or prepared (data/prepare.py), or "tfds:NAME"
     config.dev = ""  # the same; empty: the task has no such split
     config.test = ""  # the same
     config.train_languages = ("en",)  # the paper's: English only

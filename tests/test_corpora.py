@@ -8,7 +8,7 @@ import re
 import pytest
 
 from ernie_m_jax.config import SourceConfig
-from ernie_m_jax.data import cleaning, prepare, records
+from ernie_m_jax.data import cleaning, preparation, prepare, records
 
 DIAGNOSTICS = ("en", "cs", "de", "es", "fr", "it", "ja", "ko", "pl", "pt-br", "ru", "tr", "zh-cn", "zh-tw")
 UDHR = ("en", "fr", "es", "de", "el", "bg", "ru", "tr", "ar", "vi", "th", "zh", "hi", "sw", "ur", "ja", "ko", "nl")
@@ -184,7 +184,7 @@ def test_prepare_array_record_writes_what_records_reads(tmp_path, capsys):
     one, two = (records.open_source("x", source, ("en", "ja"), "parallel")["en-ja"] for source in sources)
     assert list(one) == [two[index] for index in range(len(two))]
     with pytest.raises(records.DataError, match=r"must contain \{pair\}"):
-        prepare.array_record(sources[0], ("en", "ja"), "parallel", str(tmp_path / "u.array_record"))
+        preparation.array_record(sources[0], ("en", "ja"), "parallel", str(tmp_path / "u.array_record"))
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ from ernie_m_jax.data.labelled_rows import (
     TextNames,
     judge,
 )
-from ernie_m_jax.data.readers import DataError
+from ernie_m_jax.data.readers import DataError, MissingData
 from ernie_m_jax.task import Record
 
 # Files of published directories: PAWS-X's x-final, XTREME's folders, XNLI-1.0, XNLI-MT-1.0 and MultiNLI 1.0.
@@ -99,6 +99,7 @@ def open_pairs(
     bad_rows: str = "error",
     text_names: TextNames = TEXT_NAMES,
     config_key: str = "bad_rows",
+    origin: str = "",
 ) -> dict[str, Pairs]:
     """Opens one split of a data set of labelled sentence pairs.
 
@@ -112,6 +113,7 @@ def open_pairs(
         unknown label or invalid UTF-8. Rows whose `gold_label` is "-" (no consensus) are always left out and counted.
       text_names: names that the column or key of the first and of the second sentence may have.
       config_key: the name under which the user sets `bad_rows`, for messages.
+      origin: where the data can be had and where it belongs, for messages.
 
     Returns:
       `Pairs` by language, in the order of `languages`. A record has both sentences and twice the language; its fields
@@ -124,7 +126,7 @@ def open_pairs(
     known = _check(split, languages, labels, aliases or {}, bad_rows)
     files: dict[tuple[str, bool], list[str]] = {}
     for language in languages:
-        files.setdefault(published.find(path, split, language, LAYOUTS, ENGLISH), []).append(language)
+        files.setdefault(published.find(path, split, language, LAYOUTS, ENGLISH, origin), []).append(language)
     opened: dict[str, Pairs] = {}
     for (file, stated), spoken in files.items():
         source = _source(file, split, text_names, known)
@@ -205,7 +207,7 @@ class _Scan:
             rows = np.flatnonzero(self.good[language]).astype(np.int32)
             if not rows.size and self.present and language not in self.present:
                 there = ", ".join(sorted(self.present))
-                raise DataError(f"{self.source.path}: no rows in {language!r}; languages there: {there}")
+                raise MissingData(f"{self.source.path}: no rows in {language!r}; languages there: {there}", language)
             if not rows.size:
                 why = "the file has no rows"
                 if language in self.first:

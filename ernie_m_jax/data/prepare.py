@@ -1,31 +1,38 @@
 r"""Published data in, files of the package's formats out; run once, before training.
 
-Two commands:
-
-    python -m ernie_m_jax.data.prepare diagnostics --input diagnostics14.tsv.gz --output DIR
+    python -m ernie_m_jax.data.prepare xnli --source XNLI-1.0 --output prepared/xnli --languages en,de
+    python -m ernie_m_jax.data.prepare tatoeba --source tatoeba --output prepared/tatoeba --pairs de-en,fr-en
+    python -m ernie_m_jax.data.prepare verify prepared/xnli
     python -m ernie_m_jax.data.prepare array_record --input corpus:udhr --kind parallel --languages en,de \
         --output 'DIR/{pair}.array_record'
+    python -m ernie_m_jax.data.prepare diagnostics --input diagnostics14.tsv.gz --output DIR
 
-The first makes the bundled corpus `diagnostics` (see its README): cleaned messages, 200 held out, the others half as
-pairs and half as monolingual text. The second turns any source that `records.open_source` reads into one ArrayRecord
-file per language or pair, the fastest form for random access at scale.
+The first two take a task: xnli, pawsx, conll, mlqa, tatoeba, or a module of your own by its dotted path. They read the
+published files once and write a prepared folder (`prepared.py`), which the config may name instead of them; `verify`
+compares every byte of it with its manifest. `array_record` turns any source that `records.open_source` reads into one
+ArrayRecord file per language or pair, the fastest form for random access at scale. `diagnostics` makes the bundled
+corpus of that name (see its README): cleaned messages, 200 held out, the others half as pairs and half as monolingual
+text.
 """
 
 import argparse
 import gzip
 import hashlib
-import json
-import os
 import sys
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ernie_m_jax.config import ConfigError, SourceConfig
-from ernie_m_jax.data import cleaning, records
+from ernie_m_jax.data import cleaning, preparation, prepared, records
 
 SEED = 2021  # of the bundled files; the year of the paper
 HELD_OUT = 200  # messages, all of them with four English words or more where there are enough
+
+PROGRAM = "python -m ernie_m_jax.data.prepare"
+COMMANDS = ("verify", "diagnostics", "array_record")
+TASKS = "TASK is xnli, pawsx, conll, mlqa, tatoeba or a module of your own; TASK --help shows its flags."
+LISTS = ("languages", "pairs", "splits", "labels")
 
 Rows = list[dict[str, str]]
 
@@ -35,8 +42,29 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     What a user can fix ends in one line on standard error and exit status 2.
     """
-    parser = argparse.ArgumentParser(prog="python -m ernie_m_jax.data.prepare", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
+    given = list(sys.argv[1:] if argv is None else argv)
+    parser = _commands()
+    is_task = bool(given) and not given[0].startswith("-") and given[0] not in COMMANDS
+    args = _task_parser(given[0]).parse_args(given[1:]) if is_task else parser.parse_args(given)
+    try:
+        if is_task:
+            _prepare(given[0], args)
+        elif args.command == "verify":
+            for name, file in prepared.verify(args.directory).files.items():
+                print(f"{name}: {file.records:,} records, {file.bytes:,} bytes, as in the manifest")
+        else:
+            for name, count in _convert(args).items():
+                print(f"{name}\t{count}")
+    except (ConfigError, records.DataError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _commands() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__.splitlines()[0], epilog=TASKS)
+    commands = parser.add_subparsers(dest="command", required=True, metavar=f"TASK, {', '.join(COMMANDS)}")
+    check = commands.add_parser("verify", help="compare a prepared folder with its manifest")
+    check.add_argument("directory")
     messages = commands.add_parser("diagnostics", help="clean and split aligned compiler messages")
     messages.add_argument("--input", required=True, help="wide TSV (.gz), header row: key and languages")
     messages.add_argument("--output", required=True, help="folder for pairs.tsv.gz, mono.tsv.gz, heldout.tsv.gz")
@@ -51,17 +79,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     convert.add_argument("--columns", default="", help="comma-separated, as in the config")
     convert.add_argument("--split", default="train")
     convert.add_argument("--output", required=True, help="path with {language} or {pair} in its name")
-    args = parser.parse_args(argv)
-    try:
-        if args.command == "diagnostics":
-            counts = diagnostics(Path(args.input), Path(args.output), args.held_out, args.seed)
-        else:
-            source = SourceConfig(args.input, args.format, (), _names(args.pairs), _names(args.columns), args.split)
-            counts = array_record(source, _names(args.languages), args.kind, args.output)
-    except (ConfigError, records.DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    sys.stdout.write("".join(f"{name}\t{count}\n" for name, count in counts.items()))
+    return parser
+
+
+def _task_parser(task: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"{PROGRAM} {task}", description="Prepares the data of a task.")
+    parser.add_argument("--source", required=True, help="what the config's train, dev or test may name")
+    parser.add_argument("--output", required=True, help="folder for the files and their manifest.json")
+    parser.add_argument("--languages", default="", help="comma-separated; empty: those of the task that are there")
+    if task in preparation.PARALLEL:
+        parser.add_argument("--pairs", default="", help="comma-separated, such as de-en; empty: all there are")
+        return parser
+    parser.add_argument("--splits", default="", help="of train,dev,test; empty: those that are there")
+    parser.add_argument("--labels", default="", help="comma-separated; empty: the task's own")
+    parser.add_argument("--bad_rows", default="error", choices=("error", "skip"), help="skip: leave out and count them")
+    return parser
+
+
+def _prepare(task: str, args: argparse.Namespace) -> None:
+    given = {name: _names(value) for name, value in vars(args).items() if name in LISTS}
+    if task in preparation.PARALLEL:
+        preparation.parallel(task, args.source, args.output, **given)
+    else:
+        preparation.labelled(task, args.source, args.output, **given, bad_rows=args.bad_rows)
+
+
+def _convert(args: argparse.Namespace) -> dict[str, int]:
+    if args.command == "diagnostics":
+        return diagnostics(Path(args.input), Path(args.output), args.held_out, args.seed)
+    source = SourceConfig(args.input, args.format, (), _names(args.pairs), _names(args.columns), args.split)
+    return preparation.array_record(source, _names(args.languages), args.kind, args.output)
 
 
 def diagnostics(source: Path, output: Path, held_out: int = HELD_OUT, seed: int = SEED) -> dict[str, int]:
@@ -108,37 +155,6 @@ def diagnostics(source: Path, output: Path, held_out: int = HELD_OUT, seed: int 
     columns = [[kept[key][language] for key in _shuffled(mono, seed, f"mono {language}")] for language in languages]
     _write_tsv_gz(output / "mono.tsv.gz", [languages, *zip(*columns, strict=True)])
     return {"read": len(keys), "kept": len(kept), "pairs": half, "mono": half, "heldout": held_out}
-
-
-def array_record(source: SourceConfig, languages: tuple[str, ...], kind: records.Kind, output: str) -> dict[str, int]:
-    """Writes one ArrayRecord file per language or pair: a JSON object per record, with the language as key.
-
-    Args:
-      source: anything `records.open_source` reads.
-      languages: codes to read.
-      kind: `monolingual` or `parallel`.
-      output: path with `{language}` (monolingual) or `{pair}` (parallel).
-
-    Returns:
-      Number of records by language or pair.
-    """
-    from array_record.python import array_record_module
-
-    key = "{language}" if kind == "monolingual" else "{pair}"
-    if key not in output:
-        raise records.DataError(f"--output {output!r} must contain {key}: one file each")
-    counts = {}
-    for name, sequence in records.open_source("input", source, languages, kind).items():
-        path = output.replace(key, name)
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        writer = array_record_module.ArrayRecordWriter(path, "group_size:1")
-        for index in range(len(sequence)):
-            record = sequence[index]
-            line = dict(zip(record.languages, record.texts, strict=True))
-            writer.write(json.dumps(line, ensure_ascii=False).encode())
-        writer.close()
-        counts[name] = len(sequence)
-    return counts
 
 
 def _read_wide(path: Path) -> tuple[list[str], list[str], Rows]:

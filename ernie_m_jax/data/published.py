@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
-from ernie_m_jax.data.readers import DataError
+from ernie_m_jax.data.readers import DataError, MissingData
 from ernie_m_jax.task import RawRecords
 
 SPLITS = ("train", "dev", "test")
@@ -60,14 +60,15 @@ def find(
       source: where the data can be had and where it belongs, for messages.
 
     Raises:
-      DataError: there is no such file, or there are several.
+      MissingData: there is no such file.
+      DataError: there are several.
     """
     filled = path.replace("{language}", language)
     if path.startswith("tfds:") or "://" in path or os.path.isfile(filled):
         return filled, filled != path
     hint = f". {source}" if source else ""
     if not os.path.isdir(filled):
-        raise DataError(f"{filled}: no such file or directory; put the data there or change the path{hint}")
+        raise MissingData(f"{filled}: no such file or directory; put the data there or change the path{hint}", language)
     patterns = [pattern for pattern in layouts[split] if pattern not in english or language == "en"]
     found = {
         name: pattern
@@ -76,8 +77,10 @@ def find(
         if os.path.isfile(os.path.join(filled, name))
     }
     if not found:
-        names = ", ".join(pattern.replace("{language}", language) for pattern in patterns)
-        raise DataError(f"{filled}: no file of the {split} split in {language!r}; looked for: {names}{hint}")
+        names = ", ".join(pattern.replace("{language}", language) for pattern in patterns) or "nothing, it is English"
+        raise MissingData(
+            f"{filled}: no file of the {split} split in {language!r}; looked for: {names}{hint}", language
+        )
     if len(found) > 1:
         raise DataError(f"{filled}: several files fit the {split} split in {language!r}: {', '.join(found)}; name one")
     ((name, pattern),) = found.items()

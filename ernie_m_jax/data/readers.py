@@ -30,6 +30,14 @@ class DataError(ValueError):
     """Data that cannot be read; the message names the file, line or key and what is allowed."""
 
 
+class MissingData(DataError):
+    """Data that are not there: `language` is the one that is missing, "" where it is a whole split."""
+
+    def __init__(self, message: str, language: str = ""):
+        super().__init__(message)
+        self.language = language
+
+
 class Buffer:
     """The bytes of one file, as `data`, uint8[N]. Pickles as its path where it is a memory map."""
 

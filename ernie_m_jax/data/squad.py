@@ -119,9 +119,9 @@ def open_questions(
         read; no good question; a value of these arguments that is not allowed.
     """
     published.check(split, languages, bad_rows)
+    files = {language: published.find(path, split, language, LAYOUTS, ENGLISH, SOURCE) for language in languages}
     opened = {}
-    for language in languages:
-        file, stated = published.find(path, split, language, LAYOUTS, ENGLISH, SOURCE)
+    for language, (file, stated) in files.items():
         if not stated and len(languages) > 1:
             raise DataError(f"{file}: {len(languages)} languages are asked for; put {{language}} into the path")
         rows = _tfds_rows(file, split) if file.startswith("tfds:") else _json_rows(file)

@@ -20,7 +20,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from ernie_m_jax.data import published, tagged_rows
-from ernie_m_jax.data.readers import DataError
+from ernie_m_jax.data.readers import DataError, MissingData
 from ernie_m_jax.data.tagged_rows import BadSentence, Raw, Source
 from ernie_m_jax.task import Record
 
@@ -152,13 +152,13 @@ def _file(path: str, split: str, language: str, spoken: str) -> str:
     if _BY_LANGUAGE.match(path):
         paths = dict(item.partition("=")[::2] for item in path.split(","))
         if language not in paths:
-            raise DataError(f"{path}: no path for {language!r}; there are paths for: {', '.join(paths)}")
+            raise MissingData(f"{path}: no path for {language!r}; there are paths for: {', '.join(paths)}", language)
         chosen = paths[language]
     filled = chosen.replace("{language}", language)
     if filled.startswith("tfds:") or "://" in filled or os.path.isfile(filled):
         return filled
     if not os.path.isdir(filled):
-        raise DataError(f"{filled}: no such file or directory{_advice(language, filled, spoken)}")
+        raise MissingData(f"{filled}: no such file or directory{_advice(language, filled, spoken)}", language)
     english = language == "en" or filled != path  # or the path says the language
     patterns = [pattern for pattern in LAYOUTS[split] if "{" in pattern or english]
     code = CODES.get(language, language)
@@ -170,9 +170,10 @@ def _file(path: str, split: str, language: str, spoken: str) -> str:
         if os.path.isfile(os.path.join(filled, name + suffix))
     ]
     if not found:
-        raise DataError(
+        raise MissingData(
             f"{filled}: no file of the {split} split in {language!r}; looked for: {', '.join(looked)}"
-            f"{_advice(language, filled, spoken)}"
+            f"{_advice(language, filled, spoken)}",
+            language,
         )
     if len(found) > 1:
         raise DataError(f"{filled}: several files fit the {split} split in {language!r}: {', '.join(found)}; name one")

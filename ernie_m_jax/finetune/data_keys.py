@@ -1,6 +1,7 @@
 """What fine-tuning tasks with labelled data share: the keys that say which data, their checks, and opening it.
 
     an entry's keys --LabelledData--> raw files of a split --Task.read--> records by language
+                                 --> a prepared folder (`data/prepared.py`) --> the same records
 
 `LabelledData` has what such a `Task` takes as `records` and `splits`.
 """
@@ -12,7 +13,7 @@ from typing import Any
 
 from ernie_m_jax.config import Config
 from ernie_m_jax.config_fields import between, one_of
-from ernie_m_jax.data import mixture, published
+from ernie_m_jax.data import mixture, prepared, published
 from ernie_m_jax.reporting import screen
 from ernie_m_jax.task import Group, RandomAccess, RawRecords, Read, Sources, TaskKeys
 
@@ -96,11 +97,14 @@ class LabelledData:
         return {split: dict(self.open(cfg, keys, split, spoken)) for split in ("dev", "test") if getattr(keys, split)}
 
     def open(self, cfg: Config, keys: DataKeys, split: str, languages: Sequence[str]) -> Mapping[str, RawRecords]:
-        """The records of a split by language; what was left out of them is printed."""
-        name = keys.entry(cfg, self.name)
+        """The records of a split by language, of raw files or prepared; what was left out of them is printed."""
+        name, path = keys.entry(cfg, self.name), getattr(keys, split)
         labels = cfg.model.labels if self.labels else ()
-        key = f"config.objectives.{name}"
-        opened = self.read(getattr(keys, split), split, languages, labels, keys.bad_rows, key)
+        opened: Mapping[str, RawRecords]
+        if prepared.is_prepared(path):
+            opened = prepared.open_split(path, keys.task or name, split, languages, labels)
+        else:
+            opened = self.read(path, split, languages, labels, keys.bad_rows, f"config.objectives.{name}")
         for language, records in opened.items():
             for remark in published.remarks(records):
                 screen.show(f"{name} {split} {language}: {remark}")

@@ -50,19 +50,30 @@ class Labels:
       aliases: other spellings in the data set's files.
       paper: name of the paper's table.
       languages: those of the published files.
+      origin: where these can be had and where they belong, for messages.
     """
 
     names: tuple[str, ...]
     aliases: Mapping[str, str]
     paper: str
     languages: tuple[str, ...] = ()
+    origin: str = ""
 
     def read(
         self, path: str, split: str, languages: Sequence[str], labels: Sequence[str], bad_rows: str, config_key: str
     ) -> dict[str, labelled.Pairs]:
         """Opens the raw files of a split; see `task.Read`."""
         key = published.key(config_key, "bad_rows")
-        return labelled.open_pairs(path, split, tuple(languages), tuple(labels), self.aliases, bad_rows, config_key=key)
+        return labelled.open_pairs(
+            path,
+            split,
+            tuple(languages),
+            tuple(labels),
+            self.aliases,
+            bad_rows,
+            config_key=key,
+            origin=self.origin,
+        )
 
     def requires(self, cfg: Config, keys: DataKeys) -> Iterator[str]:
         """A head with these labels, room for a pair, languages that the config knows."""

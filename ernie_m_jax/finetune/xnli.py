@@ -12,5 +12,7 @@ LABELS = Labels(
     aliases={"contradictory": "contradiction"},  # as XNLI-MT-1.0 spells it
     paper="xnli",
     languages=("en", "fr", "es", "de", "el", "bg", "ru", "tr", "ar", "vi", "th", "zh", "hi", "sw", "ur"),
+    origin="Unpack XNLI-1.0.zip (dev and test) and XNLI-MT-1.0.zip (train) of https://dl.fbaipublicfiles.com/XNLI/, or "
+    "for English training multinli_1.0.zip of https://cims.nyu.edu/~sbowman/multinli/, and name the folder of each",
 )
 TASK = LABELS.task()

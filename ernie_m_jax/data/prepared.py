@@ -1,0 +1,250 @@
+"""A prepared folder: records written once as ArrayRecord files with a manifest, and read again by index.
+
+    {split: {language: records}} --Writer--> DIR/SPLIT-LANGUAGE.array_record, DIR/manifest.json
+                                 --open_split--> the same records
+
+A file holds a JSON object per record. Each appears whole or not at all, the manifest last of all: a folder without one
+is not finished. The same records make the same bytes. The manifest says which task the records are for, with which
+labels, and of each file how many records and bytes it has, its SHA-256, and what was left out of it.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from ernie_m_jax import atomic
+from ernie_m_jax.data import array_records, objects
+from ernie_m_jax.data.array_records import SUFFIX, UNFINISHED
+from ernie_m_jax.data.readers import DataError, MissingData
+from ernie_m_jax.task import Record
+
+VERSION = 1
+MANIFEST = "manifest.json"
+_DATA = re.compile(r"(train|dev|test)-[^/]+\.array_record")
+_BLOCK = 1 << 20  # bytes hashed at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """What the manifest says of a file.
+
+    Attributes:
+      records: how many it holds.
+      bytes: its size.
+      sha256: of its bytes, in hex.
+      skipped: how many rows of the raw file were left out, by reason.
+      note: what the raw file's reader said of it.
+    """
+
+    records: int
+    bytes: int
+    sha256: str
+    skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a prepared folder holds.
+
+    Attributes:
+      task: for which, by the name that a config gives it.
+      labels: the names of the labels; none where the task has none.
+      source: of the raw data, as it was given.
+      files: by name.
+    """
+
+    task: str
+    labels: tuple[str, ...]
+    source: str
+    files: Mapping[str, File]
+
+
+class Writer:
+    """Writes a prepared folder: `add` each file, then `finish`."""
+
+    def __init__(self, directory: str):
+        """Makes the folder; what a preparation that was killed left unfinished there is removed.
+
+        Raises:
+          DataError: there is a finished one, or the folder cannot be made.
+        """
+        self.directory = Path(directory)
+        self._files: dict[str, File] = {}
+        check_free(directory)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for name in os.listdir(directory):
+                if UNFINISHED.fullmatch(name):
+                    (self.directory / name).unlink()
+        except OSError as error:
+            raise DataError(f"{directory}: cannot be written: {error.strerror}") from error
+
+    def add(self, name: str, lines: Iterable[bytes], skipped: Mapping[str, int], note: str = "") -> File:
+        """Writes a file of these lines; `skipped` and `note` as in `File`."""
+        path = self.directory / name
+        count = array_records.write(str(path), lines)
+        self._files[name] = File(count, path.stat().st_size, _digest(path), dict(skipped), note)
+        return self._files[name]
+
+    def finish(self, task: str, labels: Sequence[str], source: str) -> Manifest:
+        """Writes the manifest, with which the folder is complete."""
+        manifest = Manifest(task, tuple(labels), source, self._files)
+        tree = {"version": VERSION, **dataclasses.asdict(manifest)}
+        atomic.write(self.directory / MANIFEST, (json.dumps(tree, ensure_ascii=False, indent=1) + "\n").encode())
+        return manifest
+
+
+def check_free(directory: str) -> None:
+    """Raises `DataError` where a prepared folder is complete already: what trains on it must not find other data."""
+    if os.path.lexists(os.path.join(directory, MANIFEST)):
+        raise DataError(f"{directory}: prepared already; remove the folder, or name another one")
+
+
+class Records:
+    """Random access to the records of a prepared file; see `RawRecords`.
+
+    Attributes:
+      skipped: how many rows of the raw file were left out, by reason.
+      note: what the raw file's reader said of it.
+    """
+
+    def __init__(self, path: str, file: File):
+        """Opens it.
+
+        Raises:
+          DataError: it is not the file that the manifest means, by its size or its number of records.
+        """
+        self.skipped, self.note = dict(file.skipped), file.note
+        self._objects = _checked(path, file)
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def __getitem__(self, index: int) -> Record:
+        index = range(len(self))[index]
+        return array_records.restored(self._objects[index], self._objects.place(index))
+
+
+def is_prepared(path: str) -> bool:
+    """Whether a path of a config is a prepared folder.
+
+    Raises:
+      DataError: it is one whose preparation did not finish.
+    """
+    if not os.path.isdir(path):
+        return False
+    if os.path.isfile(os.path.join(path, MANIFEST)):
+        return True
+    if any(_DATA.fullmatch(name) or UNFINISHED.fullmatch(name) for name in os.listdir(path)):
+        raise DataError(f"{path}: no {MANIFEST}: its preparation did not finish; run it again")
+    return False
+
+
+def manifest(path: str) -> Manifest:
+    """The manifest of a prepared folder.
+
+    Raises:
+      DataError: it is missing, damaged or of another version.
+    """
+    name = os.path.join(path, MANIFEST)
+    try:
+        with open(name, "rb") as file:
+            tree = json.loads(file.read())
+        version = tree.pop("version")
+        if version == VERSION:
+            files = {
+                key: File(**entry | {"skipped": dict(entry["skipped"])}) for key, entry in tree.pop("files").items()
+            }
+            return Manifest(**tree | {"labels": tuple(map(str, tree["labels"]))}, files=files)
+    except FileNotFoundError as error:
+        raise DataError(f"{name}: no such file; {path} is no prepared folder, or one that is not finished") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise DataError(f"{name}: cannot be read: {error!r}; prepare the data again") from error
+    raise DataError(f"{name}: version {version!r}; this package reads version {VERSION}: prepare the data again")
+
+
+def open_split(path: str, task: str, split: str, languages: Sequence[str], labels: Sequence[str]) -> dict[str, Records]:
+    """Opens one split of a prepared folder.
+
+    Args:
+      path: of the folder.
+      task: that the records are for, by the name that a config gives it.
+      split: "train", "dev" or "test".
+      languages: codes.
+      labels: that the task expects, in any order.
+
+    Returns:
+      `Records` by language, in the order of `languages`; equal to those that were prepared.
+
+    Raises:
+      DataError: prepared for another task or other labels; a language is missing; a file is missing or another one.
+    """
+    found = manifest(path)
+    if found.task != task:
+        raise DataError(
+            f"{path}: prepared for the task {found.task!r}, not for {task!r}; name a folder prepared for it"
+        )
+    if sorted(found.labels) != sorted(labels):
+        raise DataError(
+            f"{path}: prepared with the labels {', '.join(found.labels) or '(none)'}; config.model.labels has "
+            f"{', '.join(labels) or '(none)'}. Prepare the data again with these, or correct the config"
+        )
+    names = {language: f"{split}-{language}{SUFFIX}" for language in languages}
+    for language, name in names.items():
+        if name not in found.files:
+            there = ", ".join(other.removesuffix(SUFFIX) for other in found.files) or "nothing"
+            raise MissingData(f"{path}: no {split} split in {language!r}; prepared are: {there}", language)
+    return {language: Records(os.path.join(path, name), found.files[name]) for language, name in names.items()}
+
+
+def verify(path: str) -> Manifest:
+    """Compares every byte of a prepared folder with its manifest.
+
+    Raises:
+      DataError: naming every file that differs.
+    """
+    found, wrong = manifest(path), []
+    for name, file in found.files.items():
+        try:
+            _sized(os.path.join(path, name), file)
+            if _digest(Path(path, name)) != file.sha256:
+                raise DataError(f"{name}: its SHA-256 is not the manifest's")
+            _checked(os.path.join(path, name), file)
+        except (DataError, OSError) as error:
+            wrong.append(str(error))
+    if wrong:
+        raise DataError(f"{path}: {len(wrong)} of {len(found.files)} files differ: {'; '.join(wrong)}")
+    return found
+
+
+_WAY = "copy the folder again, or prepare the data again"
+
+
+def _sized(path: str, file: File) -> None:
+    """Raises `DataError` where a file has not the size that the manifest says."""
+    if not os.path.isfile(path):
+        raise DataError(f"{path}: no such file, but the manifest names it; {_WAY}")
+    if (size := os.path.getsize(path)) != file.bytes:
+        raise DataError(f"{path}: {size} bytes, the manifest has {file.bytes}; {_WAY}")
+
+
+def _checked(path: str, file: File) -> objects.ArrayRecords:
+    """A file, opened, that has the size and the number of records that the manifest says."""
+    _sized(path, file)
+    opened = objects.ArrayRecords(path)
+    if len(opened) != file.records:
+        raise DataError(f"{path}: {len(opened)} records, the manifest has {file.records}; {_WAY}")
+    return opened
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

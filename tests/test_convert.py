@@ -177,7 +177,7 @@ def test_scanned_and_unrolled_parameters_are_saved_alike(tmp_path):
         assert_same(ernie_m_jax.load(tmp_path / to, scan_layers=False).params, unrolled)
 
 
-def test_the_tokenizer_goes_along(tokenizer, tokenizer_path, tmp_path):
+def test_the_tokenizer_goes_along(tokenizer, tokenizer_path, tmp_path, capsys):
     case = reference.case("ernie_m-tiny")
     config = dataclasses.replace(ernie_m_jax.load(case.write(tmp_path / "tiny")).config, vocab_size=1000)
     rng = np.random.default_rng(0)
@@ -185,12 +185,17 @@ def test_the_tokenizer_goes_along(tokenizer, tokenizer_path, tmp_path):
     ernie_m_jax.save(tmp_path / "native", config, tree.nest(params), tokenizer)
     for to in ("huggingface", "paddle"):
         assert convert(tmp_path / "native", tmp_path / to, "--to", to) == 0
+        assert "tokenizer of style ernie: the other library's gives some texts other ids" in capsys.readouterr().out
         for name in ("sentencepiece.bpe.model", "vocab.txt"):
             assert (tmp_path / to / name).read_bytes() == (tokenizer_path / name).read_bytes()
-        assert json.loads((tmp_path / to / "tokenizer_config.json").read_text())["tokenizer_class"] == "ErnieMTokenizer"
+        stated = json.loads((tmp_path / to / "tokenizer_config.json").read_text())
+        assert stated == {"tokenizer_class": "ErnieMTokenizer", "model_max_length": 512}  # 514 positions from 2 on
         loaded = ernie_m_jax.load(tmp_path / to)
         assert loaded.tokenizer.fingerprint == tokenizer.fingerprint
         assert ernie_m_jax.load(tmp_path / to, style="huggingface").tokenizer.style == "huggingface"
+        again = tmp_path / f"{to}-again"
+        assert convert(tmp_path / to, again, "--to", to, "--style", "huggingface") == 0
+        assert ("other ids" in capsys.readouterr().out) == (to == "paddle")  # whose class has a way of its own
     assert convert(tmp_path / "native", tmp_path / "none", "--to", "huggingface", "--no_tokenizer") == 0
     assert not (tmp_path / "none" / "vocab.txt").exists()
     with pytest.raises(ConversionError, match=r"style 'ernie' has no class in xlm-roberta.*--no_tokenizer"):

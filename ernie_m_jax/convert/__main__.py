@@ -87,6 +87,10 @@ def convert(flags: argparse.Namespace) -> None:
     print(f"{flags.output}: {flags.to}, {count:,} parameters")
     if flags.to != "native" and targets.has_pooler(flags.to, config) and not config.pooler:
         print("  without a pooler: the other library starts one from random numbers")
+    if flags.to != "native" and source.tokenizer is not None:
+        style = source.tokenizer.style
+        if not targets.same_ids(flags.to, style):
+            print(f"  tokenizer of style {style}: the other library's gives some texts other ids (docs/conversion.md)")
 
 
 if __name__ == "__main__":

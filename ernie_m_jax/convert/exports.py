@@ -6,6 +6,7 @@ paddle                     config.json  model_state.pdparams    tokenizer files 
 
 import pathlib
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def write(
     """
     form = targets.TARGETS[to]
     stated = targets.config_json(to, config)
-    tokenizer_config = _tokenizer_config(to, tokenizer)
+    tokenizer_config = _tokenizer_config(to, config, tokenizer)
     arrays = dict(params)
     parts, unknown = transform.plan(form, config.head, {name: array.shape for name, array in arrays.items()})
     if not targets.has_pooler(to, config):
@@ -70,8 +71,8 @@ def write(
     files.write_json(folder / "config.json", stated)
 
 
-def _tokenizer_config(to: str, tokenizer: Tokenizer | None) -> dict[str, str]:
-    """`tokenizer_config.json` for the other library's class.
+def _tokenizer_config(to: str, config: ModelConfig, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """`tokenizer_config.json` for the other library's class, which cuts texts that the model has no positions for.
 
     Raises:
       ConversionError: no class of the library splits text like this tokenizer.
@@ -84,4 +85,7 @@ def _tokenizer_config(to: str, tokenizer: Tokenizer | None) -> dict[str, str]:
             f"a tokenizer of style {tokenizer.style!r} has no class in {to}, which takes {' or '.join(fits)}; "
             "--no_tokenizer, in Python dataclasses.replace(model, tokenizer=None), leaves it out"
         )
-    return {"tokenizer_class": "XLMRobertaTokenizer" if to == "xlm-roberta" else "ErnieMTokenizer"}
+    return {
+        "tokenizer_class": "XLMRobertaTokenizer" if to == "xlm-roberta" else "ErnieMTokenizer",
+        "model_max_length": config.max_positions - config.first_position,
+    }

@@ -24,6 +24,15 @@ _HEADS = {
 }
 
 
+# The style whose ids the tokenizer's class there gives. PaddleNLP's are no style's: it drops every bare "▁".
+_STYLES = {"huggingface": "huggingface", "xlm-roberta": "xlm-roberta"}
+
+
+def same_ids(target: str, style: str) -> bool:
+    """Whether the other library's tokenizer gives every text the ids that a tokenizer of this style gives it."""
+    return _STYLES.get(target) == style
+
+
 def unnamed(count: int) -> tuple[str, ...]:
     """What both libraries call labels that nobody named."""
     return tuple(f"LABEL_{i}" for i in range(count))

@@ -5,6 +5,7 @@ import datetime
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 import time
@@ -31,12 +32,15 @@ def run(config: str, workdir: pathlib.Path, flags: Sequence[str]) -> dict[str, A
     if not (workdir / "summary.json").exists():
         workdir.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "ernie_m_jax.main", f"--config=configs/{config}", f"--workdir={workdir}"]
-        begun = time.monotonic()
+        begun, used = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         with workdir.with_suffix(".log").open("w") as log:
             subprocess.run([*command, *flags], cwd=ROOT, stdout=log, stderr=log, check=True)
-        workdir.with_suffix(".seconds").write_text(str(time.monotonic() - begun))  # all of the process
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
+        seconds = {"wall_seconds": time.monotonic() - begun, "cpu_seconds": cpu}
+        workdir.with_suffix(".seconds.json").write_text(json.dumps(seconds))
     summary = json.loads((workdir / "summary.json").read_text())
-    return {**summary, "seconds_of_process": float(workdir.with_suffix(".seconds").read_text())}
+    return {**summary, "process": json.loads(workdir.with_suffix(".seconds.json").read_text())}
 
 
 def write(arguments: argparse.Namespace, script: str, versions: Mapping[str, str], **results: Any) -> None:

@@ -122,7 +122,7 @@ def main() -> None:
     """Runs what is missing, prints the table, writes the results."""
     parser = small_runs.parser(__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of all runs")
-    parser.add_argument("--pretraining_steps", type=int, default=1500)
+    parser.add_argument("--pretraining_steps", type=int, default=800)
     arguments = parser.parse_args()
     folder = arguments.workdir.absolute() / "data"
     groups = divide(arguments.data.absolute(), folder)

@@ -333,12 +333,21 @@ def test_the_recipe_is_the_originals(size, mode):
     assert task.task.paper(config, task.keys) == ("conll", mode)
     assert task.keys.train_languages == (("en", "nl", "es", "de") if mode == "all" else ("en",))
     assert (config.model.pooler, config.model.head, config.seed) == (False, "token_classification", 3)
-    assert (config.optimizer.weight_decay, config.stages["finetune"].epochs) == (0.01, 10.0)
+    assert config.optimizer.weight_decay == 0.01
     if size in ("base", "large"):
+        assert (config.stages["finetune"].epochs, config.train.select) == (10.0, "dev/dev/piece_f1")
         assert (task.keys.max_length, config.train.batch_size * task.keys.sentences_per_row) == (512, 8)
         rate = {"transfer": 4e-4, "all": {"base": 3e-4, "large": 2e-4}[size]}[mode]
         assert config.stages["finetune"].learning_rate == rate
         assert config.optimizer.layer_decay == (0.9 if (size, mode) == ("large", "all") else 0.8)
+
+
+def test_a_small_model_has_dropout_whatever_its_checkpoint_was_trained_with(tmp_path):
+    model = base.model("tiny").to_dict() | {"hidden_dropout": 0.0, "attention_dropout": 0.0, "vocab_size": 300}
+    (tmp_path / "config.json").write_text(json.dumps({"model": model, "tokenizer": {"style": "ernie"}}))
+    config = recipe.get_config(f"size=tiny,init={tmp_path}")
+    assert (config.model.vocab_size, config.optimizer.layer_decay) == (300, 1.0)
+    assert min(config.model.hidden_dropout, config.model.attention_dropout) >= 0.1
 
 
 @pytest.mark.parametrize(

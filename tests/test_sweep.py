@@ -1,0 +1,361 @@
+"""Sweeps: every combination with every seed once, however often the sweep is interrupted."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from launch import processes, sweep
+from launch.definition import short_names
+from tests.command import ROOT
+
+CONFIG = "configs/finetune/xnli.py:size=tiny"
+KEY = "config.stages.finetune.learning_rate"
+GRID = f"{KEY}=1e-3,0.0005"
+NAMES = [f"learning_rate={rate},seed={seed}" for rate in ("0.001", "0.0005") for seed in (0, 1, 2)]
+# Stands in for `python -m ernie_m_jax.main`: the same flags, exit statuses and summary, in no time. What it is to do
+# stands in files beside the sweep: hang-SEED (until asked to stop), fail-SEED, cores.
+FAKE = """
+import json, os, pathlib, signal, sys, time
+given = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
+workdir, seed = pathlib.Path(given["workdir"]), int(given["config.seed"])
+rate = float(given["config.stages.finetune.learning_rate"])
+told = workdir.parent.parent
+workdir.mkdir(parents=True, exist_ok=True)
+with (told / "calls").open("a") as calls:
+    calls.write(f"{workdir.name} {sorted(os.sched_getaffinity(0))} {given['config.objectives.xnli.max_length']}\\n")
+def saved(*_):
+    (workdir / "saved").touch()
+    print("interrupted; the same command goes on from there", file=sys.stderr)
+    sys.exit(143)
+signal.signal(signal.SIGTERM, saved)
+print(f"begun {seed}", flush=True)
+(workdir / "begun").touch()
+while (told / f"hang-{seed}").exists():
+    time.sleep(0.05)
+if (told / f"fail-{seed}").exists():
+    print("error: the disk is full", file=sys.stderr)
+    sys.exit(2)
+dev, test = 70 + 3000 * rate + seed ** 2, 60 - 1000 * rate + seed ** 3
+evals = {
+    "dev": {"dev/accuracy": dev, "dev/en/accuracy": dev},
+    "xnli": {"dev/accuracy": dev, "test/accuracy": test, "test/en/accuracy": test},
+}
+selected = {"step": 10 + seed, "metric": "dev/dev/accuracy", "value": dev}
+summary = {"stages": {"finetune": {"evals": evals, "selected": selected}}}
+(workdir / "summary.json").write_text(json.dumps(summary))
+"""
+DEV = {rate: [70 + 3000 * rate + seed**2 for seed in (0, 1, 2)] for rate in (0.001, 0.0005)}
+TEST = {rate: [60 - 1000 * rate + seed**3 for seed in (0, 1, 2)] for rate in (0.001, 0.0005)}
+
+
+@pytest.fixture
+def fake(tmp_path):
+    path = tmp_path / "fake.py"
+    path.write_text(FAKE)
+    return sys.executable, str(path)
+
+
+def arguments(tmp_path, *more, seeds="0,1,2", grid=GRID):
+    return (
+        f"--config={CONFIG}",
+        f"--workdir={tmp_path / 'sweep'}",
+        f"--seeds={seeds}",
+        "--grid",
+        grid,
+        "--config.objectives.xnli.max_length=64",
+        *more,
+    )
+
+
+@pytest.fixture
+def run(fake, capsys):
+    """Exit status, standard output and standard error of the command, in this process."""
+
+    def call(*given):
+        with pytest.raises(SystemExit) as ended:
+            sweep.main(list(map(str, given)), fake)
+        shown = capsys.readouterr()
+        return ended.value.code, shown.out, shown.err
+
+    return call
+
+
+def calls(tmp_path):
+    path = tmp_path / "calls"
+    return [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def ledger(tmp_path):
+    return json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+
+
+def statuses(tmp_path):
+    return {name: run["status"] for name, run in ledger(tmp_path)["runs"].items()}
+
+
+def written(tmp_path):
+    with (tmp_path / "sweep" / "sweep.csv").open() as file:
+        return {(row[f"{KEY}"], row["metric"]): row for row in csv.DictReader(file)}
+
+
+def test_every_combination_is_run_with_every_seed_once(tmp_path, run):
+    status, shown, _ = run(*arguments(tmp_path))
+    assert status == 0
+    assert calls(tmp_path) == NAMES
+    assert all(f"\n{name}: started, " in f"\n{shown}" for name in NAMES)
+    assert f"{NAMES[1]}: dev/dev/accuracy 74.0000 at step 11, " in shown
+    assert "; 0 left" in shown
+    kept = ledger(tmp_path)["runs"][NAMES[4]]
+    assert (kept["status"], kept["exit"], kept["seed"]) == ("done", 0, 1)
+    assert kept["selected"] == {"step": 11, "metric": "dev/dev/accuracy", "value": DEV[0.0005][1]}
+    assert kept["evals"]["xnli"]["test/en/accuracy"] == TEST[0.0005][1]
+    assert f"--{KEY}=0.0005" in kept["command"]
+    assert (tmp_path / "sweep" / f"{NAMES[4]}.log").read_text() == "begun 1\n"
+    status, again, _ = run(*arguments(tmp_path))
+    assert status == 0
+    assert calls(tmp_path) == NAMES
+    assert "6 of 6 runs are done already" in again
+    assert shown[shown.index("mean ±") :] == again[again.index("mean ±") :]
+
+
+def test_means_and_deviations_are_numpys(tmp_path, run):
+    _, shown, _ = run(*arguments(tmp_path))
+    table = written(tmp_path)
+    assert len(table) == 4
+    for rate in (0.001, 0.0005):
+        for metric, values in (("dev/dev/accuracy", DEV[rate]), ("xnli/test/accuracy", TEST[rate])):
+            row = table[str(rate), metric]
+            assert float(row["mean"]) == pytest.approx(np.mean(values), rel=1e-12)
+            assert float(row["std"]) == pytest.approx(np.std(values, ddof=1), rel=1e-12)
+            assert [float(row[f"seed {seed}"]) for seed in (0, 1, 2)] == values
+            assert row["best"] == str(int(rate == 0.001))
+            assert f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}" in shown
+            assert row["runs"] == "3"
+    assert "sample, n - 1" in shown
+    # The best on dev is the worse on test: the table must not choose by the test set.
+    each = ", ".join(f"{value:.2f}" for value in TEST[0.001])
+    mean = f"{np.mean(TEST[0.001]):.2f} ± {np.std(TEST[0.001], ddof=1):.2f}"
+    assert f"best: learning_rate=0.001\n  xnli/test/accuracy: {mean} ({each})\n" in shown
+    assert ledger(tmp_path)["best"] == {"combination": "learning_rate=0.001", "runs": NAMES[:3]}
+
+
+def test_of_a_loss_the_lowest_is_the_best(tmp_path, run):
+    more = "--config.train.select=dev/dev/loss"  # what the stand-in finds is given whatever name the config has
+    _, shown, _ = run(*arguments(tmp_path, more))
+    assert "best: learning_rate=0.0005\n" in shown
+    assert "lowest mean of dev/dev/loss" in " ".join(shown.split())
+
+
+def test_one_seed_has_no_deviation(tmp_path, run):
+    _, shown, _ = run(*arguments(tmp_path, seeds="1"))
+    assert "74.00 ± -" in shown
+    assert written(tmp_path)["0.001", "dev/dev/accuracy"]["std"] == ""
+
+
+def test_seeds_and_values_are_added(tmp_path, run):
+    run(*arguments(tmp_path, seeds="0", grid=f"{KEY}=1e-3"))
+    run(*arguments(tmp_path, seeds="0,1", grid=f"{KEY}=0.001"))
+    status, _, _ = run(*arguments(tmp_path, seeds="2", grid=f"{KEY}=5e-4"))
+    assert status == 0
+    assert sorted(calls(tmp_path)) == sorted(NAMES)
+    assert list(statuses(tmp_path)) == NAMES
+    status, shown, _ = run(f"--workdir={tmp_path / 'sweep'}")  # goes on with what is stored
+    assert status == 0
+    assert "6 of 6 runs are done already" in shown
+
+
+def test_another_definition_is_refused_and_named(tmp_path, run):
+    run(*arguments(tmp_path, seeds="0"))
+    before = (tmp_path / "sweep" / "sweep.json").read_bytes()
+    status, _, said = run(*arguments(tmp_path, "--config.train.batch_size=4", seeds="0"))
+    assert status == 2
+    assert "a different definition" in said
+    assert "config.train.batch_size: 6 there, 4 here" in said
+    status, _, said = run(*arguments(tmp_path, "--grid", "config.optimizer.layer_decay=0.8,0.9"))
+    assert status == 2
+    assert f"--grid: keys {KEY} there, config.optimizer.layer_decay, {KEY} here" in said
+    assert (tmp_path / "sweep" / "sweep.json").read_bytes() == before
+    status, _, _ = run(*arguments(tmp_path, "--config.train.log_every=7", seeds="0"))  # changes no number
+    assert status == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--grid", "config.train.patience=1,x"), "config.train.patience must be of type int"),
+        (("--grid", "config.train.patienc=1"), "config.train.patienc is unknown"),
+        (("--grid", "config.train.patience"), "must be config.KEY=VALUE,VALUE"),
+        (("--grid", "config.seed=1,2"), "--seeds=0,1,2 sets it"),
+        (("--config.seed=3",), "--seeds=0,1,2 sets it"),
+        (("--seeds=0,x",), "must be numbers from 0"),
+        (("--seeds=1,1",), "a value is given twice"),
+        (("--grid", f"{KEY}=1e-3"), "is given twice"),
+        (("--grid", "config.train.patience=1,1"), "a value is given twice"),
+        ((f"--{KEY}=1e-3",), "it can only be one of them"),
+        (("--config.train.select=",), "config.train.select is empty"),
+        (("--config.train.batch_size=0",), "config.train.batch_size"),
+        (("--jobs=0",), "must be at least 1"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_runs(tmp_path, run, more, message):
+    status, _, said = run(*arguments(tmp_path, *more))
+    assert status == 2
+    assert said.startswith("error: ")
+    assert message in said
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_directory_without_a_sweep_or_with_a_damaged_one_says_so(tmp_path, run):
+    status, _, said = run(f"--workdir={tmp_path}", "--report")
+    assert (status, said) == (
+        2,
+        f"error: {tmp_path} holds no sweep: there is no sweep.json in it; --config=FILE begins one\n",
+    )
+    (tmp_path / "sweep.json").write_text('{"definition": 3}')
+    status, _, said = run(f"--workdir={tmp_path}")
+    assert status == 2
+    assert "sweep.json is damaged" in said
+
+
+def test_a_failed_run_is_shown_and_tried_again(tmp_path, run):
+    (tmp_path / "fail-1").touch()
+    status, shown, said = run(*arguments(tmp_path))
+    assert status == 1
+    assert calls(tmp_path) == NAMES
+    for name in (NAMES[1], NAMES[4]):
+        log = tmp_path / "sweep" / f"{name}.log"
+        assert f"{name}: failed, exit status 2; " in shown
+        assert f"{name} failed, exit status 2; {log} ends:\n  begun 1\n  error: the disk is full\n" in said
+    assert "best:" not in shown  # no combination is whole
+    assert ledger(tmp_path)["best"] is None
+    (tmp_path / "fail-1").unlink()
+    status, shown, _ = run(*arguments(tmp_path))
+    assert status == 0
+    assert calls(tmp_path)[6:] == [NAMES[1], NAMES[4]]
+    assert "best: learning_rate=0.001" in shown
+
+
+def test_a_run_that_ends_well_without_a_summary_has_failed(tmp_path, run, fake):
+    (tmp_path / "fake.py").write_text("pass")
+    status, _, said = run(*arguments(tmp_path, seeds="0", grid=f"{KEY}=1e-3"))
+    assert status == 1
+    assert "exit status 0 but without a whole summary.json" in said
+
+
+def test_a_removed_run_is_run_again(tmp_path, run):
+    run(*arguments(tmp_path))
+    (tmp_path / "sweep" / NAMES[2] / "summary.json").unlink()
+    run(*arguments(tmp_path))
+    assert calls(tmp_path)[6:] == [NAMES[2]]
+
+
+def test_dry_run_and_report_run_nothing(tmp_path, run):
+    status, shown, _ = run(*arguments(tmp_path, "--dry_run"))
+    assert status == 0
+    lines = shown.splitlines()
+    assert len(lines) == 6
+    assert lines[3].startswith(f"waiting: {sys.executable} ")
+    for part in (f"--config={CONFIG}", f"--{KEY}=0.0005", "--config.seed=0", "--config.objectives.xnli.max_length=64"):
+        assert part in lines[3]
+    assert not (tmp_path / "sweep").exists()
+    run(*arguments(tmp_path, seeds="0,1"))
+    status, shown, _ = run(f"--workdir={tmp_path / 'sweep'}", "--report")
+    assert status == 0
+    assert len(calls(tmp_path)) == 4
+    assert "best: learning_rate=0.001" in shown
+
+
+def test_jobs_divide_the_cores(tmp_path, run, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        pytest.skip("one core cannot be divided")
+    status, _, _ = run(*arguments(tmp_path, "--jobs=2"))
+    assert status == 0
+    used = {line.split("[")[1].split("]")[0] for line in (tmp_path / "calls").read_text().splitlines()}
+    assert used == {", ".join(map(str, cores[0::2])), ", ".join(map(str, cores[1::2]))}
+    assert sorted(os.sched_getaffinity(0)) == cores
+
+
+def test_jobs_divide_the_gpus(monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,5,7")
+    assert [part.environment for part in processes.shares(2)] == [
+        {"CUDA_VISIBLE_DEVICES": "2,5"},
+        {"CUDA_VISIBLE_DEVICES": "3,7"},
+    ]
+    with pytest.raises(ValueError, match="4 GPUs are visible"):
+        processes.shares(5)
+    assert processes.shares(1)[0].environment == {}
+
+
+def test_keys_are_shortened_as_far_as_they_differ():
+    keys = ["stages.one.learning_rate", "stages.two.learning_rate", "train.batch_size", "other.seed"]
+    assert list(short_names(keys).values()) == ["one.learning_rate", "two.learning_rate", "batch_size", "other.seed"]
+
+
+def test_a_value_that_is_no_file_name_is_still_told_apart(tmp_path, run):
+    grid = "config.objectives.xnli.train=data/a,data:a"
+    _, shown, _ = run(*arguments(tmp_path, "--dry_run", seeds="0", grid=grid))
+    names = [part.rpartition("/")[2] for part in shown.split() if part.startswith("--workdir=")]
+    assert len(set(names)) == 2
+    assert all(name.startswith("train=data-a-") for name in names)
+
+
+def start(fake, *given):
+    """The command in a process of its own, with the stand-in."""
+    script = f"from launch import sweep; sweep.main({list(map(str, given))!r}, {fake!r})"
+    return subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(*paths, process=None):
+    deadline = time.monotonic() + 200
+    while not all(path.exists() for path in paths):
+        assert time.monotonic() < deadline, f"not there within the time: {paths}"
+        assert process is None or process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+
+
+def test_a_signal_is_passed_on_and_the_same_command_goes_on(tmp_path, fake, run):
+    (tmp_path / "hang-1").touch()
+    with start(fake, *arguments(tmp_path)) as process:
+        wait_for(tmp_path / "sweep" / NAMES[1] / "begun", process=process)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert said == "interrupted, 5 of 6 runs left; the same command goes on\n"
+    assert (tmp_path / "sweep" / NAMES[1] / "saved").exists()
+    assert ledger(tmp_path)["runs"][NAMES[1]]["exit"] == 143
+    assert list(statuses(tmp_path).values()) == ["done"] + ["waiting"] * 5
+    (tmp_path / "hang-1").unlink()
+    status, _, _ = run(*arguments(tmp_path))
+    assert status == 0
+    assert calls(tmp_path) == [*NAMES[:2], *NAMES[1:]]
+
+
+def test_after_a_kill_the_next_start_waits_for_the_run_that_was_left(tmp_path, fake, run):
+    (tmp_path / "hang-1").touch()
+    with start(fake, *arguments(tmp_path)) as process:
+        wait_for(tmp_path / "sweep" / NAMES[1] / "begun", process=process)
+        status, _, said = run(*arguments(tmp_path))
+        assert status == 2
+        assert "another process runs this sweep" in said
+        process.kill()
+    assert statuses(tmp_path)[NAMES[1]] == "running"
+    with start(fake, *arguments(tmp_path)) as process:
+        line = next(line for line in process.stdout if "waiting for it to end" in line)
+        assert line.startswith(f"{NAMES[1]}: ")
+        (tmp_path / "hang-1").unlink()
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert calls(tmp_path) == [*NAMES[:2], *NAMES[1:]]
+    assert set(statuses(tmp_path).values()) == {"done"}

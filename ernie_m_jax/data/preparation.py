@@ -68,8 +68,8 @@ def labelled(
             missing[split] = error
     if not opened:
         raise next(iter(missing.values()))
-    for split, error in missing.items():
-        _say(f"{split}: left out: {_shortly(error)}")
+    for split, why in missing.items():
+        _say(f"{split}: left out: {_shortly(why)}")
     writer, counts = prepared.Writer(output), {}
     for split, by_language in opened.items():
         for language, sequence in by_language.items():

@@ -149,7 +149,12 @@ def test_a_missing_download_is_named_with_where_to_get_it(name, languages, wante
     if there:
         folder.mkdir()
     arguments = ["--languages", languages] if languages else []
-    said = refused(capsys, name, "--source", folder, "--output", tmp_path / "out", *arguments)
+    with pytest.raises(SystemExit):
+        run(name, "--source", folder, "--output", tmp_path / "out", *arguments)
+    shown, said = capsys.readouterr()
+    assert shown == ""
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
     assert all(part in said for part in (str(folder), *wanted))
     assert not (tmp_path / "out").exists()
 

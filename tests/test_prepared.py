@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -219,11 +220,18 @@ def test_a_damaged_record_is_named_when_it_is_read(tmp_path):
 
 
 def test_threads_read_one_file_together(tmp_path):
+    """Threads are switched as often as can be, or a wrong place between finding a record and reading it is rare."""
+    usual = sys.getswitchinterval()
     many = [Record((f"text {number}",), ("en",), {"id": str(number)}) for number in range(300)]
     opened = open_split(make(tmp_path, records=many))["en"]
     order = [int(number) for number in np.random.default_rng(0).integers(0, 300, 3000)]
-    with concurrent.futures.ThreadPoolExecutor(8) as threads:
-        assert list(threads.map(opened.__getitem__, order)) == [many[number] for number in order]
+    try:
+        sys.setswitchinterval(1e-6)
+        with concurrent.futures.ThreadPoolExecutor(8) as threads:
+            found = list(threads.map(opened.__getitem__, order))
+    finally:
+        sys.setswitchinterval(usual)
+    assert found == [many[number] for number in order]
 
 
 def test_verify_finds_every_flipped_byte(tmp_path):

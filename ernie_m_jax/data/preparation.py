@@ -58,17 +58,18 @@ def labelled(
     prepared.check_free(output)
     labels = tuple(labels) or task.labels
     opened: dict[str, Mapping[str, RawRecords]] = {}
-    missing: list[MissingData] = []
+    missing: dict[str, MissingData] = {}
     for split in splits or published.SPLITS:
         try:
             opened[split] = _open(task, source, split, languages, labels, bad_rows)
         except MissingData as error:
             if splits:
                 raise
-            missing.append(error)
-            _say(f"{split}: left out: {_shortly(error)}")
+            missing[split] = error
     if not opened:
-        raise missing[0]
+        raise next(iter(missing.values()))
+    for split, why in missing.items():
+        _say(f"{split}: left out: {_shortly(why)}")
     writer, counts = prepared.Writer(output), {}
     for split, by_language in opened.items():
         for language, sequence in by_language.items():

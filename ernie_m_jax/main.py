@@ -110,10 +110,7 @@ def use(config: configs.Config, workdir: Path) -> None:
     made = run.make(config, config_files.home(workdir), with_evaluations=_MODE.value == "evaluate")
     params = restore.load_params(made, workdir)
     if _MODE.value == "evaluate":
-        if not config.evals:
-            raise configs.ConfigError("config.evals is empty, or its sources' paths are: nothing to evaluate on")
-        for name in made.evaluations.keys:
-            made.evaluate(name, params, workdir / "evaluation", name)
+        run.evaluate(made, params, workdir / "evaluation")
         return
     for name, value in (("input", _INPUT.value), ("output", _OUTPUT.value)):
         if not value:

@@ -202,6 +202,16 @@ def refuse_sweep(folder):
     return [sweep(folder, "running", None)], "the sweep is not finished, 4 of 4 runs are left"
 
 
+def refuse_sweep_without_best(folder):
+    return [sweep(folder, "done", None)], "no combination of the sweep has a finite value on dev"
+
+
+def refuse_stage(folder):
+    run = xnli_run(folder, 0)
+    (run / "finetune" / "checkpoints").mkdir(parents=True)
+    return [run / "finetune"], f"{run / 'finetune'} is a stage of a run; give the run, {run}"
+
+
 def refuse_damaged_sweep(folder):
     sweep(folder, "done", None)
     (folder / "sweep.json").write_text("[]")

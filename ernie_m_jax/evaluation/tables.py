@@ -147,11 +147,13 @@ def _members(sweep: Path) -> list[Path]:
         chosen = None if stored["best"] is None else list(stored["best"]["runs"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{sweep / 'sweep.json'} is damaged ({error!r})") from None
-    if left or chosen is None:
+    if left:
         raise ConfigError(
             f"{sweep}: the sweep is not finished, {len(left)} of {len(stored['runs'])} runs are left; "
             f"python -m launch.sweep --workdir={sweep} goes on with it"
         )
+    if chosen is None:
+        raise ConfigError(f"{sweep}: no combination of the sweep has a finite value on dev, so none is the best")
     return [sweep / name for name in chosen]
 
 
@@ -159,6 +161,8 @@ def _of_run(directory: Path, label: str, given: str, settings: Sequence[str]) ->
     """What a run's final evaluations have for the tables."""
     if not _is_run(directory) and (directory / "evaluation" / "summary.json").exists():
         directory = directory / "evaluation"
+    if (home := config_files.home(directory)) != directory:
+        raise ConfigError(f"{given} is a stage of a run; give the run, {home}")
     tree = config_files.from_workdir(directory, training=False, settings=settings)
     config = configs.resolve(tree, training=False, problems=config_files.override(tree, settings))
     final, was_trained = _final(directory)

@@ -23,6 +23,20 @@ from ernie_m_jax.config_fields import ABOVE_ZERO, between, one_of, raise_problem
 from ernie_m_jax.config_fields import ConfigError as ConfigError
 from ernie_m_jax.task import TaskKeys
 
+# Keys that change how fast a run goes or what it keeps, not its numbers; a run may go on with others.
+FREE_KEYS = (
+    "config.mesh",
+    "config.compute.attention",
+    "config.compute.remat",
+    "config.compute.vocab_chunk",
+    "config.data.prefetch",
+    "config.encode",
+    "config.train.max_to_keep",
+    "config.train.log_every",
+    "config.train.max_skipped",
+    "config.train.save_every",
+)
+
 _MOST_DROPPED = 0.99  # a dropout rate of 1 would leave nothing
 _EMPTY: tuple[Any, ...] = ("", [], {}, None)  # values that state nothing
 _HIGHEST_RATE = 1e30  # times Adam's step, which is below 1000, it stays finite in float32

@@ -122,10 +122,7 @@ def use(config: configs.Config, workdir: Path) -> None:
     made = run.make(config, config_files.home(workdir), with_evaluations=evaluated)
     params = restore.load_params(made, workdir)
     if _MODE.value == "evaluate":
-        if not config.evals:
-            raise configs.ConfigError("config.evals is empty, or its sources' paths are: nothing to evaluate on")
-        for name in made.evaluations.keys:
-            made.evaluate(name, params, workdir / "evaluation", name)
+        run.evaluate(made, params, workdir / "evaluation")
         return
     needed = {"input": _INPUT.value, "output": _OUTPUT.value}
     for name, value in needed.items():

@@ -14,7 +14,6 @@ from ernie_m_jax import config_files, config_renames
 from ernie_m_jax.config_build import with_defaults
 from ernie_m_jax.config_fields import raise_problems
 from ernie_m_jax.reporting import files
-from ernie_m_jax.training.claim import FREE_KEYS
 
 _LONGEST = 40  # characters of a value in a directory's name; file systems allow 255 for the whole
 _OWN_KEYS = {"seed": "--seeds=0,1,2 sets it", "train.select": "one rule must choose among all combinations"}
@@ -128,7 +127,7 @@ def joined(stored: Definition, given: Definition, where: str) -> Definition:
     """
     before = with_defaults(configs.Config, config_renames.upgraded(dict(stored.tree)))
     now = with_defaults(configs.Config, given.tree)
-    free = (*FREE_KEYS, "config.seed", *(f"config.{key}:" for key in given.grid))
+    free = (*configs.FREE_KEYS, "config.seed", *(f"config.{key}:" for key in given.grid))
     lines = [line for line in configs.differences(*map(_json, (before, now))) if not line.startswith(free)]
     if set(stored.grid) != set(given.grid):
         keys = [", ".join(f"config.{key}" for key in grid) or "none" for grid in (stored.grid, given.grid)]

@@ -309,30 +309,42 @@ def test_a_value_that_is_no_file_name_is_still_told_apart(tmp_path, run):
     assert all(name.startswith("train=data-a-") for name in names)
 
 
-def start(fake, *given):
-    """The command in a process of its own, with the stand-in."""
-    script = f"from launch import sweep; sweep.main({list(map(str, given))!r}, {fake!r})"
-    return subprocess.Popen(
-        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+@pytest.fixture
+def start(tmp_path, fake):
+    """Starts the command in a process of its own, its output in the file `screen`; none outlives the test."""
+    begun = []
+
+    def begin(*given):
+        script = f"from launch import sweep; sweep.main({list(map(str, given))!r}, {fake!r})"
+        with (tmp_path / "screen").open("wb") as screen:
+            process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=screen, stderr=screen)
+        begun.append(process)
+        return process
+
+    yield begin
+    for process in begun:
+        process.kill()
+        process.wait()
+    for path in tmp_path.glob("hang-*"):
+        path.unlink()  # and the stand-ins end
 
 
-def wait_for(*paths, process=None):
+def wait_for(process, holds):
     deadline = time.monotonic() + 200
-    while not all(path.exists() for path in paths):
-        assert time.monotonic() < deadline, f"not there within the time: {paths}"
-        assert process is None or process.poll() is None, process.stderr.read()
+    while not holds():
+        assert time.monotonic() < deadline, "not so within the time"
+        assert process.poll() is None, "it ended before"
         time.sleep(0.05)
 
 
-def test_a_signal_is_passed_on_and_the_same_command_goes_on(tmp_path, fake, run):
+def test_a_signal_is_passed_on_and_the_same_command_goes_on(tmp_path, start, run):
     (tmp_path / "hang-1").touch()
-    with start(fake, *arguments(tmp_path)) as process:
-        wait_for(tmp_path / "sweep" / NAMES[1] / "begun", process=process)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert said == "interrupted, 5 of 6 runs left; the same command goes on\n"
+    process = start(*arguments(tmp_path))
+    wait_for(process, (tmp_path / "sweep" / NAMES[1] / "begun").exists)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 143
+    shown = (tmp_path / "screen").read_text()
+    assert shown.endswith("\ninterrupted, 5 of 6 runs left; the same command goes on\n")
     assert (tmp_path / "sweep" / NAMES[1] / "saved").exists()
     assert ledger(tmp_path)["runs"][NAMES[1]]["exit"] == 143
     assert list(statuses(tmp_path).values()) == ["done"] + ["waiting"] * 5
@@ -342,20 +354,21 @@ def test_a_signal_is_passed_on_and_the_same_command_goes_on(tmp_path, fake, run)
     assert calls(tmp_path) == [*NAMES[:2], *NAMES[1:]]
 
 
-def test_after_a_kill_the_next_start_waits_for_the_run_that_was_left(tmp_path, fake, run):
+def test_after_a_kill_the_next_start_waits_for_the_run_that_was_left(tmp_path, start, run):
     (tmp_path / "hang-1").touch()
-    with start(fake, *arguments(tmp_path)) as process:
-        wait_for(tmp_path / "sweep" / NAMES[1] / "begun", process=process)
-        status, _, said = run(*arguments(tmp_path))
-        assert status == 2
-        assert "another process runs this sweep" in said
-        process.kill()
-    assert statuses(tmp_path)[NAMES[1]] == "running"
-    with start(fake, *arguments(tmp_path)) as process:
-        line = next(line for line in process.stdout if "waiting for it to end" in line)
-        assert line.startswith(f"{NAMES[1]}: ")
-        (tmp_path / "hang-1").unlink()
-        process.communicate(timeout=60)
-    assert process.returncode == 0
+    process = start(*arguments(tmp_path))
+    wait_for(process, (tmp_path / "sweep" / NAMES[1] / "begun").exists)
+    status, _, said = run(*arguments(tmp_path))
+    assert status == 2
+    assert "another process runs this sweep" in said
+    process.kill()
+    process.wait()
+    left = ledger(tmp_path)["runs"][NAMES[1]]
+    assert left["status"] == "running"
+    process = start(*arguments(tmp_path))
+    line = f"{NAMES[1]}: process {left['pid']}, which an earlier sweep left, still runs it; waiting for it to end\n"
+    wait_for(process, lambda: line in (tmp_path / "screen").read_text())
+    (tmp_path / "hang-1").unlink()
+    assert process.wait(timeout=60) == 0
     assert calls(tmp_path) == [*NAMES[:2], *NAMES[1:]]
     assert set(statuses(tmp_path).values()) == {"done"}

@@ -1,5 +1,6 @@
 """Sweeps of real runs, in processes of their own."""
 
+import csv
 import json
 import os
 import signal
@@ -103,3 +104,17 @@ def test_interrupted_and_killed_it_ends_like_one_that_was_not(given, tmp_path):
     mean = np.mean([run["evals"]["xnli"]["test/accuracy"] for run in runs])
     assert f"xnli/test/accuracy: {mean:.2f} ± " in expected
     assert ledger(whole)["best"] == {"combination": "learning_rate=0.01", "runs": NAMES}
+    table(whole, runs, tmp_path / "tables")
+
+
+def table(workdir, runs, output):
+    """The sweep's row of the paper's table is the mean of its runs' figures."""
+    tables = [sys.executable, "-m", "ernie_m_jax.evaluation.tables", str(workdir), "--output", str(output)]
+    shown = subprocess.run(tables, cwd=ROOT, capture_output=True, text=True, timeout=100, check=True).stdout
+    rows = list(csv.reader((output / "xnli-transfer.csv").read_text().splitlines()))
+    (row,) = [dict(zip(rows[0], cells, strict=True)) for cells in rows if cells[0] == "ours"]
+    assert row["model"] == "ours: from scratch, 2 seeds (2 of 15 languages)"
+    for language in LANGUAGES:
+        mean = np.mean([run["evals"]["xnli"][f"test/{language}/accuracy"] for run in runs])
+        assert float(row[language]) == pytest.approx(mean)
+    assert "ours: from scratch" in shown

@@ -60,11 +60,8 @@ class TaskEvaluator:
         if not rows:
             return [f"{title}: no labels to score; what was predicted is written"]
         tables: list[Any] = [screen.language_table(rows, title=title)]
-        paper = self._task.task.paper(self._task.cfg, self._task.keys)
-        final = _figures(rows, self._task.task.figure)
-        if paper is not None and final:
-            known = paper_tables.rows(*paper)[0].values
-            ours = {language: value for language, value in final.items() if language in known}
+        if (found := paper_figures(self._task, metrics)) is not None:
+            paper, ours = found
             title = f"{paper[0]} {paper[1]}: the paper's rows and ours"
             tables.append(paper_tables.table(*paper, {"ours": ours} if ours else {}, title=title))
         return tables
@@ -87,16 +84,28 @@ def _means(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in grouped.items()}
 
 
-def _figures(rows: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> dict[str, paper_tables.Value]:
-    """What the paper's table shows of the test split, by language: these metrics together, or the first alone."""
-    if not names:
-        return dict(next((values for row, values in rows.items() if row.startswith("test ")), {}))
-    parts = [rows.get(f"test {name}", {}) for name in names]
-    return {
-        language: tuple(part[language] for part in parts)
-        for language in parts[0]
-        if all(language in part for part in parts)
-    }
+def paper_figures(
+    task: Bound, metrics: Mapping[str, float]
+) -> tuple[tuple[str, str], dict[str, paper_tables.Value]] | None:
+    """What belongs into a table of the paper: the table and its setting, and the test split's figures by language.
+
+    A figure is those of the task's metrics together that it names, or the first alone; languages that the table lacks
+    are left out. None where the task has no such table, or nothing was scored on a test split.
+    """
+    rows, paper, names = _by_language(metrics), task.task.paper(task.cfg, task.keys), task.task.figure
+    if names:
+        parts = [rows.get(f"test {name}", {}) for name in names]
+        figures: dict[str, paper_tables.Value] = {
+            language: tuple(part[language] for part in parts)
+            for language in parts[0]
+            if all(language in part for part in parts)
+        }
+    else:
+        figures = dict(next((values for row, values in rows.items() if row.startswith("test ")), {}))
+    if paper is None or not figures:
+        return None
+    known = paper_tables.languages(paper[0])
+    return paper, {language: figure for language, figure in figures.items() if language in known}
 
 
 def _by_language(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:

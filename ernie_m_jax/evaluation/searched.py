@@ -87,11 +87,9 @@ class RetrievalEvaluator:
         tables: list[Any] = [screen.retrieval_table(result.languages, result.matrix / 100, title=f"{title}, %")]
         if layers := _by_layer(metrics):
             tables.append(screen.language_table(layers, title=f"{title}: mean by layer, %", mean=False))
-        if self._keys.paper and len(self._languages) <= 37:  # its 36 and English
-            ours = {
-                "ours": {name.split(">")[0]: value for name, value in metrics.items() if name.split(">")[-1] in ENGLISH}
-            }
-            tables.append(paper_tables.table("tatoeba", "transfer", ours, title="tatoeba: the paper's rows and ours"))
+        if (found := paper_figures(self._keys, self._languages, metrics)) is not None:
+            paper, ours = found
+            tables.append(paper_tables.table(*paper, {"ours": ours}, title="tatoeba: the paper's rows and ours"))
         return tables
 
     def write(self, directory: Path, stem: str, metrics: Mapping[str, float]) -> None:
@@ -109,6 +107,16 @@ class RetrievalEvaluator:
         for one, other in directions:
             matrix[languages.index(one), languages.index(other)] = metrics[f"{one}>{other}"]
         return retrieval.RetrievalResult(languages, matrix)
+
+
+def paper_figures(
+    keys: RetrievalEval, languages: Sequence[str], metrics: Mapping[str, float]
+) -> tuple[tuple[str, str], dict[str, float]] | None:
+    """The paper's table with its setting, and by language the accuracy of finding English; None of other sets."""
+    if not keys.paper or len(languages) > 37:  # its 36 and English
+        return None
+    directions = {tuple(name.split(">")): value for name, value in metrics.items() if ">" in name}
+    return ("tatoeba", "transfer"), {one: value for (one, other), value in directions.items() if other in ENGLISH}
 
 
 def _metrics(result: retrieval.RetrievalResult) -> dict[str, float]:

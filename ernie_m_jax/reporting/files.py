@@ -22,6 +22,7 @@ from ernie_m_jax.version import __version__
 
 _COLOURS = ("#00457c", "#d9a441", "#7f7f7f", "#6baed6", "#8c510a", "#35978f")  # of bars, one per metric
 _WIDEST = 60.0  # inches of a bar chart
+_OURS = "#fbe9c4"  # behind our rows of a table
 
 
 def heat_map(path: str | os.PathLike[str], languages: Sequence[str], matrix: Any, title: str) -> None:
@@ -133,6 +134,49 @@ def bar_chart(path: str | os.PathLike[str], rows: Mapping[str, Mapping[str, floa
     if len(rows) > 1:
         columns = max(1, int(figure.get_figwidth() / 1.6))  # inches that a name may take
         figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=min(columns, len(rows)))
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+    atomic.write(path, buffer.getvalue())
+
+
+def table_picture(
+    path: str | os.PathLike[str], rows: Sequence[Sequence[str]], highlighted: int, title: str, note: str = ""
+) -> None:
+    """Draws a table as a PNG.
+
+    Args:
+      path: file to write.
+      rows: cells, the header's first.
+      highlighted: how many of the last rows stand out, below a line.
+      title: above the table.
+      note: below it, small.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    widths = [max(map(len, cells)) + 2 for cells in zip(*rows, strict=True)]  # in characters
+    ends = np.cumsum(widths)
+    height = len(rows) + 3.2  # in lines: title and note beside the rows
+    width = max(ends[-1], 1.2 * len(title) + 2, 0.8 * len(note) + 2)  # their letters are wider and narrower
+    figure = Figure(figsize=(0.098 * width, 0.26 * height), dpi=150)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+    axes.set_axis_off()
+    axes.text(1, 0.9, title, fontsize=11, fontweight="bold", va="center")
+    first = len(rows) - highlighted
+    for number, cells in enumerate(rows):
+        line, ours = number + 2.2, number >= first
+        if ours:
+            axes.axhspan(line - 0.5, line + 0.5, xmax=ends[-1] / width, color=_OURS, linewidth=0)
+        weight = "bold" if ours or not number else "normal"
+        style: dict[str, Any] = {"family": "monospace", "fontsize": 9, "va": "center", "weight": weight}
+        axes.text(1, line, cells[0], **style)
+        for end, cell in zip(ends[1:], cells[1:], strict=True):
+            axes.text(end - 1, line, cell, ha="right", **style)
+    for line in (1.7, 2.7, *([first + 1.7] if highlighted else []), len(rows) + 1.7):
+        axes.hlines(line, 0.5, ends[-1] - 0.5, color="black", linewidth=0.8)
+    axes.text(1, len(rows) + 2.3, note, fontsize=7.5, va="center", color="#555555")
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     atomic.write(path, buffer.getvalue())

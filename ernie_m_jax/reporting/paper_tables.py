@@ -1,8 +1,8 @@
 """The tables of the ERNIE-M paper, with our figures beneath them.
 
 In: `paper/*.tsv`, which hold every row and figure as published (Ouyang et al., EMNLP 2021, arXiv 2012.15674), and our
-figures by language, in percent. Out: a table for the screen, or CSV. Importing this module imports neither JAX nor
-matplotlib.
+figures by language, in percent. Out: a table for the screen, CSV, Markdown or PNG. Importing this module imports
+neither JAX nor matplotlib.
 
 A figure is accuracy (xnli, pawsx, tatoeba), chunk F1 over word pieces (conll) or F1/exact match (mlqa), all in percent.
 A setting says what a model was fine-tuned on: "transfer" is English only, "all" is the training data of all languages
@@ -96,16 +96,12 @@ def table(task: str, setting: str, ours: Mapping[str, Mapping[str, Value]], titl
     Raises:
       ValueError: no such table or setting; a language the table lacks; a value that is not in 0..100.
     """
-    published = [[line["model"], *(line[column] for column in _columns(task))] for line in _published(task, setting)]
-    own = [
-        [label, *(_joined(figure, functools.partial(_rounded, task)) or "-" for figure in figures)]
-        for label, figures in _own(task, ours)
-    ]
-    widths = [max(map(len, column)) for column in zip(["", *_columns(task)], *published, *own, strict=True)]
+    columns, published, own = _shown(task, setting, ours)
+    widths = [max(map(len, cells)) for cells in zip(columns, *published, *own, strict=True)]
     layout: dict[str, Any] = {"box": _BOX, "show_edge": False, "pad_edge": False, "padding": 0}
     shown = rich.table.Table(title=rich.text.Text(title), caption=_NOTES.get(task), caption_justify="left", **layout)
     shown.add_column("", max_width=min(widths[0], _WIDTH - sum(1 + width for width in widths[1:])))
-    for column in _columns(task):
+    for column in columns[1:]:
         shown.add_column(column, justify="right", no_wrap=True)
     for cells in published:
         shown.add_row(*map(rich.text.Text, cells), end_section=cells is published[-1] and bool(own))
@@ -137,6 +133,46 @@ def csv(task: str, setting: str, ours: Mapping[str, Mapping[str, Value]]) -> str
     return buffer.getvalue()
 
 
+def markdown(task: str, setting: str, ours: Mapping[str, Mapping[str, Value]], title: str) -> str:
+    """The same table in Markdown, our rows bold; arguments and errors as of `table`."""
+    columns, published, own = _shown(task, setting, ours)
+    bold = [[f"**{_escaped(cell)}**" for cell in cells] for cells in own]
+    plain = [[_escaped(cell) for cell in cells] for cells in published]
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *plain, *bold]
+    note = f"\n{_escaped(_NOTES[task])}\n" if task in _NOTES else ""
+    return f"# {title}\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines) + note
+
+
+def picture(path: Any, task: str, setting: str, ours: Mapping[str, Mapping[str, Value]], title: str) -> None:
+    """Writes the same table as a PNG, our rows highlighted; the other arguments and errors as of `table`."""
+    columns, published, own = _shown(task, setting, ours)
+    files.table_picture(path, [columns, *published, *own], len(own), title, _NOTES.get(task, ""))
+
+
+def languages(task: str) -> tuple[str, ...]:
+    """The languages that the table has a column for, in its order; none of Tatoeba's.
+
+    Raises:
+      ValueError: the paper has no such table; names those it has.
+    """
+    return tuple(column for column in _columns(task) if column != _AVERAGE)
+
+
+def _shown(
+    task: str, setting: str, ours: Mapping[str, Mapping[str, Value]]
+) -> tuple[list[str], list[list[str]], list[list[str]]]:
+    """The columns, the first of them the models', and the cells of the published rows and of ours as they are shown."""
+    columns = _columns(task)
+    published = [[line["model"], *(line[column] for column in columns)] for line in _published(task, setting)]
+    rounded = functools.partial(_rounded, task)
+    own = [[label, *(_joined(figure, rounded) or "-" for figure in figures)] for label, figures in _own(task, ours)]
+    return ["", *columns], published, own
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("*", "\\*")
+
+
 @functools.cache
 def _read(task: str) -> list[dict[str, str]]:
     """The table's lines as they stand in its file: section, model, a column per language, Avg."""
@@ -159,20 +195,20 @@ def _columns(task: str) -> list[str]:
 
 def _own(task: str, ours: Mapping[str, Mapping[str, Value]]) -> list[tuple[str, list[tuple[float, ...]]]]:
     """Our rows: the label, and a figure per column with the average last; an empty figure is a missing one."""
-    languages = [column for column in _columns(task) if column != _AVERAGE]
-    total = _UNNAMED.get(task, len(languages))
+    known = languages(task)
+    total = _UNNAMED.get(task, len(known))
     found = []
     for name, values in ours.items():
-        wrong = [language for language in values if language not in languages and task not in _UNNAMED]
+        wrong = [language for language in values if language not in known and task not in _UNNAMED]
         if wrong:
-            there = ", ".join(languages)
+            there = ", ".join(known)
             raise ValueError(f"{task}, row {name!r}: the table has no language {wrong[0]!r}; it has {there}")
         if len(values) > total:
             raise ValueError(f"{task}, row {name!r}: {len(values)} languages given, the paper has {total} languages")
         figures = {language: _numbers(task, name, language, value) for language, value in values.items()}
         average = tuple(sum(parts) / len(parts) for parts in zip(*figures.values(), strict=True))
         label = name if len(figures) == total else f"{name} ({len(figures)} of {total} languages)"
-        found.append((label, [*(figures.get(language, ()) for language in languages), average]))
+        found.append((label, [*(figures.get(language, ()) for language in known), average]))
     return found
 
 

@@ -9,25 +9,12 @@ from pathlib import Path
 import jax
 
 from ernie_m_jax.checkpoint import saved_steps
-from ernie_m_jax.config import Config, ConfigError, differences, to_dict
+from ernie_m_jax.config import FREE_KEYS, Config, ConfigError, differences, to_dict
 from ernie_m_jax.config_build import with_defaults
 from ernie_m_jax.config_files import stored_config_tree
 from ernie_m_jax.reporting import files, screen
 from ernie_m_jax.training import lengths
 
-# Keys that change how fast a run goes or what it keeps, not its numbers; a run may go on with others.
-FREE_KEYS = (
-    "config.mesh",
-    "config.compute.attention",
-    "config.compute.remat",
-    "config.compute.vocab_chunk",
-    "config.data.prefetch",
-    "config.encode",
-    "config.train.max_to_keep",
-    "config.train.log_every",
-    "config.train.max_skipped",
-    "config.train.save_every",
-)
 # Keys on which a tokenizer trained here depends.
 TOKENIZER_KEYS = (
     "config.data.monolingual",

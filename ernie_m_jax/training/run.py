@@ -5,6 +5,7 @@
     workdir/<stage>/               checkpoints/ metrics.jsonl tensorboard/ summary.json, <evaluation>.csv .png
     workdir/elapsed.json           seconds of all parts of the run so far
     workdir/summary.json           what the screen shows at the end
+    workdir/evaluation/            of --mode=evaluate: config.json summary.json, <evaluation>.csv .png
 
 `restore` decides where a stage starts, `claim` which config a work directory belongs to.
 """
@@ -21,7 +22,7 @@ import jax
 from ernie_m_jax import sharding, tokenizer
 from ernie_m_jax import task as tasks
 from ernie_m_jax.checkpoint import saved_steps
-from ernie_m_jax.config import Config, ConfigError, MeshConfig
+from ernie_m_jax.config import Config, ConfigError, MeshConfig, to_dict
 from ernie_m_jax.data import mixture
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.evaluation.runner import Evaluations
@@ -232,6 +233,20 @@ def run_stage(run: stages.Run, stage: stages.Stage, previous: Path | None, neede
         numbers["start"] = untrained
     files.write_json(done, numbers)
     return numbers
+
+
+def evaluate(run: stages.Run, params: Any, directory: Path) -> None:
+    """Runs every evaluation on parameters; what is found stands in `directory`, with the config.
+
+    Raises:
+      ConfigError: there is no evaluation.
+    """
+    if not run.config.evals:
+        raise ConfigError("config.evals is empty, or its sources' paths are: nothing to evaluate on")
+    found = {name: run.evaluate(name, params, directory, name).metrics for name in run.evaluations.keys}
+    if jax.process_index() == 0:
+        files.write_json(directory / "config.json", {"config": to_dict(run.config), "versions": files.versions()})
+        files.write_json(directory / "summary.json", {"evals": found})
 
 
 def _evaluate_start(run: stages.Run, stage: stages.Stage, params: Any, path: Path) -> dict[str, dict[str, float]]:

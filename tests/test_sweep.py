@@ -181,6 +181,8 @@ def test_another_definition_is_refused_and_named(tmp_path, run):
     status, _, said = run(*arguments(tmp_path, "--grid", "config.optimizer.layer_decay=0.8,0.9"))
     assert status == 2
     assert f"--grid: keys {KEY} there, config.optimizer.layer_decay, {KEY} here" in said
+    status, _, said = run(*arguments(tmp_path, grid="config.optimizer.layer_decay=0.8,0.9"))
+    assert said.splitlines()[1:] == [f"  --grid: keys {KEY} there, config.optimizer.layer_decay here"]
     assert (tmp_path / "sweep" / "sweep.json").read_bytes() == before
     status, _, _ = run(*arguments(tmp_path, "--config.train.log_every=7", seeds="0"))  # changes no number
     assert status == 0

@@ -127,7 +127,7 @@ def joined(stored: Definition, given: Definition, where: str) -> Definition:
     """
     before = with_defaults(configs.Config, config_renames.upgraded(dict(stored.tree)))
     now = with_defaults(configs.Config, given.tree)
-    free = (*configs.FREE_KEYS, "config.seed", *(f"config.{key}:" for key in given.grid))
+    free = (*configs.FREE_KEYS, "config.seed", *(f"config.{key}:" for key in {*stored.grid, *given.grid}))
     lines = [line for line in configs.differences(*map(_json, (before, now))) if not line.startswith(free)]
     if set(stored.grid) != set(given.grid):
         keys = [", ".join(f"config.{key}" for key in grid) or "none" for grid in (stored.grid, given.grid)]

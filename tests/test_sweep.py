@@ -1,103 +1,18 @@
-"""Sweeps: every combination with every seed once, however often the sweep is interrupted."""
+"""Sweeps: every combination with every seed once, what they find, and what is refused."""
 
 import csv
-import json
 import os
-import signal
-import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 
-from launch import processes, sweep
+from launch import processes
 from launch.definition import short_names
-from tests.command import ROOT
+from tests import sweeping
+from tests.sweeping import CONFIG, DEV, KEY, NAMES, TEST, arguments, calls, ledger, statuses
 
-CONFIG = "configs/finetune/xnli.py:size=tiny"
-KEY = "config.stages.finetune.learning_rate"
-GRID = f"{KEY}=1e-3,0.0005"
-NAMES = [f"learning_rate={rate},seed={seed}" for rate in ("0.001", "0.0005") for seed in (0, 1, 2)]
-# Stands in for `python -m ernie_m_jax.main`: the same flags, exit statuses and summary, in no time. What it is to do
-# stands in files beside the sweep: hang-SEED (until asked to stop), fail-SEED, cores.
-FAKE = """
-import json, os, pathlib, signal, sys, time
-given = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
-workdir, seed = pathlib.Path(given["workdir"]), int(given["config.seed"])
-rate = float(given["config.stages.finetune.learning_rate"])
-told = workdir.parent.parent
-workdir.mkdir(parents=True, exist_ok=True)
-with (told / "calls").open("a") as calls:
-    calls.write(f"{workdir.name} {sorted(os.sched_getaffinity(0))} {given['config.objectives.xnli.max_length']}\\n")
-def saved(*_):
-    (workdir / "saved").touch()
-    print("interrupted; the same command goes on from there", file=sys.stderr)
-    sys.exit(143)
-signal.signal(signal.SIGTERM, saved)
-print(f"begun {seed}", flush=True)
-(workdir / "begun").touch()
-while (told / f"hang-{seed}").exists():
-    time.sleep(0.05)
-if (told / f"fail-{seed}").exists():
-    print("error: the disk is full", file=sys.stderr)
-    sys.exit(2)
-dev, test = 70 + 3000 * rate + seed ** 2, 60 - 1000 * rate + seed ** 3
-evals = {
-    "dev": {"dev/accuracy": dev, "dev/en/accuracy": dev},
-    "xnli": {"dev/accuracy": dev, "test/accuracy": test, "test/en/accuracy": test},
-}
-selected = {"step": 10 + seed, "metric": "dev/dev/accuracy", "value": dev}
-summary = {"stages": {"finetune": {"evals": evals, "selected": selected}}}
-(workdir / "summary.json").write_text(json.dumps(summary))
-"""
-DEV = {rate: [70 + 3000 * rate + seed**2 for seed in (0, 1, 2)] for rate in (0.001, 0.0005)}
-TEST = {rate: [60 - 1000 * rate + seed**3 for seed in (0, 1, 2)] for rate in (0.001, 0.0005)}
-
-
-@pytest.fixture
-def fake(tmp_path):
-    path = tmp_path / "fake.py"
-    path.write_text(FAKE)
-    return sys.executable, str(path)
-
-
-def arguments(tmp_path, *more, seeds="0,1,2", grid=GRID):
-    return (
-        f"--config={CONFIG}",
-        f"--workdir={tmp_path / 'sweep'}",
-        f"--seeds={seeds}",
-        "--grid",
-        grid,
-        "--config.objectives.xnli.max_length=64",
-        *more,
-    )
-
-
-@pytest.fixture
-def run(fake, capsys):
-    """Exit status, standard output and standard error of the command, in this process."""
-
-    def call(*given):
-        with pytest.raises(SystemExit) as ended:
-            sweep.main(list(map(str, given)), fake)
-        shown = capsys.readouterr()
-        return ended.value.code, shown.out, shown.err
-
-    return call
-
-
-def calls(tmp_path):
-    path = tmp_path / "calls"
-    return [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def ledger(tmp_path):
-    return json.loads((tmp_path / "sweep" / "sweep.json").read_text())
-
-
-def statuses(tmp_path):
-    return {name: run["status"] for name, run in ledger(tmp_path)["runs"].items()}
+fake, run = sweeping.fake, sweeping.run
 
 
 def written(tmp_path):
@@ -181,6 +96,8 @@ def test_another_definition_is_refused_and_named(tmp_path, run):
     status, _, said = run(*arguments(tmp_path, "--grid", "config.optimizer.layer_decay=0.8,0.9"))
     assert status == 2
     assert f"--grid: keys {KEY} there, config.optimizer.layer_decay, {KEY} here" in said
+    status, _, said = run(*arguments(tmp_path, grid="config.optimizer.layer_decay=0.8,0.9"))
+    assert said.splitlines()[1:] == [f"  --grid: keys {KEY} there, config.optimizer.layer_decay here"]
     assert (tmp_path / "sweep" / "sweep.json").read_bytes() == before
     status, _, _ = run(*arguments(tmp_path, "--config.train.log_every=7", seeds="0"))  # changes no number
     assert status == 0
@@ -307,68 +224,3 @@ def test_a_value_that_is_no_file_name_is_still_told_apart(tmp_path, run):
     names = [part.rpartition("/")[2] for part in shown.split() if part.startswith("--workdir=")]
     assert len(set(names)) == 2
     assert all(name.startswith("train=data-a-") for name in names)
-
-
-@pytest.fixture
-def start(tmp_path, fake):
-    """Starts the command in a process of its own, its output in the file `screen`; none outlives the test."""
-    begun = []
-
-    def begin(*given):
-        script = f"from launch import sweep; sweep.main({list(map(str, given))!r}, {fake!r})"
-        with (tmp_path / "screen").open("wb") as screen:
-            process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=screen, stderr=screen)
-        begun.append(process)
-        return process
-
-    yield begin
-    for process in begun:
-        process.kill()
-        process.wait()
-    for path in tmp_path.glob("hang-*"):
-        path.unlink()  # and the stand-ins end
-
-
-def wait_for(process, holds):
-    deadline = time.monotonic() + 200
-    while not holds():
-        assert time.monotonic() < deadline, "not so within the time"
-        assert process.poll() is None, "it ended before"
-        time.sleep(0.05)
-
-
-def test_a_signal_is_passed_on_and_the_same_command_goes_on(tmp_path, start, run):
-    (tmp_path / "hang-1").touch()
-    process = start(*arguments(tmp_path))
-    wait_for(process, (tmp_path / "sweep" / NAMES[1] / "begun").exists)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 143
-    shown = (tmp_path / "screen").read_text()
-    assert shown.endswith("\ninterrupted, 5 of 6 runs left; the same command goes on\n")
-    assert (tmp_path / "sweep" / NAMES[1] / "saved").exists()
-    assert ledger(tmp_path)["runs"][NAMES[1]]["exit"] == 143
-    assert list(statuses(tmp_path).values()) == ["done"] + ["waiting"] * 5
-    (tmp_path / "hang-1").unlink()
-    status, _, _ = run(*arguments(tmp_path))
-    assert status == 0
-    assert calls(tmp_path) == [*NAMES[:2], *NAMES[1:]]
-
-
-def test_after_a_kill_the_next_start_waits_for_the_run_that_was_left(tmp_path, start, run):
-    (tmp_path / "hang-1").touch()
-    process = start(*arguments(tmp_path))
-    wait_for(process, (tmp_path / "sweep" / NAMES[1] / "begun").exists)
-    status, _, said = run(*arguments(tmp_path))
-    assert status == 2
-    assert "another process runs this sweep" in said
-    process.kill()
-    process.wait()
-    left = ledger(tmp_path)["runs"][NAMES[1]]
-    assert left["status"] == "running"
-    process = start(*arguments(tmp_path))
-    line = f"{NAMES[1]}: process {left['pid']}, which an earlier sweep left, still runs it; waiting for it to end\n"
-    wait_for(process, lambda: line in (tmp_path / "screen").read_text())
-    (tmp_path / "hang-1").unlink()
-    assert process.wait(timeout=60) == 0
-    assert calls(tmp_path) == [*NAMES[:2], *NAMES[1:]]
-    assert set(statuses(tmp_path).values()) == {"done"}

@@ -1,0 +1,79 @@
+"""A sweep that was stopped or killed goes on."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests import sweeping
+from tests.command import ROOT
+from tests.sweeping import NAMES, arguments, calls, ledger, statuses
+
+fake, run = sweeping.fake, sweeping.run
+
+
+@pytest.fixture
+def start(tmp_path, fake):
+    """Starts the command in a process of its own, its output in the file `screen`; none outlives the test."""
+    begun = []
+
+    def begin(*given):
+        script = f"from launch import sweep; sweep.main({list(map(str, given))!r}, {fake!r})"
+        with (tmp_path / "screen").open("wb") as screen:
+            process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=screen, stderr=screen)
+        begun.append(process)
+        return process
+
+    yield begin
+    for process in begun:
+        process.kill()
+        process.wait()
+    for path in tmp_path.glob("hang-*"):
+        path.unlink()  # and the stand-ins end
+
+
+def wait_for(process, holds):
+    deadline = time.monotonic() + 200
+    while not holds():
+        assert time.monotonic() < deadline, "not so within the time"
+        assert process.poll() is None, "it ended before"
+        time.sleep(0.05)
+
+
+def test_a_signal_is_passed_on_and_the_same_command_goes_on(tmp_path, start, run):
+    (tmp_path / "hang-1").touch()
+    process = start(*arguments(tmp_path))
+    wait_for(process, (tmp_path / "sweep" / NAMES[1] / "begun").exists)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 143
+    shown = (tmp_path / "screen").read_text()
+    assert shown.endswith("\ninterrupted, 5 of 6 runs left; the same command goes on\n")
+    assert (tmp_path / "sweep" / NAMES[1] / "saved").exists()
+    assert ledger(tmp_path)["runs"][NAMES[1]]["exit"] == 143
+    assert list(statuses(tmp_path).values()) == ["done"] + ["waiting"] * 5
+    (tmp_path / "hang-1").unlink()
+    status, _, _ = run(*arguments(tmp_path))
+    assert status == 0
+    assert calls(tmp_path) == [*NAMES[:2], *NAMES[1:]]
+
+
+def test_after_a_kill_the_next_start_waits_for_the_run_that_was_left(tmp_path, start, run):
+    (tmp_path / "hang-1").touch()
+    process = start(*arguments(tmp_path))
+    wait_for(process, (tmp_path / "sweep" / NAMES[1] / "begun").exists)
+    status, _, said = run(*arguments(tmp_path))
+    assert status == 2
+    assert "another process runs this sweep" in said
+    process.kill()
+    process.wait()
+    left = ledger(tmp_path)["runs"][NAMES[1]]
+    assert left["status"] == "running"
+    process = start(*arguments(tmp_path))
+    line = f"{NAMES[1]}: process {left['pid']}, which an earlier sweep left, still runs it; waiting for it to end\n"
+    wait_for(process, lambda: line in (tmp_path / "screen").read_text())
+    (tmp_path / "hang-1").unlink()
+    assert process.wait(timeout=60) == 0
+    assert calls(tmp_path) == [*NAMES[:2], *NAMES[1:]]
+    assert set(statuses(tmp_path).values()) == {"done"}

@@ -110,7 +110,7 @@ def test_what_does_not_fit_is_said_with_the_config(keys, message):
         configs.resolve(tree(**{"objectives": {"tatoeba": dict(KEYS)}} | keys))
 
 
-def test_it_trains_and_shows_every_layer(tokenizer_path, tmp_path):
+def test_it_trains_and_shows_every_layer(tokenizer_path, tmp_path, capsys):
     source = base.source("corpus:diagnostics/heldout").to_dict()
     config = configs.resolve(
         tree(
@@ -126,6 +126,12 @@ def test_it_trains_and_shows_every_layer(tokenizer_path, tmp_path):
     metrics = numbers["stages"]["one"]["evals"]["found"]
     assert metrics["layer2/average"] == metrics["average"]
     assert (tmp_path / "one" / "found-layers.csv").read_text().startswith("metric,0,1,2")
+    english = {layer: metrics[f"layer{layer}/to_en"] for layer in range(3)}
+    best = max(english, key=english.get)
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        f"to_en is best at layer {best}, {english[best]:.1f} %; the configured layer 2 has {english[2]:.1f} %" in said
+    )
 
 
 def test_every_layer_in_one_pass_is_each_layer_by_itself(setting, tokenizer):
@@ -168,8 +174,32 @@ def test_english_means_are_tatoebas_figure(setting, tokenizer):
     source = base.source("corpus:diagnostics/heldout", pairs=("en-de", "en-ru")).to_dict()
     keys = base.evaluation("retrieval", source=source).to_dict()
     evaluations = Evaluations(configs.resolve(tree(evals={"pairs": keys})))
-    metrics = evaluations.evaluators["pairs"].run(model, params, tokenizer).metrics
+    outcome = evaluations.evaluators["pairs"].run(model, params, tokenizer)
+    metrics = outcome.metrics
+    assert outcome.files == {}
     assert {name for name in metrics if ">" in name} == {"en>de", "de>en", "en>ru", "ru>en"}
     assert metrics["to_en"] == pytest.approx((metrics["de>en"] + metrics["ru>en"]) / 2)
     assert metrics["from_en"] == pytest.approx((metrics["en>de"] + metrics["en>ru"]) / 2)
     assert metrics["average"] == pytest.approx((metrics["to_en"] + metrics["from_en"]) / 2)
+
+
+def test_xtremes_files_say_which_english_sentence_was_found(setting, tokenizer, tmp_path):
+    _, _, model, params, _ = setting
+    source = base.source("corpus:diagnostics/heldout", pairs=("de-en", "en-ru")).to_dict()
+    keys = base.evaluation("retrieval", source=source, paper=True, every_layer=True, layer=1).to_dict()
+    evaluations = Evaluations(configs.resolve(tree(evals={"pairs": keys})))
+    assert evaluations.submit(model, params, tokenizer, tmp_path) == [tmp_path / "tatoeba"]
+    texts = retrieval.paired_sentences(
+        configs.resolve(tree(evals={"pairs": keys})).evals["pairs"].source, ("de", "en", "ru"), "x"
+    )
+    for (one, other), sides in texts.items():
+        code, found = (one, sides) if other == "en" else (other, sides[::-1])
+        first, second = (
+            encode.encode_texts(model, params, tokenizer, side, layer=1, pooling="mean", max_length=128, batch_size=64)
+            for side in found
+        )
+        first, second = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (first, second))
+        written = (tmp_path / "tatoeba" / f"test-{code}.tsv").read_text().split()
+        same = np.mean(np.array(written, int) == np.argmax(first @ second.T, axis=1))
+        assert len(written) == 200
+        assert same > 0.98  # but for ties and rounding

@@ -87,6 +87,7 @@ class RetrievalEvaluator:
         tables: list[Any] = [screen.retrieval_table(result.languages, result.matrix / 100, title=f"{title}, %")]
         if layers := _by_layer(metrics):
             tables.append(screen.language_table(layers, title=f"{title}: mean by layer, %", mean=False))
+            tables.append(f"{title}: {_best_layer(layers, self._keys.layer)}")
         if (found := paper_figures(self._keys, self._languages, metrics)) is not None:
             paper, ours = found
             tables.append(paper_tables.table(*paper, {"ours": ours}, title="tatoeba: the paper's rows and ours"))
@@ -129,6 +130,15 @@ def _metrics(result: retrieval.RetrievalResult) -> dict[str, float]:
     for row, column in np.argwhere(np.isfinite(result.matrix)):
         metrics[f"{result.languages[row]}>{result.languages[column]}"] = float(result.matrix[row, column])
     return metrics
+
+
+def _best_layer(layers: Mapping[str, Mapping[str, float]], configured: int) -> str:
+    """Which layer is best at finding English, or at all where there is none, beside the configured one."""
+    name = "to_en" if "to_en" in layers else "average"
+    values = layers[name]
+    best = max(values, key=lambda layer: values[layer])  # the first of equals
+    own = list(values)[configured]
+    return f"{name} is best at layer {best}, {values[best]:.1f} %; the configured layer {own} has {values[own]:.1f} %"
 
 
 def _by_layer(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:

@@ -20,6 +20,7 @@ from absl import app, flags, logging
 from ernie_m_jax import config as configs
 from ernie_m_jax import config_files
 from ernie_m_jax.checkpoint.checkpoints import CheckpointError
+from ernie_m_jax.convert import native
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.evaluation import encode, in_use, predicted
 from ernie_m_jax.training import claim, compile, restore, run, stages
@@ -30,8 +31,9 @@ MODES = {
     "train": "pre-train or fine-tune every stage; an interrupted run goes on where it stood",
     "evaluate": "run config.evals with the selected or newest checkpoint: tables, CSV, PNG in evaluation/",
     "encode": "turn --input (a sentence per line) into --output (.npy) with config.encode's layer and pooling",
-    "predict": "answer the rows of --input (lines, .tsv, .jsonl) into --output (.jsonl) with a fine-tuned model; "
-    "without --input the test data of config.evals, as XTREME's submission, into the folder --output",
+    "predict": "answer the rows of --input (lines, .tsv, .jsonl) into --output (.jsonl) with a fine-tuned model, "
+    "or find the most similar sentences with one that has no head; without --input the test data of config.evals, as a "
+    "submission to XTREME, into the folder --output",
     "compile": "compile every step without data and print what it needs",
     "print": "show the resolved config",
 }
@@ -42,7 +44,9 @@ _CONFIG = flags.DEFINE_string(
     "Config file, with an argument after a colon; without it the config.json in --workdir speaks. "
     "--config.KEY=VALUE sets one key over either; configs/base.py explains them all.",
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, summary.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of the run: checkpoints, metrics, summary; to use a model, also one of convert's."
+)
 _MODE = flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(f"{name}: {what}" for name, what in MODES.items()))
 _INPUT = flags.DEFINE_string(
     "input", None, "File to encode (a sentence per line), or of rows to predict for (lines, .tsv, .jsonl; .gz)."
@@ -118,18 +122,19 @@ def run_mode(config: configs.Config) -> None:
 def use(config: configs.Config, workdir: Path) -> None:
     """The modes that use the model in a work directory; they change nothing of the run or model in it."""
     claim.check_model(config, workdir)
-    evaluated = _MODE.value == "evaluate" or (_MODE.value == "predict" and not _INPUT.value)
+    predicting = _MODE.value == "predict"
+    evaluated = _MODE.value == "evaluate" or (predicting and _INPUT.value is None)
     made = run.make(config, config_files.home(workdir), with_evaluations=evaluated)
-    params = restore.load_params(made, workdir)
+    params = restore.load_params(made, workdir, untrained=not predicting)
     if _MODE.value == "evaluate":
         run.evaluate(made, params, workdir / "evaluation")
         return
     needed = {"input": _INPUT.value, "output": _OUTPUT.value}
     for name, value in needed.items():
-        if not value and (name, _MODE.value) != ("input", "predict"):
+        if not value and not (name == "input" and value is None and predicting):
             raise configs.ConfigError(f"--{name}=FILE is missing; --mode={_MODE.value} needs it")
-    if _MODE.value == "predict":
-        predict(made, params)
+    if predicting:
+        predict(made, params, workdir)
         return
     keys = config.encode
     shape = encode.encode_file(
@@ -146,16 +151,17 @@ def use(config: configs.Config, workdir: Path) -> None:
     print(f"{_OUTPUT.value}: {shape[0]} vectors of {shape[1]}")
 
 
-def predict(made: stages.Run, params: Any) -> None:
-    """Answers the rows of --input, or writes XTREME's submission."""
-    if not _INPUT.value:
-        folders = made.evaluations.submit(made.model, params, made.tokenizer, Path(_OUTPUT.value))
+def predict(made: stages.Run, params: Any, workdir: Path) -> None:
+    """Answers the rows of --input, or writes a submission."""
+    model, tokenizer, objective = made.model, made.tokenizer, _OBJECTIVE.value or ""
+    if _INPUT.value is None:
+        folders = made.evaluations.submit(model, params, tokenizer, Path(_OUTPUT.value), objective)
         print("\n".join(map(str, folders)))
         return
-    answer, inputs, chunk = in_use.answering(
-        made.config, made.model, params, made.tokenizer, _OBJECTIVE.value or "", _LANGUAGE.value or ""
-    )
-    count = predicted.answer_file(answer, inputs, _INPUT.value, _OUTPUT.value, chunk)
+    place = native.find(workdir)
+    known = native.read_config(place, None)[2].objectives if place else {}
+    how = in_use.answering(made.config, model, params, tokenizer, known, objective, _LANGUAGE.value or "")
+    count = predicted.answer_file(how.answer, how.check, how.inputs, _INPUT.value, _OUTPUT.value, how.at_once)
     print(f"{_OUTPUT.value}: {count} answers")
 
 

@@ -198,12 +198,15 @@ class Model:
 
         Args:
           rows: for each its parts, as a tuple in their order or a mapping by their names: (sentence1, sentence2) to
-            classify, a text or a list of words to tag, (question, context) to answer. An `id` in a mapping comes back.
-          objective: which task, where the run had several; a task's module for a model that does not say its own.
-          language: of the texts; needed where the model adds a language embedding to every token.
+            classify, (question, context) to answer, a text or a list of words, by itself, to tag. An `id` in a mapping
+            comes back.
+          objective: which task, where the run had several; a task's module for a model that does not say its own, or
+            whose task is outside the package.
+          language: of the texts, where the model adds a language embedding to every token.
           batch_size: packed rows per batch at most.
           **keys: the task's own keys (`max_length`, `stride`, ...) over those it was trained with; configs/base.py
-            explains them. Without a head: `similarity` ("cosine", "margin") and those of `encode`.
+            explains them. Without a head: `similarity` ("cosine", "margin"), and of `encode` `layer` (the last;
+            Tatoeba's is another), `pooling` and `max_length`.
 
         Returns:
           An answer per row: `label` and `probabilities`; `words`, `tags` and `entities`; `answer`, `start`, `end` and
@@ -213,26 +216,42 @@ class Model:
           ValueError: no tokenizer, no fine-tuned head, or a row or argument that is not possible.
         """
         tokenizer = self._tokenizer("predict")
-        if isinstance(rows, str | Mapping):
-            raise ValueError("rows is a single one; put it into a list")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size!r}; it must be a whole number from 1")
         if self.config.head == "none" and not objective:
             similarity = keys.pop("similarity", "cosine")
+            if unknown := [key for key in keys if key not in ("layer", "pooling", "max_length")]:
+                raise ValueError(
+                    f"{unknown[0]} is no key of searching; there are similarity, layer, pooling, max_length"
+                )
             encode_own = functools.partial(self.encode, batch_size=batch_size, **keys)
-            return similar.answers(encode_own, _given(rows, similar.INPUTS), similarity)
-        if self.config.language_embedding == "all":
-            self._row_to_write(language or None)
-        spoken = language or next(iter(self.languages), "any")
-        task = self._bound(objective, spoken, tuple(sorted(keys.items())))
+            return similar.answers(encode_own, givens.listed(rows, similar.INPUTS), similarity)
+        spoken = self._language_of_rows(language)
+        task = self._bound(objective, spoken, keys)
         assert task.task.use is not None
-        given = _given(rows, task.task.use.inputs)
+        given = givens.listed(rows, task.task.use.inputs)
         return predicted.answers(task, self.encoder(), self._on_device, tokenizer, given, spoken, batch_size)
 
-    def _bound(self, objective: str, language: str, keys: tuple[tuple[str, Any], ...]) -> Bound:
+    def _language_of_rows(self, language: str) -> str:
+        """The language to take the texts for."""
+        if self.config.language_embedding != "all":
+            if language:
+                raise ValueError(f"{self._name}: adds no embedding of the texts' language; leave language out")
+            return "any"
+        if not language and len(self.languages) != 1:
+            raise ValueError(
+                f"{self._name}: every token gets its language's embedding: say language=..., one of "
+                f"{', '.join(self.languages) or 'its names, which are not known'}"
+            )
+        self._row("language", language or self.languages[0])
+        return language or self.languages[0]
+
+    def _bound(self, objective: str, language: str, keys: Mapping[str, Any]) -> Bound:
         """The task for a model's rows; the same again for the same arguments, so that nothing is compiled again."""
-        made = self.__dict__.setdefault("_tasks", {})
-        if (objective, language, keys) not in made:
+        made, key = self.__dict__.setdefault("_tasks", {}), repr((objective, language, sorted(keys.items())))
+        if key not in made:
             try:
-                made[objective, language, keys] = in_use.bound(
+                made[key] = in_use.bound(
                     self.config,
                     language=language,
                     languages=self.languages,
@@ -240,11 +259,11 @@ class Model:
                     style=self._tokenizer("predict").style,
                     objectives=self.objectives,
                     objective=objective,
-                    **dict(keys),
+                    keys=keys,
                 )
             except ValueError as error:
                 raise ValueError(f"{self._name}: {error}") from None
-        return made[objective, language, keys]
+        return made[key]
 
     def retrieve(
         self,
@@ -327,18 +346,3 @@ class Model:
                 f"{', '.join(self.languages) or 'its names, which are not known'}"
             )
         return 0 if language is None else self._row("language", language)
-
-
-def _given(rows: Sequence[Any], inputs: givens.Inputs) -> list[givens.Given]:
-    """Rows as `data.given` has them: each a mapping, a tuple, or the only part by itself."""
-    given = []
-    for number, row in enumerate(rows):
-        place = f"rows[{number}]"
-        if isinstance(row, Mapping):
-            given.append(givens.Given(place, givens.named(row, inputs, place)))
-            continue
-        parts = [row] if len(inputs) == 1 else row
-        if isinstance(parts, str) or not isinstance(parts, Sequence) or len(parts) != len(inputs):
-            raise ValueError(f"{place} must have {', '.join(names[0] for names in inputs)}; got {row!r:.80}")
-        given.append(givens.Given(place, {names[0]: part for names, part in zip(inputs, parts, strict=True)}))
-    return given

@@ -118,13 +118,15 @@ class Use:
       record: `(keys, row, language) -> Record`, host: what is to be predicted; `row` has each part under the first of
         its names. ValueError says what is wrong with a row.
       answers: `(cfg, keys, records, predictions) -> [answer, ...]`, host: what is said of each, as JSON holds it.
-      keys: those of a model that comes without a config of its own, such as another library's.
+      keys: the task's own keys where a model comes without a config, such as another library's.
+      fixed: keys that count in training and scoring alone, with values that ask for nothing.
     """
 
     inputs: Sequence[Sequence[str]]
     record: Callable[[Any, Mapping[str, Any], str], Record]
     answers: Callable[[Any, Any, Sequence[Record], Sequence["Predicted"]], Sequence[Mapping[str, Any]]]
     keys: Mapping[str, Any]
+    fixed: Mapping[str, Any]
 
 
 # What `predict` returned for one record: a mapping per example of the record, with the example's features in HOST.
@@ -170,8 +172,8 @@ class Task:
         `predictions` has a `Predicted` per record.
       lines: `(cfg, keys, records, predictions) -> lines`, host: the task's official file of predictions.
       lines_suffix: of that file's name.
-      submission: `(cfg, keys) -> name` of the task in XTREME, whose file of a language's test split is that of `lines`;
-        empty: it is none of XTREME's.
+      submission: `(cfg, keys) -> name` of the folder that the test split's files of `lines` have in a submission,
+        XTREME's name of the task where it has it; empty: there is no such folder.
       use: how a fine-tuned model is used on other rows; None: it cannot be.
       paper: `(cfg, keys) -> (table, setting)` of the paper's table to show beside, or None.
       figure: the metrics that make one figure of that table; empty: the first of `score`.

@@ -25,7 +25,9 @@ def rows(path, text, inputs):
         ("a.tsv", "premise\tx\thypothesis\na\t1\tb\n", [("a", "b")]),
         ("a.tsv", "\ufeffpremise\thypothesis\r\na\tb\r\n", [("a", "b")]),
         ("a.tsv.gz", "a\tb\n", [("a", "b")]),
-        ("a.txt", "premise\thypothesis\na\tb", [("premise", "hypothesis"), ("a", "b")]),
+        ("a.tsv", "Premise \tHYPOTHESIS\na\tb\n", [("a", "b")]),
+        ("a.TSV", "premise\thypothesis\na\tb\n", [("a", "b")]),
+        ("a.txt", "a\tb\nc\td", [("a", "b"), ("c", "d")]),
         ("a.jsonl", '{"premise": "a", "sentence2": " b ", "more": 1}\n', [("a", " b ")]),
     ],
 )
@@ -48,10 +50,15 @@ def test_a_line_is_a_text_as_it_stands(tmp_path):
         ("a.tsv", "premise\thypothesis\tx\na\tb\n", r"a\.tsv:2: 2 columns, the header has 3"),
         ("a.tsv", "a\tb\n\nc\td\n", r"a\.tsv:2: the line is empty; every line is a row"),
         ("a.txt", b"a\tb\n\xff\tb\n", r"a\.txt:2.*UTF-8"),
-        ("a.jsonl", '{"premise": "a"}\n', r"a\.jsonl:1: sentence2 or hypothesis: is missing; it has premise"),
-        ("a.jsonl", '{"premise": "a", "sentence1": "a"}\n', r"both 'sentence1' and 'premise' are given; keep one"),
+        ("a.jsonl", '{"premise": "a"}\n', r"a\.jsonl:1: sentence2 or hypothesis: is missing; it has 'premise'"),
+        ("a.jsonl", '{"premise": "a", "sentence1": "a"}\n', r"both 'premise' and 'sentence1' are given; keep one"),
         ("a.jsonl", "[1]\n", r"a\.jsonl:1: not a JSON object but list"),
         ("a.jsonl", "{\n", r"a\.jsonl:1: not a JSON object: "),
+        ("a.jsonl", "{}\n", r"a\.jsonl:1: sentence1 or premise: is missing; it has no keys"),
+        ("a.tsv", "premise\thypothesis\tpremise\na\tb\tc\n", r"a\.tsv:2: the header names the column 'premise' twice"),
+        ("a.txt", "premise\thypothesis\na\tb\n", r"a\.txt:1: a header; name the file \.tsv"),
+        ("a.json", "[1]\n", r"a\.json: \.json files are not read; give lines of text, \.tsv or \.jsonl"),
+        ("a.CSV.gz", "a\n", r"\.csv files are not read"),
         ("a.tsv", "", r"a\.tsv: the file is empty"),
     ],
 )
@@ -69,3 +76,18 @@ def test_deep_json_is_no_crash(tmp_path):
     with pytest.raises(DataError, match=r":1: not a JSON object"):
         rows(tmp_path / "a.jsonl", "[" * 200_000 + "\n", ONE)
     assert rows(tmp_path / "a.jsonl", json.dumps({"text": "\ud800"}), ONE) == [{"text": "\ud800"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": "\ud800"}, "a:1: text is not valid Unicode"),
+        ({"text": ["a", "\ud800"]}, "a:1: text is not valid Unicode"),
+        ({"text": "a", "id": "\ud800"}, "a:1: id is not valid Unicode"),
+        ({"text": "a", "id": float("nan")}, "a:1: id is nan; it must be a text or a whole number"),
+        ({"text": "a", "id": ["a"]}, "a:1: id is"),
+    ],
+)
+def test_what_no_tokenizer_and_no_json_takes(row, message):
+    with pytest.raises(DataError, match=message):
+        given.check(given.Given("a:1", row))

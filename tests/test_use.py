@@ -1,7 +1,9 @@
 """A fine-tuned model in use: a user's own rows in, answers out, from Python and by the command."""
 
+import dataclasses
 import itertools
 import json
+import sys
 
 import jax
 import numpy as np
@@ -131,6 +133,25 @@ def test_the_most_similar_sentence_is_found_without_a_head(models):
         ("sequence_classification", [("a", "b")], {"objective": "nothing"}, "no task 'nothing'"),
         ("sequence_classification", [("a", "b")], {"objective": "mlqa"}, "answering questions needs"),
         ("sequence_classification", [("a", "b")], {"objective": "mmlm"}, "mmlm is no task that answers"),
+        ("sequence_classification", [("a", "b")], {"objective": "conll"}, "tagging needs 'token_classification'"),
+        ("sequence_classification", [("a", "b")], {"language": "en"}, "leave language out"),
+        (
+            "sequence_classification",
+            [("a", "b")],
+            {"batch_size": 0},
+            "batch_size is 0; it must be a whole number from 1",
+        ),
+        ("sequence_classification", [("a", "b")], {"batch_size": "8"}, "batch_size is '8'"),
+        (
+            "sequence_classification",
+            [("a", "b")],
+            {"languages": ["en"]},
+            "languages counts in training and scoring alone",
+        ),
+        ("none", [("a", "b")], {"similarity": "nope"}, "similarity is 'nope'; it must be one of cosine, margin"),
+        ("none", [("a", "b")], {"max_len": 3}, "max_len is no key of searching"),
+        ("none", [("a", "\ud800")], {}, r"rows\[0\]: candidate is not valid Unicode"),
+        ("token_classification", [["a", "\ud800"]], {}, r"rows\[0\]: text is not valid Unicode"),
         ("token_classification", [["a", ""]], {}, r"rows\[0\]: text is neither a text nor a list of words"),
         ("question_answering", [("q", "")], {}, r"rows\[0\]: context is empty"),
         ("question_answering", [("q", "c")], {"max_length": 32}, "no room for a text"),
@@ -178,7 +199,7 @@ def test_a_wrong_name_of_output_and_no_output(folders, tmp_path):
     say = (f"--workdir={folders / 'token_classification'}", "--mode=predict", f"--input={tmp_path / 'a.txt'}")
     for given, message in (
         (say, "--output=FILE is missing; --mode=predict needs it"),
-        ((*say, f"--output={tmp_path / 'a.tsv'}"), "must end in '.jsonl'"),
+        ((*say, f"--output={tmp_path / 'a.tsv'}"), "must be a file whose name ends in '.jsonl'"),
         ((*say[:2], f"--output={tmp_path / 'a'}"), "no evaluation of a task's test split"),
     ):
         status, _, said = command(*given)
@@ -196,4 +217,105 @@ def test_a_wrong_name_of_output_and_no_output(folders, tmp_path):
 )
 def test_keys_without_a_config_are_the_configs_defaults(name, stated, other):
     task = tasks.load(name)
-    assert dict(task.use.keys) == {"task": "", **stated().to_dict(), **other}
+    assert {**task.use.keys, **task.use.fixed} == {"task": "", **stated().to_dict(), **other}
+
+
+OUTSIDE = "tests.own_use"
+
+
+@pytest.mark.parametrize(
+    ("objectives", "keys", "message"),
+    [
+        # A folder may come from anyone: no module that it names alone is imported, whatever its entry is called.
+        ({"xnli": {"task": OUTSIDE}}, {}, f"xnli is the task {OUTSIDE}, code outside the package"),
+        ({"xnli": {"task": OUTSIDE}}, {"objective": "xnli"}, f"to execute it, say '{OUTSIDE}'"),
+        ({"mine": {"task": OUTSIDE}}, {}, "mine is the task"),
+        ({"xnli": {}, "mine": {"task": OUTSIDE}}, {}, "several objectives can predict: say objective=NAME"),
+        ({"xnli": {"max_length": 64}}, {"objective": "pawsx"}, "there is no objective 'pawsx'.*; there are xnli"),
+    ],
+)
+def test_which_of_a_runs_tasks_answers(models, objectives, keys, message):
+    model = dataclasses.replace(models["sequence_classification"], objectives=objectives)
+    with pytest.raises(ValueError, match=message):
+        model.predict(PAIRS, **keys)
+    assert OUTSIDE not in sys.modules
+
+
+def test_the_runs_own_keys_count(models):
+    model = models["sequence_classification"]
+    long = [("the class name " * 40, "the file " * 40)]
+    run = dataclasses.replace(model, objectives={"xnli": {"max_length": 24}, "mlm": {"task": "mmlm"}})
+    assert run.predict(long) == model.predict(long, max_length=24) != model.predict(long)
+    assert run.predict(long, max_length=48) == model.predict(long, max_length=48)
+
+
+def test_a_run_scored_by_mlqas_script_answers_in_any_language(models):
+    model = models["question_answering"]
+    run = dataclasses.replace(model, objectives={"mlqa": {"scoring": "mlqa", "max_length": 96}})
+    assert run.predict([("What?", CONTEXT)]) == model.predict([("What?", CONTEXT)], max_length=96)
+
+
+def test_labels_of_other_kinds(models):
+    model = models["token_classification"]
+    for labels, names in (((), [f"LABEL_{i}" for i in range(5)]), (tuple("ABCDE"), list("ABCDE"))):
+        other = dataclasses.replace(model, config=dataclasses.replace(model.config, labels=labels))
+        (found,) = other.predict(["the class name"])
+        assert list(found) == ["words", "tags"]
+        assert set(found["tags"]) <= set(names)
+    twice = dataclasses.replace(model, config=dataclasses.replace(model.config, labels=tuple("AABCD")))
+    with pytest.raises(ValueError, match="labels are not all different: A, A, B, C, D"):
+        twice.predict(["a"])
+
+
+def test_numbers_that_are_not_finite_are_no_answers(models):
+    model = models["sequence_classification"]
+    damaged = dataclasses.replace(model, params=jax.tree.map(lambda array: array * np.nan, model.params))
+    with pytest.raises(ValueError, match=r"rows\[0\]: what the model predicts is not finite"):
+        damaged.predict(PAIRS)
+
+
+def test_nothing_is_lost_or_begun_where_a_row_is_bad(folders, tmp_path):
+    source = tmp_path / "rows.jsonl"
+    source.write_text('{"premise": "a", "hypothesis": "b"}\n{"premise": "a", "hypothesis": " "}\n')
+    say = (f"--workdir={folders / 'sequence_classification'}", "--mode=predict", f"--input={source}")
+    status, _, said = command(*say, f"--output={source}")
+    assert (status, "is the input; name another file" in said) == (2, True)
+    status, _, said = command(*say, f"--output={tmp_path / 'out.jsonl'}")
+    assert (status, said) == (2, f"error: {source}:2: sentence2 is empty\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl"]
+    for flag, message in (("--input=", "--input=FILE is missing"), ("--language=de", "leave it out")):
+        status, _, said = command(*say, f"--output={tmp_path / 'out.jsonl'}", flag)
+        assert (status, message in said) == (2, True)
+
+
+def test_a_converted_model_keeps_its_runs_keys(models, tmp_path):
+    model = dataclasses.replace(models["sequence_classification"], objectives={"xnli": {"max_length": 24}})
+    ernie_m_jax.save(tmp_path / "model", model)
+    assert ernie_m_jax.load(tmp_path / "model").objectives == {"xnli": {"max_length": 24}}
+    source, target = tmp_path / "rows.tsv", tmp_path / "out.jsonl"
+    source.write_text("the class name " * 40 + "\t" + "the file " * 40 + "\n")
+    say = (f"--workdir={tmp_path / 'model'}", "--mode=predict", f"--input={source}", f"--output={target}")
+    assert command(*say)[0] == 0
+    expected = model.predict([tuple(source.read_text().rstrip("\n").split("\t"))])
+    assert rounded(json.loads(target.read_text())) == rounded(expected[0])
+
+
+def test_the_head_of_init_params_is_taken_by_its_labels(models, folders, tokenizer_path, tmp_path):
+    source, target = tmp_path / "rows.tsv", tmp_path / "out.jsonl"
+    source.write_text("".join("\t".join(row) + "\n" for row in PAIRS))
+    say = (
+        f"--config=configs/finetune/xnli.py:size=tiny,init={folders / 'sequence_classification'}",
+        f"--workdir={tmp_path / 'empty'}",
+        "--mode=predict",
+        f"--input={source}",
+        f"--output={target}",
+    )
+    assert command(*say)[0] == 0  # the config's labels stand in another order
+    found = [json.loads(line) for line in target.read_text().splitlines()]
+    expected = models["sequence_classification"].predict(PAIRS)
+    for one, other in zip(found, expected, strict=True):
+        assert one["label"] == other["label"]
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-4)
+    target.unlink()
+    status, _, said = command(*say[1:], f"--config=configs/finetune/pawsx.py:size=tiny,init={folders / 'none'}")
+    assert (status, "nothing trained to predict with" in said, target.exists()) == (2, True, False)

@@ -4,9 +4,9 @@
 | ---- | ------- |
 | `.jsonl` | an object per line, with a key per part |
 | `.tsv` | tab-separated columns in the order of the parts, or any columns under a header that names the parts |
-| any other | lines: the whole line where a task has one part, otherwise as `.tsv` without a header |
+| `.txt`, none | lines: the whole line where a task has one part, otherwise as `.tsv` without a header |
 
-`.gz` may follow. A row may have an `id`, which goes with its answer.
+`.gz` may follow; capitals do not count. A row may have an `id`, a text or a whole number, which goes with its answer.
 """
 
 import json
@@ -17,6 +17,8 @@ from ernie_m_jax.data import readers
 from ernie_m_jax.data.readers import DataError
 
 ID = "id"
+OTHERS = ("json", "csv", "parquet", "xlsx", "conll")  # endings of what would not be lines of text
+SHOWN = 8  # keys of an object that a message lists
 Inputs = Sequence[Sequence[str]]
 
 
@@ -35,10 +37,12 @@ def rows(path: str, inputs: Inputs) -> Iterator[Given]:
       inputs: the parts of a row with the names that each may have; see `task.Use`.
 
     Raises:
-      DataError: the file is missing, empty or not UTF-8, or a row lacks a part; with file and line.
+      DataError: the file is missing, empty, not UTF-8 or of another kind, or a row lacks a part; with file and line.
     """
+    kind = path.lower().removesuffix(".gz").rpartition("/")[2].rpartition(".")[2]
+    if kind in OTHERS:
+        raise DataError(f"{path}: .{kind} files are not read; give lines of text, .tsv or .jsonl")
     lines = readers.lines(path)
-    kind = path.removesuffix(".gz").rpartition(".")[2]
     header: list[str] | None = None
     for number in range(len(lines)):
         place = f"{path}:{number + 1}"
@@ -50,13 +54,36 @@ def rows(path: str, inputs: Inputs) -> Iterator[Given]:
             yield Given(place, named(_object(line, place), inputs, place))
             continue
         cells = [line] if kind != "tsv" and len(inputs) == 1 else line.split("\t")
-        if not number and kind == "tsv" and all(_known(cells, names) for names in inputs):
-            header = cells
+        if not number and all(_known(cells, names) for names in inputs) and (kind == "tsv" or len(cells) > 1):
+            if kind != "tsv":
+                raise DataError(f"{place}: a header; name the file .tsv, or take the line out")
+            header = [cell.strip() for cell in cells]
             continue
         yield Given(place, _columns(cells, header, inputs, place))
 
 
-def named(row: Mapping[str, Any], inputs: Inputs, place: str) -> dict[str, Any]:
+def listed(rows: Sequence[Any], inputs: Inputs) -> list[Given]:
+    """Rows that a program gives: each a mapping, a tuple of the parts, or the only part by itself.
+
+    Raises:
+      ValueError: it is a single row, or one has other parts; with its index.
+    """
+    if isinstance(rows, str | Mapping):
+        raise ValueError("rows is a single one; put it into a list")
+    given = []
+    for number, row in enumerate(rows):
+        place = f"rows[{number}]"
+        if isinstance(row, Mapping):
+            given.append(Given(place, named(row, inputs, place)))
+            continue
+        parts = [row] if len(inputs) == 1 else row
+        if isinstance(parts, str) or not isinstance(parts, Sequence) or len(parts) != len(inputs):
+            raise ValueError(f"{place} must have {', '.join(names[0] for names in inputs)}; got {row!r:.80}")
+        given.append(Given(place, {names[0]: part for names, part in zip(inputs, parts, strict=True)}))
+    return given
+
+
+def named(row: Mapping[Any, Any], inputs: Inputs, place: str) -> dict[str, Any]:
     """The parts of an object, each under the first of its names; its `id` with them.
 
     Raises:
@@ -64,12 +91,26 @@ def named(row: Mapping[str, Any], inputs: Inputs, place: str) -> dict[str, Any]:
     """
     found = {ID: row[ID]} if ID in row else {}
     for names in inputs:
-        known = _known(row, names)
+        known = _known(list(row), names)
         if len(known) != 1:
+            listed = ", ".join(map(repr, list(row)[:SHOWN])) or "no keys"
             problem = f"both {known[0]!r} and {known[1]!r} are given; keep one" if known else "is missing"
-            raise DataError(f"{place}: {' or '.join(names)}: {problem}; it has {', '.join(map(str, row))}")
+            raise DataError(f"{place}: {' or '.join(names)}: {problem}; it has {listed}")
         found[names[0]] = row[known[0]]
     return found
+
+
+def check(given: Given) -> None:
+    """Raises `DataError` where a row holds text that is not valid Unicode, or an `id` that is no name or number."""
+    place, row = given
+    if ID in row and (isinstance(row[ID], bool) or not isinstance(row[ID], str | int)):
+        raise DataError(f"{place}: id is {row[ID]!r:.80}; it must be a text or a whole number")
+    for name, value in row.items():
+        for text in value if isinstance(value, list | tuple) else (value,):
+            try:
+                (text if isinstance(text, str) else "").encode("utf-8")
+            except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair, which no tokenizer takes
+                raise DataError(f"{place}: {name} is not valid Unicode ({error.reason})") from None
 
 
 def _columns(cells: Sequence[str], header: Sequence[str] | None, inputs: Inputs, place: str) -> dict[str, Any]:
@@ -77,13 +118,16 @@ def _columns(cells: Sequence[str], header: Sequence[str] | None, inputs: Inputs,
     if len(cells) != wanted:
         what = "the header has" if header else "there must be one each for " + ", ".join(names[0] for names in inputs)
         raise DataError(f"{place}: {len(cells)} columns, {what}{f' {wanted}' if header else ''}")
-    if header is not None:
-        return named(dict(zip(header, cells, strict=True)), inputs, place)
-    return dict(zip((names[0] for names in inputs), cells, strict=True))
+    if header is None:
+        return dict(zip((names[0] for names in inputs), cells, strict=True))
+    if twice := next((name for name in header if header.count(name) > 1), None):
+        raise DataError(f"{place}: the header names the column {twice!r} twice")
+    return named(dict(zip(header, cells, strict=True)), inputs, place)
 
 
-def _known(row: Mapping[str, Any] | Sequence[str], names: Sequence[str]) -> list[str]:
-    return [name for name in names if name in row]
+def _known(keys: Sequence[Any], names: Sequence[str]) -> list[Any]:
+    """The keys that are among the names; capitals do not count."""
+    return [key for key in keys if isinstance(key, str) and key.strip().lower() in names]
 
 
 def _object(line: str, place: str) -> Mapping[str, Any]:

@@ -6,9 +6,10 @@ it has.
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ernie_m_jax import config as configs
 from ernie_m_jax import config_fields
@@ -17,15 +18,26 @@ from ernie_m_jax.config import Config, ConfigError, ModelConfig
 from ernie_m_jax.config_evals import RetrievalEval
 from ernie_m_jax.data import given as givens
 from ernie_m_jax.evaluation import encode, predicted, similar
-from ernie_m_jax.task import Bound, Task
-
-Answer = Callable[[list[givens.Given]], list[dict[str, Any]]]
+from ernie_m_jax.task import Bound
 
 # The task that shows how a head is used, whatever its labels: any of those with the same rows and answers.
 BY_HEAD = {"sequence_classification": "xnli", "token_classification": "conll", "question_answering": "mlqa"}
-# Keys of the data sets of a run, which are not opened.
-NO_DATA = ("train", "dev", "test", "train_languages", "languages")
-HOW_TO_NAME = "objective=NAME"
+
+
+class Answering(NamedTuple):
+    """How a model answers rows.
+
+    Attributes:
+      inputs: the parts of a row; see `task.Use`.
+      check: raises `DataError` for a row that cannot be used.
+      answer: rows to answers, in their order.
+      at_once: whether it needs all rows at once.
+    """
+
+    inputs: givens.Inputs
+    check: Callable[[givens.Given], object]
+    answer: Callable[[list[givens.Given]], list[dict[str, Any]]]
+    at_once: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,40 +67,33 @@ class _Part:
     seed: int = 0
 
 
-def with_use(objectives: Mapping[str, Any], named: str = "") -> dict[str, Task]:
-    """The tasks among some entries of `config.objectives` that answer a user's rows.
+def _entry(objectives: Mapping[str, Mapping[str, Any]], named: str) -> tuple[str, str]:
+    """The entry to use and its task's module, "" where no entry answers rows.
 
-    Args:
-      objectives: the entries' keys, as a mapping or as the task's dataclass.
-      named: an entry whose task may be outside the package: only who names it has it imported.
-    """
-    found = {}
-    for name, keys in objectives.items():
-        module = (keys.get("task") if isinstance(keys, Mapping) else keys.task) or name
-        if tasks.is_outside(module) and name != named and isinstance(keys, Mapping):
-            continue
-        task = tasks.load(module)
-        if task.use is not None:
-            found[name] = task
-    return found
-
-
-def chosen(objectives: Mapping[str, Any], named: str, how: str = HOW_TO_NAME) -> str:
-    """The entry to use: the one that is named, or the only one that answers a user's rows; "" where there is none.
+    An entry whose task is outside the package is used only if the module itself is named, for it is executed.
 
     Raises:
-      ValueError: none of that name answers rows, or there are several and none is named; `how` is said to name one.
+      ValueError: what is named answers no rows, or several do and none is named.
     """
-    found = with_use(objectives, named)
-    if named and named not in found:
-        raise ValueError(f"there is no objective {named!r} to predict with{_listed(found)}")
-    if len(found) > 1 and not named:
-        raise ValueError(f"several objectives can predict: say {how}, one of {', '.join(found)}")
-    return named or next(iter(found), "")
-
-
-def _listed(found: Mapping[str, Task]) -> str:
-    return f"; there are {', '.join(found)}" if found else ""
+    modules = {name: keys.get("task") or name for name, keys in objectives.items()}
+    usable = {
+        name: module
+        for name, module in modules.items()
+        if tasks.is_outside(module) or (module in tasks.names() and tasks.load(module).use is not None)
+    }
+    if named:
+        usable = {name: module for name, module in usable.items() if named in (name, module)} or usable
+        if not usable:
+            return "", named
+        if len(usable) > 1 or named not in (*usable, *usable.values()):
+            raise ValueError(f"there is no objective {named!r} to predict with; there are {', '.join(usable)}")
+    if len(usable) > 1:
+        raise ValueError(f"several objectives can predict: say objective=NAME, one of {', '.join(usable)}")
+    for name, module in usable.items():
+        if tasks.is_outside(module) and named != module:
+            raise ValueError(f"{name} is the task {module}, code outside the package: to execute it, say {module!r}")
+        return name, module
+    return "", ""
 
 
 def bound(
@@ -100,7 +105,7 @@ def bound(
     style: str = "ernie",
     objectives: Mapping[str, Mapping[str, Any]] | None = None,
     objective: str = "",
-    **keys: Any,
+    keys: Mapping[str, Any],
 ) -> Bound:
     """A task bound to a model.
 
@@ -111,30 +116,35 @@ def bound(
       pair_positions: `config.data.pair_positions` of the training.
       style: of the tokenizer.
       objectives: entries of the run's `config.objectives`, if it is known.
-      objective: which of them; otherwise the only one that fits, or the head's.
-      **keys: the task's own keys, over those of the run.
+      objective: which of them, or a task's module; otherwise the only one that fits, or the head's. A task outside the
+        package is named by its module, for it is executed.
+      keys: the task's own, over those of the run.
 
     Raises:
       ValueError: no task fits the head, or a key does not.
     """
     own = objectives or {}
-    name = objective if objective and objective not in own else chosen(own, objective)
-    name = name or BY_HEAD.get(model.head, "")
-    if not name:
+    name, module = _entry(own, objective)
+    by_head = "" if module else BY_HEAD.get(model.head, "")
+    if not module and not by_head:
         raise ValueError(
             f"the model's head is {model.head!r}; what predicts has one of {', '.join(BY_HEAD)}, or its task is named"
         )
-    stated = dict(own.get(name, {}))
     try:
-        task = tasks.load(stated.get("task") or name)
+        task = tasks.load(module or by_head)
     except KeyError as error:
         raise ValueError(error.args[0]) from None
     if task.use is None:
-        raise ValueError(f"{name} is no task that answers a user's rows")
+        raise ValueError(f"{module} is no task that answers a user's rows")
+    if len(set(model.labels)) < len(model.labels):
+        raise ValueError(f"the model's labels are not all different: {', '.join(model.labels)}")
     room = model.max_positions - model.first_position
-    merged = {**task.use.keys, **stated, **{key: task.use.keys[key] for key in NO_DATA if key in task.use.keys}, **keys}
+    merged = {**task.use.keys, **own.get(name, {}), **task.use.fixed, "task": module or by_head, **keys}
     if "max_length" not in keys and isinstance(merged.get("max_length"), int):
         merged["max_length"] = min(merged["max_length"], room)
+    name = name or by_head or module
+    if taken := [key for key in keys if key in task.use.fixed]:
+        raise ValueError(f"{taken[0]} counts in training and scoring alone; leave it out")
     built = configs.build(task.config, merged, name)
     config_fields.check(built, "")
     length = getattr(built, "max_length", room)
@@ -142,31 +152,49 @@ def bound(
     part = _Part(model, spoken, _Layout(length, pair_positions), _Style(style), {name: built})
     if length > room:
         raise ValueError(f"max_length is {length}; the model has positions for {room} tokens")
-    problems = [line for line in task.requires(part, built) if not line.startswith("config.model.labels")]
+    # Whose rows and answers are like the task's may have labels of its own.
+    other = "config.model.labels" if by_head else "\0"
+    problems = [line for line in task.requires(part, built) if not line.startswith(other)]
     if problems:
         raise ValueError("; ".join(problems))
     return Bound(name, task, part, built)
 
 
 def answering(
-    config: Config, model: Any, params: Any, tokenizer: Any, objective: str, language: str
-) -> tuple[Answer, givens.Inputs, int]:
-    """How a model answers rows: a function from rows to answers, the parts of a row, and how many it takes at a time.
+    config: Config,
+    model: Any,
+    params: Any,
+    tokenizer: Any,
+    objectives: Mapping[str, Mapping[str, Any]],
+    objective: str,
+    language: str,
+) -> Answering:
+    """How a model with a config answers rows.
 
     Args:
-      config: the whole; of its objectives one that predicts is used, otherwise the head's task, and without a head
-        sentences are searched for as in the config's first evaluation of retrieval.
+      config: the whole; one of its objectives that predicts is used, or else those of `objectives`, or the head's task;
+        without a head sentences are searched for, as in the config's first evaluation of retrieval.
       model: the encoder.
       params: its parameters, perhaps on a mesh.
       tokenizer: the model's.
+      objectives: entries that a converted model knows, whose config has none.
       objective: the entry to use; "" where only one predicts.
       language: of the rows; "" where it does not matter, or there is only one.
 
     Raises:
-      ConfigError: no entry fits, or the language is needed or unknown.
+      ConfigError: no entry fits, or the language is needed, not needed or unknown.
     """
+    embedded = config.model.language_embedding == "all"
+    if language and not embedded:
+        raise ConfigError("--language: this model adds no embedding of the texts' language; leave it out")
+    if embedded and language not in config.languages and (language or len(config.languages) > 1):
+        raise ConfigError(
+            f"--language is {language!r}; every token gets its language's embedding: one of "
+            f"{', '.join(config.languages)}"
+        )
     batch_size = config.encode.batch_size
-    if config.model.head == "none" and not objective:
+    usable = {name for name in config.objectives if tasks.bind(config, name).task.use is not None}
+    if config.model.head == "none" and not usable and not objective:
         searching = [keys for keys in config.evals.values() if isinstance(keys, RetrievalEval)]
         keys: Any = searching[0] if searching else config.encode
         encoded = functools.partial(
@@ -179,37 +207,40 @@ def answering(
             max_length=keys.max_length,
             batch_size=batch_size,
         )
-        similarity = getattr(keys, "similarity", "cosine")
-        return (lambda rows: similar.answers(encoded, rows, similarity)), similar.INPUTS, sys.maxsize
-    task, spoken = _of_config(config, objective, language, tokenizer.style)
+        return searching_for(encoded, getattr(keys, "similarity", "cosine"))
+    spoken = language or config.languages[0]
+    try:
+        if usable:
+            chosen = objective or next(iter(usable))
+            if chosen not in usable or (len(usable) > 1 and not objective):
+                raise ConfigError(f"--objective must name what is to predict: {', '.join(sorted(usable))}")
+            task = tasks.bind(config, chosen)
+        else:
+            task = bound(
+                config.model,
+                language=spoken,
+                languages=config.languages,
+                pair_positions=config.data.pair_positions,
+                style=tokenizer.style,
+                objectives=objectives,
+                objective=objective,
+                keys={},
+            )
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return of_task(task, model, params, tokenizer, spoken, batch_size)
+
+
+def of_task(task: Bound, model: Any, params: Any, tokenizer: Any, language: str, batch_size: int) -> Answering:
+    """How a model answers the rows of a task that has `use`; the arguments are those of `predicted.answers`."""
     assert task.task.use is not None
-    return (
-        lambda rows: predicted.answers(task, model, params, tokenizer, rows, spoken, batch_size),
+    return Answering(
         task.task.use.inputs,
-        predicted.CHUNK,
+        lambda given: predicted.record(task, given, language),
+        lambda rows: predicted.answers(task, model, params, tokenizer, rows, language, batch_size),
     )
 
 
-def _of_config(config: Config, objective: str, language: str, style: str) -> tuple[Bound, str]:
-    """The task of a run's config, or of a model whose config has none, and the language of the rows."""
-    embedded = config.model.language_embedding == "all"
-    if embedded and language not in config.languages and (language or len(config.languages) > 1):
-        raise ConfigError(
-            f"--language is {language!r}; every token gets its language's embedding: one of "
-            f"{', '.join(config.languages)}"
-        )
-    spoken = language if language in config.languages else config.languages[0]
-    try:
-        if with_use(config.objectives):
-            return tasks.bind(config, chosen(config.objectives, objective, "--objective=NAME")), spoken
-        made = bound(
-            config.model,
-            language=spoken,
-            languages=config.languages,
-            pair_positions=config.data.pair_positions,
-            style=style,
-            objective=objective,
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    return made, spoken
+def searching_for(encoded: Callable[[list[str]], np.ndarray], similarity: str) -> Answering:
+    """How sentences are searched for; see `similar.answers`."""
+    return Answering(similar.INPUTS, similar.check, lambda rows: similar.answers(encoded, rows, similarity), True)

@@ -5,9 +5,11 @@ a user's rows --task.use.record--> records --the same--> task.use.answers, as JS
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 
@@ -18,10 +20,9 @@ from ernie_m_jax.data import given as givens
 from ernie_m_jax.data.given import Given
 from ernie_m_jax.data.readers import DataError
 from ernie_m_jax.evaluation import finite_rows
-from ernie_m_jax.evaluation.encode import batched
 from ernie_m_jax.task import Bound, Predicted, RandomAccess, Record
 
-CHUNK = 8192  # rows of a file that are answered at a time; bounds the memory
+CHUNK, CHARACTERS = 8192, 4 << 20  # of a file that are answered at a time
 
 
 def packed(task: Bound, tokenizer: Any, groups: Sequence[RandomAccess]) -> list[finite.Row]:
@@ -59,6 +60,20 @@ def predictions(
     return [[[one[number] for number in sorted(one)] for one in group] for group in found]
 
 
+def record(task: Bound, given: Given, language: str) -> Record:
+    """The record of a user's row.
+
+    Raises:
+      DataError: it cannot be used; with its place.
+    """
+    givens.check(given)
+    assert task.task.use is not None
+    try:
+        return task.task.use.record(task.keys, given.row, language)
+    except ValueError as error:
+        raise DataError(f"{given.place}: {error}") from None
+
+
 def answers(
     task: Bound,
     model: Any,
@@ -82,19 +97,16 @@ def answers(
     Raises:
       DataError: a row that cannot be used, with its place.
     """
-    use = task.task.use
-    assert use is not None
     given = list(given)
-    records: list[Record] = []
-    for place, row in given:
-        try:
-            records.append(use.record(task.keys, row, language))
-        except ValueError as error:
-            raise DataError(f"{place}: {error}") from None
+    records = [record(task, one, language) for one in given]
     rows = packed(task, tokenizer, [records])
     size = min(batch_size, 1 << max(0, len(rows) - 1).bit_length())  # powers of two: few programs are compiled
     (found,) = predictions(task, model, params, [records], rows, size)
-    said = use.answers(task.cfg, task.keys, records, found)
+    for (place, _), examples in zip(given, found, strict=True):
+        if not all(np.isfinite(values).all() for example in examples for values in example.values()):
+            raise DataError(f"{place}: what the model predicts is not finite; its parameters are damaged, or too large")
+    assert task.task.use is not None
+    said = task.task.use.answers(task.cfg, task.keys, records, found)
     return [
         ({"id": row["id"]} if "id" in row else {}) | dict(answer) for (_, row), answer in zip(given, said, strict=True)
     ]
@@ -102,36 +114,63 @@ def answers(
 
 def answer_file(
     answer: Callable[[list[Given]], list[dict[str, Any]]],
+    check: Callable[[Given], object],
     inputs: givens.Inputs,
     source: str,
     target: str,
-    chunk: int = CHUNK,
+    at_once: bool = False,
 ) -> int:
     """Writes the answers to a file's rows as JSON lines, an object per row, whole or not at all.
 
     Args:
       answer: rows to answers.
+      check: raises `DataError` for a row that cannot be used; every row is checked before any is answered.
       inputs: the parts of a row; see `task.Use`.
       source: the file; see `data.given`.
       target: ends in `.jsonl`; its folder is made, an existing file is replaced.
-      chunk: rows that are answered at a time.
+      at_once: all rows are needed at once.
 
     Returns:
       The number of rows.
 
     Raises:
       DataError: the file, or a row of it, cannot be used; with file and line.
-      ConfigError: a target of another name.
+      ConfigError: a target of another name, or the source itself.
     """
-    if not target.endswith(".jsonl"):
-        raise ConfigError(f"output {target!r} must end in '.jsonl'")
-    count = sum(1 for _ in givens.rows(source, inputs))  # so that a bad row is found before any work
+    path = epath.Path(target)
+    if not target.endswith(".jsonl") or path.is_dir():
+        raise ConfigError(f"output {target!r} must be a file whose name ends in '.jsonl'")
+    if os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target):
+        raise ConfigError(f"output {target!r} is the input; name another file")
+    count = 0
+    for given in givens.rows(source, inputs):
+        check(given)
+        count += 1
     if not count:
         raise DataError(f"{source}: has no rows")
-    path = epath.Path(target)
+    rows = givens.rows(source, inputs)
+    chunks = iter([list(rows)]) if at_once else _chunks(rows)
+    if jax.process_index() > 0:
+        for chunk in chunks:
+            answer(chunk)
+        return count
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic.replacing(path) as file:
-        for rows in batched(givens.rows(source, inputs), chunk):
-            for said in answer(rows):
-                file.write((json.dumps(said, ensure_ascii=False) + "\n").encode())
+        for chunk in chunks:
+            for said in answer(chunk):
+                file.write((json.dumps(said, ensure_ascii=False, allow_nan=False) + "\n").encode())
     return count
+
+
+def _chunks(rows: Iterable[Given]) -> Iterator[list[Given]]:
+    """The rows in groups that bound the memory, by their number and by their text."""
+    chunk: list[Given] = []
+    characters = 0
+    for given in rows:
+        chunk.append(given)
+        characters += sum(len(value) for value in given.row.values() if isinstance(value, str | list))
+        if len(chunk) == CHUNK or characters > CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk

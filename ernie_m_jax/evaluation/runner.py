@@ -1,5 +1,6 @@
 """The evaluations of a config: `config.evals` in, evaluators out, and what becomes of their outcomes."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,11 @@ class Evaluations:
           ConfigError, DataError: what is wrong and where.
         """
         self.keys: Mapping[str, EvalKeys] = config.evals
+        self._config = config
         self.evaluators: dict[str, Evaluator] = {}
-        splits: dict[str, Any] = {}  # of each task, opened once for all evaluations that score it
+        self._splits: dict[str, Any] = {}  # of each task, opened once for all evaluations that score it
         for name, keys in config.evals.items():
-            self.evaluators[name] = _open(name, keys, config, splits)
+            self.evaluators[name] = _open(name, keys, config, self._splits)
 
     def due(self, step: int) -> list[str]:
         """Names of the evaluations that come before this step; at a stage's start and end `every` does not count."""
@@ -59,31 +61,48 @@ class Evaluations:
                 files.write_text(directory / f"{name}-predictions" / file, "".join(f"{line}\n" for line in lines))
         return outcome
 
-    def submit(self, model: Any, params: Any, tokenizer: Any, directory: Path) -> list[Path]:
-        """Writes what XTREME takes: the test files of every evaluation of one of its tasks, in a folder per task.
+    def submit(self, model: Any, params: Any, tokenizer: Any, directory: Path, objective: str = "") -> list[Path]:
+        """Writes a submission: the predictions of every evaluation's test split, in a folder per task as XTREME has it.
+
+        Args:
+          model: the encoder.
+          params: its parameters.
+          tokenizer: the model's.
+          directory: the submission; what it has of other tasks stays.
+          objective: only this one's; "" all.
 
         Returns:
-          The folders, in the order of the evaluations; those of other tasks that were there stay.
+          The folders, in the order of the evaluations.
 
         Raises:
-          ConfigError: no evaluation has a test split of a task of XTREME's.
+          ConfigError: there is no such evaluation, or two objectives would write the same folder.
         """
-        written = []
-        for evaluator in self.evaluators.values():
-            if not evaluator.submission:
+        if directory.suffix == ".jsonl" or directory.is_file():
+            raise ConfigError(
+                f"--output {str(directory)!r} must be a folder; rows of your own are given by --input=FILE"
+            )
+        chosen: dict[str, tuple[str, Evaluator]] = {}  # folder -> what is predicted, and its evaluator
+        for name, keys in self.keys.items():
+            what, evaluator = getattr(keys, "objective", name), self.evaluators[name]
+            if isinstance(keys, TaskEval) and "test" in keys.splits:
+                evaluator = _open(name, dataclasses.replace(keys, splits=("test",)), self._config, self._splits)
+            elif not isinstance(keys, RetrievalEval):
                 continue
-            outcome = evaluator.run(model, params, tokenizer)
-            found = {file: lines for file, lines in outcome.files.items() if file.startswith("test-")}
-            folder = directory / evaluator.submission
-            for file, lines in found.items() if jax.process_index() == 0 else ():
-                files.write_text(folder / file, "".join(f"{line}\n" for line in lines))
-            written += [folder] if found else []
-        if not written:
+            if not evaluator.submission or objective not in ("", what):
+                continue
+            other = chosen.setdefault(evaluator.submission, (what, evaluator))[0]
+            if other != what:
+                raise ConfigError(f"{other} and {what} are both {evaluator.submission}: name one by --objective=NAME")
+        if not chosen:
             raise ConfigError(
                 "config.evals has no evaluation of a task's test split to predict; or give --input=FILE with rows of "
                 "your own"
             )
-        return written
+        for folder, (_, evaluator) in chosen.items():
+            for file, lines in evaluator.run(model, params, tokenizer).files.items():
+                if jax.process_index() == 0:
+                    files.write_text(directory / folder / file, "".join(f"{line}\n" for line in lines))
+        return [directory / folder for folder in chosen]
 
     def headline(self, name: str, metrics: Mapping[str, float]) -> float | None:
         """The number of an evaluation that a summary shows."""

@@ -25,7 +25,7 @@ from ernie_m_jax.config import Config
 from ernie_m_jax.config_fields import between
 from ernie_m_jax.data import layout, tagged
 from ernie_m_jax.finetune import scoring, word_spans
-from ernie_m_jax.finetune.data_keys import NO_DATA, DataKeys, LabelledData
+from ernie_m_jax.finetune.data_keys import NO_DATA, DataKeys, LabelledData, label_names
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.encoder import Inputs
 from ernie_m_jax.task import (
@@ -55,6 +55,13 @@ def types(labels: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(label[2:] for label in labels if label != "O"))
 
 
+def is_iob2(labels: Sequence[str]) -> bool:
+    """Whether labels are O, and B- and I- of each type."""
+    kinds = types(labels)
+    needed = ("O", *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
+    return bool(kinds) and "" not in kinds and sorted(labels) == sorted(needed)
+
+
 def read(
     path: str, split: str, languages: Sequence[str], labels: Sequence[str], bad_rows: str, config_key: str
 ) -> dict[str, tagged.Sentences]:
@@ -70,9 +77,7 @@ def requires(cfg: Config, keys: TagKeys) -> Iterator[str]:
     model = cfg.model
     if model.head != "token_classification":
         yield f"config.model.head is {model.head!r}; tagging needs 'token_classification'"
-    kinds = types(model.labels)
-    needed = ("O", *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
-    if not kinds or "" in kinds or sorted(model.labels) != sorted(needed):
+    if not is_iob2(model.labels):
         yield (
             f"config.model.labels is {model.labels}; it must name O, and B- and I- of each type, in any order, such as "
             f"{', '.join(LABELS)}"
@@ -192,10 +197,10 @@ def predict(cfg: Config, keys: TagKeys, model: Any, params: Any, batch: Batch) -
 
 def word_tags(cfg: Config, record: Record, windows: Predicted) -> list[str]:
     """The predicted tag of each word: its first piece's; O of a word without pieces. They may be invalid IOB2."""
-    tags = ["O"] * len(words_of(record))
+    tags, names = ["O"] * len(words_of(record)), label_names(cfg.model)
     for window in windows:
         for number, label in zip(window["word_numbers/number"], window["word_numbers/predicted"], strict=True):
-            tags[int(number)] = cfg.model.labels[int(label)]
+            tags[int(number)] = names[int(label)]
     return tags
 
 
@@ -256,7 +261,7 @@ def given(keys: TagKeys, row: Mapping[str, Any], language: str) -> Record:
     if isinstance(value, str):
         text = keys.text(row, "text")
         spans = word_spans.spans(text)
-    elif isinstance(value, list) and value and all(isinstance(word, str) and word.strip() for word in value):
+    elif isinstance(value, list | tuple) and value and all(isinstance(word, str) and word.strip() for word in value):
         text, ends = " ".join(value), np.cumsum([len(word) + 1 for word in value]).tolist()
         spans = [(end - len(word) - 1, end - 1) for word, end in zip(value, ends, strict=True)]
     else:
@@ -268,17 +273,22 @@ def given(keys: TagKeys, row: Mapping[str, Any], language: str) -> Record:
 def answers(
     cfg: Config, keys: TagKeys, records: Sequence[Record], predictions: Sequence[Predicted]
 ) -> list[dict[str, Any]]:
-    """Each sentence's `words`, their `tags`, and its `entities` with type, text and characters in the text."""
+    """Each sentence's `words`, their `tags`, and its `entities` with type, text and characters in the text.
+
+    There are no entities where the labels are not IOB2.
+    """
     del keys
     found = []
+    entities_too = is_iob2(cfg.model.labels)
     for record, one in zip(records, predictions, strict=True):
         tags, spans = word_tags(cfg, record, one), record.fields["spans"]
+        said: dict[str, Any] = {"words": list(record.fields["words"]), "tags": tags}
         entities = [
             {"type": chunk.type, "start": spans[chunk.start][0], "end": spans[chunk.end - 1][1]}
-            for chunk in scoring.conll_chunks(tags)
+            for chunk in (scoring.conll_chunks(tags) if entities_too else ())
         ]
         named = [entity | {"text": record.texts[0][entity["start"] : entity["end"]]} for entity in entities]
-        found.append({"words": list(record.fields["words"]), "tags": tags, "entities": named})
+        found.append(said | ({"entities": named} if entities_too else {}))
     return found
 
 
@@ -301,7 +311,8 @@ TASK = Task(
         inputs=(("text", "words", "tokens"),),
         record=given,
         answers=answers,
-        keys={**NO_DATA, "max_length": 512, "sentences_per_row": 0},
+        keys={"max_length": 512, "sentences_per_row": 0},
+        fixed=NO_DATA,
     ),
     paper=paper_row,
 )

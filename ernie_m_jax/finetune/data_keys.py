@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
-from ernie_m_jax.config import Config
+from ernie_m_jax.config import Config, ModelConfig
 from ernie_m_jax.config_fields import between, one_of
 from ernie_m_jax.data import mixture, prepared, published
 from ernie_m_jax.reporting import screen
@@ -27,6 +27,11 @@ NO_DATA: Mapping[str, Any] = {
     "languages": (),
     "bad_rows": "error",
 }
+
+
+def label_names(model: ModelConfig) -> tuple[str, ...]:
+    """The names of the head's outputs; where the model has none, those that transformers gives them."""
+    return model.labels or tuple(f"LABEL_{number}" for number in range(model.num_labels))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,17 +51,13 @@ class DataKeys(TaskKeys):
         """A part of a user's row that must be text, as it stands.
 
         Raises:
-          ValueError: it is none, empty, or not valid Unicode.
+          ValueError: it is none, or empty.
         """
         value = row[part]
         if not isinstance(value, str):
             raise ValueError(f"{part} is {type(value).__name__}, not text")
         if not value.strip():
             raise ValueError(f"{part} is empty")
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair, which no tokenizer takes
-            raise ValueError(f"{part} is not valid Unicode ({error.reason})") from None
         return value
 
     def entry(self, cfg: Config, otherwise: str) -> str:

@@ -20,7 +20,7 @@ from ernie_m_jax.config import Config
 from ernie_m_jax.data import labelled, layout, published
 from ernie_m_jax.data.labelled_rows import TEXT_NAMES
 from ernie_m_jax.finetune import scoring
-from ernie_m_jax.finetune.data_keys import NO_DATA, DataKeys, LabelledData
+from ernie_m_jax.finetune.data_keys import NO_DATA, DataKeys, LabelledData, label_names
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.dropout import dropout
 from ernie_m_jax.model.encoder import Inputs
@@ -218,9 +218,9 @@ def answers(
     """Each pair's `label`, and the `probabilities` of all labels by name."""
     del keys, records
     shares = [example["class_at/probabilities"][0].tolist() for (example,) in predictions]
-    names = cfg.model.labels or tuple(str(number) for number in range(cfg.model.num_labels))
+    names = label_names(cfg.model)
     found = [dict(zip(names, share, strict=True)) for share in shares]
     return [{"label": max(one, key=lambda name: one[name]), "probabilities": one} for one in found]
 
 
-USE = Use(inputs=TEXT_NAMES, record=given, answers=answers, keys={**NO_DATA, "max_length": 256})
+USE = Use(inputs=TEXT_NAMES, record=given, answers=answers, keys={"max_length": 256}, fixed=NO_DATA)

@@ -21,7 +21,9 @@ from ernie_m_jax.weights.tensors import ConversionError
 _SAME = ("num_heads", "first_position", "pad_id", "layer_norm_eps")
 
 
-def load(init: InitConfig, config: ModelConfig, tokenizer: Tokenizer, abstract: Any, scratch: Callable[[], Any]) -> Any:
+def load(
+    init: InitConfig, config: ModelConfig, tokenizer: Tokenizer, abstract: Any, scratch: Callable[[], Any] | None
+) -> Any:
     """The parameters of `init.params`, placed as `abstract` says.
 
     Args:
@@ -29,7 +31,8 @@ def load(init: InitConfig, config: ModelConfig, tokenizer: Tokenizer, abstract: 
       config: the run's architecture.
       tokenizer: the run's; must be the checkpoint's where that has one.
       abstract: shapes, dtypes and shardings of the run's parameters, layers stacked or not.
-      scratch: gives parameters like `abstract`, initialised; called only if something starts from scratch.
+      scratch: gives parameters like `abstract`, initialised; called only if something starts from scratch, which is an
+        error where it is None.
 
     Raises:
       ConfigError: the checkpoint does not match config.model or the tokenizer, or has missing or extra parameters; with
@@ -40,14 +43,19 @@ def load(init: InitConfig, config: ModelConfig, tokenizer: Tokenizer, abstract: 
         with model.open_source(init.params, num_heads=config.num_heads, ignore=init.drop) as source:
             _check_architecture(init.params, source.config, config)
             _check_tokenizer(init.params, source.tokenizer, tokenizer)
-            fresh, dropped = _plan(init, source.shapes, model.shapes(config))
-            found = {name: array for name, array in source.read() if name not in dropped}
+            fresh, dropped = _plan(init, source.shapes, model.shapes(config), source.config, config)
+            read = {name: array for name, array in source.read() if name not in dropped}
+            found = _relabelled(read, source.config.labels, config.labels)
     except ConversionError as error:
         raise ConfigError(f"config.init.params: {error}") from None
+    if fresh and scratch is None:
+        raise ConfigError(
+            f"config.init.params {init.params} lacks {', '.join(fresh)}: there is nothing trained to predict with"
+        )
     for word, names in (("from scratch", fresh), ("dropped", dropped)):
         if names:
             screen.show(f"init.params: {word}: {', '.join(names)}")
-    return _placed(found, fresh, abstract, scratch)
+    return _placed(found, fresh, abstract, scratch or dict)
 
 
 def _check_architecture(path: str, have: ModelConfig, want: ModelConfig) -> None:
@@ -77,12 +85,33 @@ def _named(name: str, beginnings: Sequence[str]) -> bool:
     return any(name == beginning or name.startswith(f"{beginning.rstrip('/')}/") for beginning in beginnings)
 
 
+def _relabelled(found: dict[str, np.ndarray], have: tuple[str, ...], want: tuple[str, ...]) -> Mapping[str, np.ndarray]:
+    """The head's outputs in the order of the run's labels, where the checkpoint has the same in another."""
+    if have == want or sorted(have) != sorted(want):
+        return found
+    order = [have.index(label) for label in want]
+    return {name: array[..., order] if _is_head(name) else array for name, array in found.items()}
+
+
+def _is_head(name: str) -> bool:
+    return name in ("head/kernel", "head/bias")
+
+
 def _plan(
-    init: InitConfig, have: Mapping[str, tuple[int, ...]], want: Mapping[str, tuple[int, ...]]
+    init: InitConfig,
+    have: Mapping[str, tuple[int, ...]],
+    want: Mapping[str, tuple[int, ...]],
+    source: ModelConfig,
+    config: ModelConfig,
 ) -> tuple[list[str], list[str]]:
     """The parameters that start from scratch and those that are dropped."""
-    # A parameter of another shape that both lists name is another task's head: dropped there, new here.
-    other = [n for n in want if n in have and have[n] != want[n] and _named(n, init.fresh) and _named(n, init.drop)]
+    relabelled = bool(source.labels and config.labels) and sorted(source.labels) != sorted(config.labels)
+
+    def differs(name: str) -> bool:
+        return have[name] != want[name] or (relabelled and _is_head(name))
+
+    # A parameter of another shape or other labels that both lists name is another task's head: dropped there, new here.
+    other = [n for n in want if n in have and differs(n) and _named(n, init.fresh) and _named(n, init.drop)]
     fresh = [name for name in want if name not in have or name in other]
     dropped = [name for name in have if name not in want or name in other]
     problems = [
@@ -100,6 +129,11 @@ def _plan(
         for name in want
         if name in have and have[name] != want[name] and name not in other
     ]
+    if relabelled and not other and any(map(_is_head, want)):
+        problems.append(
+            f"head: labels {', '.join(source.labels)} in the checkpoint, {', '.join(config.labels)} in this model; "
+            "config.init.fresh and config.init.drop can name it"
+        )
     if problems:
         raise ConfigError(
             f"config.init.params {init.params} does not fit config.model:\n  {transform.listed(problems)}"

@@ -4,6 +4,7 @@ In this order and no other: the stage's own newest checkpoint -> `init.resume` (
 `init.params` -> scratch.
 """
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,10 @@ def fresh(run: stages.Run, stage: stages.Stage, previous: Path | None) -> state.
     return stages.initial_state(run, stage, params)
 
 
-def _params_from(run: stages.Run, abstract: Any) -> Any:
+def _params_from(run: stages.Run, abstract: Any, untrained: bool = True) -> Any:
     """The parameters of `init.params`, placed as `abstract` says."""
-    return init_params.load(run.config.init, run.config.model, run.tokenizer, abstract, lambda: _scratch(run))
+    scratch = functools.partial(_scratch, run) if untrained else None
+    return init_params.load(run.config.init, run.config.model, run.tokenizer, abstract, scratch)
 
 
 def _scratch(run: stages.Run) -> Any:
@@ -94,10 +96,15 @@ def find_stage(path: Path) -> Path:
     raise ConfigError(f"{path} holds no checkpoints: name a run's --workdir or one of its stages")
 
 
-def load_params(run: stages.Run, workdir: Path) -> Any:
+def load_params(run: stages.Run, workdir: Path, untrained: bool = True) -> Any:
     """Parameters to use without training: of the work directory, or else of `init.params`.
 
     A run's are those of its last trained stage; a stage and a converted model have their own.
+
+    Args:
+      run: whose parameters.
+      workdir: its directory, perhaps without checkpoints.
+      untrained: whether parameters that `init.params` lacks may start from scratch, as `init.fresh` says.
 
     Raises:
       ConfigError: neither holds a checkpoint, or that of `init.params` does not fit.
@@ -113,4 +120,4 @@ def load_params(run: stages.Run, workdir: Path) -> Any:
     if not run.config.init.params:
         raise ConfigError(f"{workdir} holds no checkpoints and config.init.params names none: nothing to use")
     screen.show(f"parameters of {run.config.init.params}")
-    return _params_from(run, abstract)
+    return _params_from(run, abstract, untrained)

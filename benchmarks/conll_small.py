@@ -96,10 +96,7 @@ def main() -> None:
         for seed in range(arguments.seeds)
     ]
     results = {name: [found[name] for found in scores] for name in scores[0]}
-    for name in ("wall", "cpu"):
-        results[f"{name}_minutes"] = [
-            sum(part["process"][f"{name}_seconds"] for part in one.values()) / 60 for one in runs
-        ]
+    results["minutes"] = [sum(part["process"]["wall_seconds"] for part in one.values()) / 60 for one in runs]
     print(f"| {arguments.language}, {arguments.seeds} seeds | mean | range |\n| --- | --- | --- |")
     for name, values in results.items():
         print(f"| {name} | {mean(values):.2f} | {min(values):.2f}-{max(values):.2f} |")

@@ -15,6 +15,7 @@ before and after (percent; chance is about 0.1) and writes it with hardware, ver
 import csv
 import gzip
 import importlib.resources
+import json
 import pathlib
 import re
 from statistics import mean
@@ -150,9 +151,10 @@ def main() -> None:
     held_out = ",".join(f"{language}-en" for language in groups["held_out"])
     results = {}
     for loss in LOSSES:
+        after = arguments.workdir.absolute() / f"{loss}-{arguments.seed}"
         summary = small_runs.run(
             f"finetune/tatoeba.py:size=tiny,loss={loss},seed={arguments.seed},init={before}",
-            arguments.workdir.absolute() / f"{loss}-{arguments.seed}",
+            after,
             [
                 f"--config.languages={languages}",
                 f"--config.data.parallel.pairs.path={folder}/train/{{pair}}.{{language}}",
@@ -162,9 +164,9 @@ def main() -> None:
                 *small_runs.SINGLE,
             ],
         )
-        stage = summary["stages"]["finetune"]
-        results["before"] = means(stage["start"]["tatoeba"], groups["held_out"])
-        results[loss] = means(stage["evals"]["tatoeba"], groups["held_out"])
+        start = json.loads((after / "finetune" / "start.json").read_text())  # the retrieval before the first step
+        results["before"] = means(start["tatoeba"], groups["held_out"])
+        results[loss] = means(summary["stages"]["finetune"]["evals"]["tatoeba"], groups["held_out"])
         summaries[loss] = summary
     print("| | to English | from English | both |\n| --- | --- | --- | --- |")
     for name, found in results.items():

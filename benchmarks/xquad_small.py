@@ -225,9 +225,9 @@ def main() -> None:
     """Scores the baselines, runs what is missing, prints the table, writes the results."""
     parser = small_runs.parser(__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of both runs")
-    parser.add_argument("--pretraining_steps", type=int, default=1000)
-    parser.add_argument("--epochs", type=float, default=1.0)
-    parser.add_argument("--every", type=int, default=200, help="steps between evaluations that select the checkpoint")
+    parser.add_argument("--pretraining_steps", type=int, default=400)
+    parser.add_argument("--epochs", type=float, default=0.25)
+    parser.add_argument("--every", type=int, default=250, help="steps between evaluations that select the checkpoint")
     parser.add_argument("--baselines_only", action="store_true")
     arguments = parser.parse_args()
     workdir = arguments.workdir.absolute()

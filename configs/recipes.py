@@ -83,6 +83,9 @@ def finetuning(
     config.tokenizer.path = init
     if (pathlib.Path(init) / "config.json").is_file() and init:
         _as_stored(config, pathlib.Path(init))
+    if size in ("base", "large"):
+        config.model.hidden_dropout = 0.1  # (paper's code); pre-training, whose value a run has, goes without
+        config.model.attention_dropout = 0.1
     config.model.pooler = head == "sequence_classification"
     config.model.mlm_head = "none"
     config.model.head = head

@@ -13,6 +13,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 import ernie_m_jax
+from configs.finetune import conll, xnli
 from ernie_m_jax import config as configs
 from ernie_m_jax import main
 from ernie_m_jax.training import run
@@ -106,6 +107,15 @@ def check_predictions(stage, task, names, languages=LANGUAGES):
             right = sum(one == other for one, other in zip(predicted, expected, strict=True))
             assert table[f"{split} accuracy"][language] == pytest.approx(100 * right / count, abs=1e-9)
     return table
+
+
+def test_the_papers_dropout_is_not_that_of_pretraining(pretrained):
+    for task in (xnli, conll):
+        for size, dropout in (("base", 0.1), ("large", 0.1), ("tiny", 0.0)):
+            model = task.get_config(f"size={size},init={pretrained}").model
+            assert model.hidden_size == 32  # the run's
+            if task is xnli or size != "tiny":
+                assert (model.hidden_dropout, model.attention_dropout) == (dropout, dropout)
 
 
 def test_the_model_answers_other_rows_and_xtremes_test_data(finetuned, folder, tmp_path):

@@ -119,7 +119,7 @@ def test_what_is_asked_for_must_be_there(tmp_path, capsys):
     assert "no file of the dev split in 'hi'" in refused(
         capsys, "mlqa", "--source", mlqa, "--output", out, "--languages", "en,hi"
     )
-    assert "split 'nope' must be train, dev or test" in refused(
+    assert "--splits: 'nope' must be train, dev or test" in refused(
         capsys, "mlqa", "--source", mlqa, "--output", out, "--splits", "nope"
     )
     assert not out.exists()
@@ -271,7 +271,9 @@ def test_a_task_of_ones_own(tmp_path, monkeypatch, capsys):
     shutil.move(tmp_path / "my_reader.py", tmp_path / "mine" / "reader.py")
     arguments[0] = "mine.reader"
     assert "name them by --languages" in refused(capsys, *arguments)
-    run(*arguments, "--languages", "qq")
+    arguments += ["--languages", "qq"]
+    assert "text is a file, which is one split" in refused(capsys, *arguments)
+    run(*arguments, "--splits", "train,dev")
     opened = prepared.open_split(str(tmp_path / "out"), "mine.reader", "dev", ("qq",), ("x",))
     assert repr(opened["qq"][0].fields) == repr({"n": 1, "both": (1.5, ["dev", None]), "labels": ("x",)})
 

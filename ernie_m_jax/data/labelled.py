@@ -60,6 +60,7 @@ class Pairs:
 
     Attributes:
       language: code of the language.
+      path: of the file or data set.
       rows: number of each record among the rows of its file, from 0, int32[N].
       labels: index of each record's label in `names`, int8[N], -1 in a file without labels.
       names: the allowed labels.
@@ -75,7 +76,8 @@ class Pairs:
         names: tuple[str, ...],
         skipped: Mapping[str, int],
     ):
-        self.source, self.language, self.rows, self.labels = source, language, rows, labels
+        self.source, self.path, self.language = source, source.path, language
+        self.rows, self.labels = rows, labels
         self.names, self.skipped = names, dict(skipped)
 
     def __len__(self) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ernie_m_jax import task as tasks
 from ernie_m_jax.config import SourceConfig
-from ernie_m_jax.data import array_records, prepared, published, records
+from ernie_m_jax.data import array_records, preparation_checks, prepared, published, records
 from ernie_m_jax.data.readers import DataError, MissingData
 from ernie_m_jax.task import RawRecords, Task
 
@@ -43,7 +43,7 @@ def labelled(
       source: any path that the task's keys train, dev and test may have.
       output: the folder.
       languages: those that must be there; empty: those of the task's languages that are.
-      splits: those that must be there; empty: those that are.
+      splits: those that must be there, exactly one where the source is a file; empty: those that are.
       labels: empty: the task's own.
       bad_rows: "error", or "skip" to leave out and count rows that cannot be used.
 
@@ -55,7 +55,10 @@ def labelled(
         raise DataError(f"{name}: the task does not say its languages; name them by --languages")
     if labels and not task.labels:
         raise DataError(f"--labels: {', '.join(labels)} given, but {name} has no labels")
-    prepared.check_free(output)
+    preparation_checks.once("--labels", labels)
+    preparation_checks.once("--languages", languages)
+    preparation_checks.folders(source, output, languages or task.languages)
+    preparation_checks.splits(name, source, splits, languages or task.languages)
     labels = tuple(labels) or task.labels
     opened: dict[str, Mapping[str, RawRecords]] = {}
     missing: dict[str, MissingData] = {}
@@ -68,6 +71,7 @@ def labelled(
             missing[split] = error
     if not opened:
         raise next(iter(missing.values()))
+    preparation_checks.distinct(opened)
     for split, why in missing.items():
         _say(f"{split}: left out: {_shortly(why)}")
     writer, counts = prepared.Writer(output), {}
@@ -98,7 +102,7 @@ def parallel(name: str, source: str, output: str, languages: Sequence[str] = (),
     Raises:
       DataError: what is missing or cannot be read.
     """
-    prepared.check_free(output)
+    preparation_checks.folders(source, output, languages)
     if not ("{" in source or ":" in source or os.path.isfile(source)):
         source, there = _folder(source)
         pairs = pairs or [pair for pair, sides in there.items() if not languages or set(sides) <= set(languages)]

@@ -105,6 +105,11 @@ def check_free(directory: str) -> None:
         raise DataError(f"{directory}: prepared already; remove the folder, or name another one")
 
 
+def is_own(name: str) -> bool:
+    """Whether a preparation writes files of such a name."""
+    return name == MANIFEST or name.endswith(SUFFIX) or UNFINISHED.fullmatch(name) is not None
+
+
 class Records:
     """Random access to the records of a prepared file; see `RawRecords`.
 

@@ -1,12 +1,14 @@
 """Files of published data sets: a path, a split and a language in, the one file meant out."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from ernie_m_jax.data.readers import DataError, MissingData
 from ernie_m_jax.task import RawRecords
 
 SPLITS = ("train", "dev", "test")
+BY_LANGUAGE = re.compile(r"[A-Za-z][\w-]*=")  # begins a path by language: "en=PATH,es=PATH"
 
 
 def check(split: str, languages: Sequence[str], bad_rows: str) -> None:
@@ -21,6 +23,11 @@ def check(split: str, languages: Sequence[str], bad_rows: str) -> None:
         raise DataError(f"bad_rows {bad_rows!r} must be error or skip")
     if not languages:
         raise DataError("no language is asked for")
+
+
+def by_language(path: str) -> dict[str, str]:
+    """The paths of `LANGUAGE=PATH,LANGUAGE=PATH`."""
+    return {language: one for language, _, one in (item.partition("=") for item in path.split(","))}
 
 
 def summary(skipped: Mapping[str, int]) -> str:

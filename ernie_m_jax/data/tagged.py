@@ -16,7 +16,6 @@ have words alone. Everything is read at opening: these data sets are small.
 
 import collections
 import os
-import re
 from collections.abc import Mapping, Sequence
 
 from ernie_m_jax.data import published, tagged_rows
@@ -42,7 +41,6 @@ _HOW = {
     "es": f"get esp.train, esp.testa and esp.testb from {_SHARED_TASK}/conll2002/ner/",
     "nl": f"get ned.train, ned.testa and ned.testb from {_SHARED_TASK}/conll2002/ner/",
 }
-_BY_LANGUAGE = re.compile(r"[A-Za-z][\w-]*=")
 
 
 class Sentences:
@@ -149,8 +147,8 @@ def _open(file: str, split: str, language: str, types: tuple[str, ...], skip: st
 def _file(path: str, split: str, language: str, spoken: str) -> str:
     """The file that has a language's sentences; `spoken` is the key that names the languages."""
     chosen = path
-    if _BY_LANGUAGE.match(path):
-        paths = dict(item.partition("=")[::2] for item in path.split(","))
+    if published.BY_LANGUAGE.match(path):
+        paths = published.by_language(path)
         if language not in paths:
             raise MissingData(f"{path}: no path for {language!r}; there are paths for: {', '.join(paths)}", language)
         chosen = paths[language]

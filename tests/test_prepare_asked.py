@@ -1,0 +1,115 @@
+"""Preparing a task's raw data: what is refused before anything is read or written, and what is said of it."""
+
+import re
+import shutil
+
+import pytest
+
+from tests import raw_files
+from tests.test_prepare import refused, run, write_pairs
+
+FILES = {
+    "xnli": "XNLI-1.0/xnli.dev.tsv",
+    "conll": "conll/eng.train",
+    "mlqa": "squad/train-v1.1.json",
+    "pawsx": "x-final/{language}/dev_2k.tsv",
+}
+
+
+# One file is one split
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_one_split(name, tmp_path, capsys):
+    raw_files.write(name, tmp_path)
+    source, out = tmp_path / FILES[name], tmp_path / "out"
+    arguments = [name, "--source", source, "--output", out, "--languages", "en"]
+    for more in ([], ["--splits", "train,dev"]):
+        said = refused(capsys, *arguments, *more)
+        assert re.search(r"--splits: .* is a file, which is one split; name it: --splits dev, for example", said)
+        assert not out.exists()
+    run(*arguments, "--splits", "dev")
+    assert {path.name for path in out.iterdir()} == {"dev-en.array_record", "manifest.json"}
+
+
+def test_a_file_by_language_is_one_split(tmp_path, capsys):
+    raw_files.write("conll", tmp_path)
+    source = f"en={tmp_path}/conll/eng.train,de={tmp_path}/conll/deu.train"
+    said = refused(capsys, "conll", "--source", source, "--output", tmp_path / "out")
+    assert f"{tmp_path}/conll/eng.train is a file" in said
+    run("conll", "--source", source, "--output", tmp_path / "out", "--splits", "train")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "train-en.array_record",
+        "train-de.array_record",
+        "manifest.json",
+    }
+    run("conll", "--source", f"en={tmp_path}/conll,de={tmp_path}/conll", "--output", tmp_path / "folders")
+    assert len(list((tmp_path / "folders").iterdir())) == 7
+
+
+@pytest.mark.parametrize(("name", "file"), [("xnli", "xnli.dev.tsv"), ("conll", "eng.testa")])
+def test_a_file_with_two_names_is_one_split(name, file, tmp_path, capsys):
+    folder = tmp_path / FILES[name].partition("/")[0]
+    raw_files.write(name, tmp_path)
+    other = folder / file.replace(".dev", ".test").replace("testa", "testb")
+    other.unlink()
+    other.symlink_to(folder / file)
+    arguments = [name, "--source", folder, "--output", tmp_path / "out", "--languages", "en"]
+    said = refused(capsys, *arguments)
+    assert re.search(r"dev and test in 'en' are one file, \S+: leave one of them out by --splits", said)
+    assert not (tmp_path / "out").exists()
+    run(*arguments, "--splits", "test")
+
+
+# Where it is written
+
+
+def test_the_output_is_not_where_the_source_is(tmp_path, capsys, monkeypatch):
+    paths = raw_files.write("pawsx", tmp_path)
+    (tmp_path / "link").symlink_to(paths["dev"])
+    before = sorted(tmp_path.rglob("*"))
+    for output in (paths["dev"], tmp_path, tmp_path / "link", tmp_path / "x-final" / "." / "en" / ".."):
+        said = refused(capsys, "pawsx", "--source", paths["dev"], "--output", output)
+        assert f"--output {output}: the source stands in this folder; name a new one" in said
+    source = f"{paths['dev']}/{{language}}/dev_2k.tsv"
+    for output in (paths["dev"], f"{paths['dev']}/en"):
+        said = refused(capsys, "pawsx", "--source", source, "--splits", "dev", "--output", output)
+        assert "the source stands in this folder" in said
+    said = refused(capsys, "pawsx", "--source", paths["dev"], "--output", f"{paths['dev']}/en")
+    assert "x-final/en: a folder of the source with files in it, such as dev_2k.tsv; name a new one" in said
+    pairs = write_pairs(tmp_path / "v1", "tatoeba.{pair}.{side}")
+    for source in (pairs, f"{pairs}/tatoeba.{{pair}}.{{language}}"):
+        said = refused(capsys, "tatoeba", "--source", source, "--pairs", "ara-eng", "--output", pairs)
+        assert "the source stands in this folder" in said
+    shutil.rmtree(pairs)
+    assert sorted(tmp_path.rglob("*")) == before
+    monkeypatch.chdir(paths["dev"])
+    run("pawsx", "--source", ".", "--output", "new")  # beside the raw files
+    assert (tmp_path / "x-final" / "new" / "manifest.json").exists()
+
+
+def test_what_is_no_folder_is_said_before_anything_is_read(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "out"):
+        for name in ("xnli", "tatoeba"):
+            said = refused(capsys, name, "--source", "/nowhere", "--output", output)
+            assert f"--output {output}: {tmp_path}/file is no folder; name another one" in said
+
+
+def test_splits_and_labels_are_looked_at_first(tmp_path, capsys):
+    arguments = ["--source", "/nowhere", "--output", tmp_path / "out"]
+    said = refused(capsys, "xnli", *arguments, "--splits", "dev,tset")
+    assert said == "--splits: 'tset' must be train, dev or test"
+    said = refused(capsys, "xnli", *arguments, "--labels", "neutral,entailment,neutral")
+    assert said == "--labels: 'neutral' is named twice; name each label once"
+    raw_files.write("xnli", tmp_path)
+    said = refused(capsys, "xnli", "--source", tmp_path / "XNLI-1.0", "--output", tmp_path / "out", "--labels", "a,b")
+    assert re.search(r"^--labels: 'contradiction' is missing, for which .* 'contradictory'; named are a, b$", said)
+
+
+@pytest.mark.parametrize("name", ["xnli", "tatoeba"])
+def test_a_source_that_is_prepared(name, tmp_path, capsys):
+    raw, out = raw_files.write("xnli", tmp_path)["dev"], tmp_path / "ready"
+    run("xnli", "--source", raw, "--output", out)
+    said = refused(capsys, name, "--source", out, "--output", tmp_path / "out")
+    assert said == f"--source {out}: is prepared already, for the task 'xnli'; name it in the config, or give raw data"

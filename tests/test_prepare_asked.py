@@ -1,5 +1,6 @@
 """Preparing a task's raw data: what is refused before anything is read or written, and what is said of it."""
 
+import json
 import re
 import shutil
 
@@ -113,3 +114,95 @@ def test_a_source_that_is_prepared(name, tmp_path, capsys):
     run("xnli", "--source", raw, "--output", out)
     said = refused(capsys, name, "--source", out, "--output", tmp_path / "out")
     assert said == f"--source {out}: is prepared already, for the task 'xnli'; name it in the config, or give raw data"
+
+
+# What is left out, and what is next
+
+
+def test_a_file_that_the_source_names_must_be_there(tmp_path, capsys):
+    raw_files.write("conll", tmp_path)
+    source = f"en={tmp_path}/nope/eng.train,de={tmp_path}/conll/deu.train"
+    said = refused(capsys, "conll", "--source", source, "--splits", "train", "--output", tmp_path / "out")
+    assert said.startswith(f"{tmp_path}/nope/eng.train: no such file or directory. CoNLL-2003's English texts are")
+    assert f"put them into {tmp_path}/nope" in said
+    assert not (tmp_path / "out").exists()
+    raw = f"en={tmp_path}/conll,de={tmp_path}/conll"
+    (tmp_path / "conll" / "eng.testb").unlink()
+    said = refused(capsys, "conll", "--source", raw, "--output", tmp_path / "out")
+    assert "no file of the test split in 'en'" in said
+    run("conll", "--source", raw, "--output", tmp_path / "out", "--splits", "train,dev")
+
+
+def test_every_language_that_is_left_out_has_its_reason_and_advice(tmp_path, capsys):
+    folder = raw_files.write("conll", tmp_path)["train"]
+    run("conll", "--source", folder, "--output", tmp_path / "out")
+    said = capsys.readouterr().out.splitlines()
+    for split, end in {"train": "train", "dev": "testa", "test": "testb"}.items():
+        for language, code in {"es": "esp", "nl": "ned"}.items():
+            start = f"{split}: left out: {language}: {folder}: no file of the {split} split in '{language}'; looked for"
+            assert sum(line.startswith(f"{start}: {code}.{end}, ") for line in said) == 1
+    advice = [line for line in said if line.startswith("to have ")]
+    assert [line.partition(":")[0] for line in advice] == ["to have es", "to have nl"]  # once, not for every split
+    assert re.search(rf": Get esp\.train, .*/conll2002/ner/, and put them into {folder}$", advice[0])
+
+
+def test_the_advice_of_all_languages_is_given_once(tmp_path, capsys):
+    folder = raw_files.write("mlqa", tmp_path)["train"]
+    run("mlqa", "--source", folder, "--output", tmp_path / "out")
+    said = capsys.readouterr().out.splitlines()
+    assert [line.partition(": /")[0] for line in said if "left out" in line] == [
+        *(f"train: left out: {language}" for language in ("es", "de", "ar", "hi", "vi", "zh")),
+        *("dev: left out", "test: left out"),
+    ]
+    (advice,) = (line for line in said if "MLQA_V1.zip" in line)
+    assert advice.startswith("to have es, de, ar, hi, vi, zh, dev, test: SQuAD 1.1 is https://")
+
+
+def test_the_last_line_is_for_the_config(tmp_path, capsys):
+    source, out = raw_files.write("pawsx", tmp_path)["dev"], tmp_path / "my data"
+    run("pawsx", "--source", source, "--output", out, "--splits", "dev,test")
+    said = capsys.readouterr().out
+    assert said.endswith(
+        f"for the config: '--config.objectives.pawsx.dev={out}' '--config.objectives.pawsx.test={out}'\n"
+    )
+    pairs = write_pairs(tmp_path / "v1", "tatoeba.{pair}.{side}")
+    run("tatoeba", "--source", pairs, "--output", tmp_path / "out")
+    template = f"{tmp_path}/out/{{pair}}.array_record"
+    assert capsys.readouterr().out.endswith(
+        f"for the config: '--config.data.parallel.NAME.path={template}' or, to search in, "
+        f"'--config.evals.NAME.source.path={template}'\n"
+    )
+
+
+def test_a_row_of_no_known_language_says_that_it_counts_in_each(tmp_path):
+    rows = [
+        "language\tgold_label\tsentence1\tsentence2",
+        "en\tneutral\ta\tb",
+        "de\tneutral\ta\tb",
+        "x",
+        "de\tneutral\t\tb",
+    ]
+    (tmp_path / "raw.tsv").write_text("".join(f"{row}\n" for row in rows))
+    arguments = ["xnli", "--source", tmp_path / "raw.tsv", "--splits", "dev", "--bad_rows", "skip"]
+    run(*arguments, "--output", tmp_path / "out", "--languages", "en,de")
+    files = json.loads((tmp_path / "out" / "manifest.json").read_text())["files"]
+    each = {"wrong number of cells (of no known language: counted in each)": 1}
+    assert files["dev-en.array_record"]["skipped"] == each
+    assert files["dev-de.array_record"]["skipped"] == {**each, "empty sentence": 1}
+
+
+def test_one_folder_of_all_of_xnli(tmp_path, capsys):
+    raw_files.write("xnli", tmp_path / "raw")
+    run("xnli", "--source", tmp_path / "raw", "--output", tmp_path / "out")
+    names = {f"{split}-{language}.array_record" for split in ("train", "dev", "test") for language in ("en", "de")}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names | {"manifest.json"}
+    multi = tmp_path / "raw" / "multinli_1.0" / "multinli_1.0_train.txt"
+    multi.parent.mkdir()
+    multi.write_text("gold_label\tsentence1\tsentence2\nneutral\ta\tb\n")
+    said = refused(capsys, "xnli", "--source", tmp_path / "raw", "--output", tmp_path / "other")
+    assert (
+        "several files fit the train split in 'en': XNLI-MT-1.0/multinli/multinli.train.en.tsv, multinli_1.0/" in said
+    )
+    shutil.rmtree(tmp_path / "raw" / "XNLI-MT-1.0")
+    run("xnli", "--source", tmp_path / "raw", "--output", tmp_path / "english", "--splits", "train")
+    assert {path.name for path in (tmp_path / "english").iterdir()} == {"train-en.array_record", "manifest.json"}

@@ -7,6 +7,7 @@ said at once.
 import functools
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from ernie_m_jax import task as tasks
@@ -51,6 +52,7 @@ def labelled(
       DataError: the task reads no labelled data; what is missing or cannot be used.
     """
     task = _task(name)
+    languages = languages or tuple(filter(None, preparation_checks.ways(source)))  # what is named must be there
     if not languages and not task.languages:
         raise DataError(f"{name}: the task does not say its languages; name them by --languages")
     if labels and not task.labels:
@@ -61,19 +63,20 @@ def labelled(
     preparation_checks.splits(name, source, splits, languages or task.languages)
     labels = tuple(labels) or task.labels
     opened: dict[str, Mapping[str, RawRecords]] = {}
-    missing: dict[str, MissingData] = {}
+    left_out: dict[tuple[str, ...], MissingData] = {}  # split, or split and language -> why
     for split in splits or published.SPLITS:
         try:
-            opened[split] = _open(task, source, split, languages, labels, bad_rows)
+            opened[split], absent = _open(task, source, split, languages, labels, bad_rows)
+            left_out |= {(split, language): why for language, why in absent.items()}
         except MissingData as error:
             if splits:
                 raise
-            missing[split] = error
+            left_out[(split,)] = error
     if not opened:
-        raise next(iter(missing.values()))
+        raise next(iter(left_out.values()))
     preparation_checks.distinct(opened)
-    for split, why in missing.items():
-        _say(f"{split}: left out: {_shortly(why)}")
+    for line in absences(left_out):
+        _say(line)
     writer, counts = prepared.Writer(output), {}
     for split, by_language in opened.items():
         for language, sequence in by_language.items():
@@ -87,6 +90,10 @@ def labelled(
     writer.finish(name, labels, source)
     for line in table(counts):
         _say(line)
+    entry = "NAME" if tasks.is_outside(name) else name
+    _say(
+        f"for the config: {' '.join(shlex.quote(f'--config.objectives.{entry}.{split}={output}') for split in opened)}"
+    )
 
 
 def parallel(name: str, source: str, output: str, languages: Sequence[str] = (), pairs: Sequence[str] = ()) -> None:
@@ -121,6 +128,11 @@ def parallel(name: str, source: str, output: str, languages: Sequence[str] = (),
     for pair, sequence in opened.items():
         _written(writer, f"{pair}{array_records.SUFFIX}", array_records.text_lines(sequence), {}, "")
     writer.finish(name, (), source)
+    path = os.path.join(output, f"{{pair}}{array_records.SUFFIX}")
+    train, search = (
+        shlex.quote(f"--config.{key}={path}") for key in ("data.parallel.NAME.path", "evals.NAME.source.path")
+    )
+    _say(f"for the config: {train} or, to search in, {search}")
 
 
 def array_record(source: SourceConfig, languages: tuple[str, ...], kind: records.Kind, output: str) -> dict[str, int]:
@@ -144,6 +156,17 @@ def array_record(source: SourceConfig, languages: tuple[str, ...], kind: records
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         counts[name] = array_records.write(path, array_records.text_lines(sequence))
     return counts
+
+
+def absences(left_out: Mapping[tuple[str, ...], MissingData]) -> Iterator[str]:
+    """Why a split, or a split's language, is left out; then where to get what is missing, each advice once."""
+    advice: dict[str, list[str]] = {}
+    for (split, *language), why in left_out.items():
+        yield f"{': '.join([split, 'left out', *language])}: {why.reason}"
+        if why.advice:
+            advice.setdefault(why.advice, []).extend(language or [split])
+    for how, names in advice.items():
+        yield f"to have {', '.join(dict.fromkeys(names))}: {how}"
 
 
 def table(counts: Mapping[tuple[str, str], int]) -> Iterator[str]:
@@ -178,38 +201,28 @@ def _open(
     languages: Sequence[str],
     labels: Sequence[str],
     bad_rows: str,
-) -> Mapping[str, RawRecords]:
-    """A split in the languages that were asked for, or else in those that it has.
+) -> tuple[Mapping[str, RawRecords], Mapping[str, MissingData]]:
+    """A split in the languages that were asked for, or else in those that it has, and why it lacks the others.
 
     Raises:
       MissingData: it has none of them, or some of those that were asked for.
     """
     assert task.read is not None
     wanted = list(languages or task.languages)
-    first: MissingData | None = None
-    absent: list[str] = []
+    absent: dict[str, MissingData] = {}
     while wanted:
         try:
             opened = task.read(source, split, wanted, labels, bad_rows, "")
         except MissingData as error:
             if error.language not in wanted:
                 raise
-            first = first or error
-            absent.append(error.language)
+            absent[error.language] = error
             wanted.remove(error.language)
         else:
-            if first is not None and languages:
-                raise DataError(str(first))
-            if absent:
-                _say(f"{split}: left out: {', '.join(absent)}: {_shortly(first)}")
-            return opened
-    assert first is not None
-    raise first
-
-
-def _shortly(error: MissingData | None) -> str:
-    """What is missing, without the advice where to get it: here it may be meant to be missing."""
-    return str(error).partition(". ")[0]
+            if absent and languages:
+                raise DataError(str(next(iter(absent.values()))))
+            return opened, absent
+    raise next(iter(absent.values()))
 
 
 def _written(writer: prepared.Writer, name: str, lines: Iterator[bytes], skipped: Mapping[str, int], note: str) -> int:

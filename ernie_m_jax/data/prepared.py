@@ -36,7 +36,7 @@ class File:
       records: how many it holds.
       bytes: its size.
       sha256: of its bytes, in hex.
-      skipped: how many rows of the raw file were left out, by reason.
+      skipped: how many rows of the raw file were left out, by reason; see `labelled.EACH` for those that count twice.
       note: what the raw file's reader said of it.
     """
 

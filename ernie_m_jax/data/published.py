@@ -73,9 +73,9 @@ def find(
     filled = path.replace("{language}", language)
     if path.startswith("tfds:") or "://" in path or os.path.isfile(filled):
         return filled, filled != path
-    hint = f". {source}" if source else ""
     if not os.path.isdir(filled):
-        raise MissingData(f"{filled}: no such file or directory; put the data there or change the path{hint}", language)
+        reason = f"{filled}: no such file or directory; put the data there or change the path"
+        raise MissingData(reason, language, source)
     patterns = [pattern for pattern in layouts[split] if pattern not in english or language == "en"]
     found = {
         name: pattern
@@ -85,9 +85,8 @@ def find(
     }
     if not found:
         names = ", ".join(pattern.replace("{language}", language) for pattern in patterns) or "nothing, it is English"
-        raise MissingData(
-            f"{filled}: no file of the {split} split in {language!r}; looked for: {names}{hint}", language
-        )
+        reason = f"{filled}: no file of the {split} split in {language!r}; looked for: {names}"
+        raise MissingData(reason, language, source)
     if len(found) > 1:
         raise DataError(f"{filled}: several files fit the {split} split in {language!r}: {', '.join(found)}; name one")
     ((name, pattern),) = found.items()

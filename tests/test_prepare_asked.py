@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from ernie_m_jax.data import prepared
 from tests import raw_files
 from tests.test_prepare import refused, run, write_pairs
 
@@ -206,3 +207,18 @@ def test_one_folder_of_all_of_xnli(tmp_path, capsys):
     shutil.rmtree(tmp_path / "raw" / "XNLI-MT-1.0")
     run("xnli", "--source", tmp_path / "raw", "--output", tmp_path / "english", "--splits", "train")
     assert {path.name for path in (tmp_path / "english").iterdir()} == {"train-en.array_record", "manifest.json"}
+
+
+# Again
+
+
+def test_fewer_languages_into_an_unfinished_folder(tmp_path, capsys):
+    source, out = raw_files.write("pawsx", tmp_path)["dev"], tmp_path / "out"
+    arguments = ["pawsx", "--source", source, "--output", out]
+    run(*arguments)
+    (out / "manifest.json").unlink()
+    with prepared.writing(str(tmp_path / "busy")):
+        said = refused(capsys, *arguments[:-1], tmp_path / "busy")
+        assert said == f"{tmp_path}/busy: another preparation is writing here; wait for it, or name another folder"
+    run(*arguments, "--languages", "de", "--splits", "dev")
+    assert {path.name for path in out.iterdir()} == {"dev-de.array_record", "manifest.json"}

@@ -77,17 +77,9 @@ def labelled(
     preparation_checks.distinct(opened)
     for line in absences(left_out):
         _say(line)
-    writer, counts = prepared.Writer(output), {}
-    for split, by_language in opened.items():
-        for language, sequence in by_language.items():
-            file = f"{split}-{language}{array_records.SUFFIX}"
-            note = getattr(sequence, "note", "")
-            counts[split, language] = _written(
-                writer, file, array_records.record_lines(sequence), sequence.skipped, note
-            )
-            for remark in published.remarks(sequence):
-                _say(f"{split} {language}: {remark}")
-    writer.finish(name, labels, source)
+    with prepared.writing(output) as writer:
+        counts = _write(writer, opened)
+        writer.finish(name, labels, source)
     for line in table(counts):
         _say(line)
     entry = "NAME" if tasks.is_outside(name) else name
@@ -124,10 +116,10 @@ def parallel(name: str, source: str, output: str, languages: Sequence[str] = (),
         opened = records.open_source("--source", config, tuple(languages), "parallel")
     except DataError as error:
         raise DataError(f"{error}. {TATOEBA}{os.path.dirname(source) or '.'}") from error
-    writer = prepared.Writer(output)
-    for pair, sequence in opened.items():
-        _written(writer, f"{pair}{array_records.SUFFIX}", array_records.text_lines(sequence), {}, "")
-    writer.finish(name, (), source)
+    with prepared.writing(output) as writer:
+        for pair, sequence in opened.items():
+            _written(writer, f"{pair}{array_records.SUFFIX}", array_records.text_lines(sequence), {}, "")
+        writer.finish(name, (), source)
     path = os.path.join(output, f"{{pair}}{array_records.SUFFIX}")
     train, search = (
         shlex.quote(f"--config.{key}={path}") for key in ("data.parallel.NAME.path", "evals.NAME.source.path")
@@ -223,6 +215,18 @@ def _open(
                 raise DataError(str(next(iter(absent.values()))))
             return opened, absent
     raise next(iter(absent.values()))
+
+
+def _write(writer: prepared.Writer, opened: Mapping[str, Mapping[str, RawRecords]]) -> dict[tuple[str, str], int]:
+    """Writes a file for each split and language; returns how many records each has."""
+    counts = {}
+    for split, by_language in opened.items():
+        for language, sequence in by_language.items():
+            file, lines = f"{split}-{language}{array_records.SUFFIX}", array_records.record_lines(sequence)
+            counts[split, language] = _written(writer, file, lines, sequence.skipped, getattr(sequence, "note", ""))
+            for remark in published.remarks(sequence):
+                _say(f"{split} {language}: {remark}")
+    return counts
 
 
 def _written(writer: prepared.Writer, name: str, lines: Iterator[bytes], skipped: Mapping[str, int], note: str) -> int:

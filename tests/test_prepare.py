@@ -257,7 +257,10 @@ def test_a_task_of_ones_own(tmp_path, monkeypatch, capsys):
         "def read(path, split, languages, labels, bad_rows, config_key):\n"
         "    text = pathlib.Path(path).read_text()\n"
         "    fields = {'n': 1, 'both': (1.5, [split, None]), 'labels': tuple(labels)}\n"
-        "    return {code: Rows([Record((text,), (code,), fields)]) for code in languages}\n"
+        "    rows = {code: Rows([Record((text,), (code,), fields)]) for code in languages}\n"
+        "    for one in rows.values():\n"
+        "        one.path = path\n"  # a file that holds every split
+        "    return rows\n"
         "TASK = dataclasses.replace(xnli.TASK, read=read, labels=('x',), languages=())\n"
     )
     (tmp_path / "text").write_text("größer")

@@ -16,10 +16,8 @@ import pytest
 
 from ernie_m_jax import config as configs
 from ernie_m_jax import task as tasks
-from ernie_m_jax.config import SourceConfig
-from ernie_m_jax.data import loader, prepare, prepared, records
+from ernie_m_jax.data import loader, prepare, prepared
 from ernie_m_jax.data.readers import DataError
-from ernie_m_jax.evaluation import retrieval
 from tests import labelled_files, raw_files
 from tests.command import ROOT
 from tests.test_data_keys import CONFIGS, bound, everything
@@ -127,33 +125,6 @@ def test_what_is_asked_for_must_be_there(tmp_path, capsys):
     assert {path.name for path in out.iterdir()} == {"test-de.array_record", "manifest.json"}
     said = capsys.readouterr().out
     assert "left out" not in said
-
-
-@pytest.mark.parametrize(
-    ("name", "languages", "wanted"),
-    [
-        ("xnli", "en", ("XNLI-1.0.zip", "XNLI-MT-1.0.zip", "//dl.fbaipublicfiles.com/XNLI/", "//cims.nyu.edu/~sbow")),
-        ("pawsx", "de", ("https://storage.googleapis.com/paws/pawsx/x-final.tar.gz",)),
-        ("conll", "es", ("conll2002/ner/", "esp.train", "into")),
-        ("conll", "en", ("Reuters", "conll2003/ner/", "into")),
-        ("mlqa", "en", ("rajpurkar", "MLQA_V1.zip", "xquad")),
-        ("tatoeba", "", ("facebookresearch/LASER", "data/tatoeba/v1", "google-research/xtreme")),
-    ],
-)
-@pytest.mark.parametrize("there", [True, False])
-def test_a_missing_download_is_named_with_where_to_get_it(name, languages, wanted, there, tmp_path, capsys):
-    folder = tmp_path / "raw"
-    if there:
-        folder.mkdir()
-    arguments = ["--languages", languages] if languages else []
-    with pytest.raises(SystemExit):
-        run(name, "--source", folder, "--output", tmp_path / "out", *arguments)
-    shown, said = capsys.readouterr()
-    assert shown == ""
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
-    assert all(part in said for part in (str(folder), *wanted))
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_tfds_data_set_that_is_not_prepared(tmp_path, capsys, monkeypatch):
@@ -338,51 +309,7 @@ def test_verify_says_what_differs(tmp_path, capsys):
     assert "no prepared folder" in refused(capsys, "verify", tmp_path)
 
 
-# Pairs of texts
-
-
-def write_pairs(folder, pattern, pairs=("ara-eng", "deu-eng")):
-    folder.mkdir(parents=True)
-    for pair in pairs:
-        for side in pair.split("-"):
-            lines = [f"{side} {number}\n" for number in range(4)]
-            (folder / pattern.format(pair=pair, side=side)).write_text("".join(lines))
-    return folder
-
-
-@pytest.mark.parametrize("pattern", ["tatoeba.{pair}.{side}", "{pair}.{side}"])
-def test_pairs_of_a_folder(tmp_path, capsys, pattern):
-    source = write_pairs(tmp_path / "v1", pattern)
-    (source / "README.md").touch()
-    run("tatoeba", "--source", source, "--output", tmp_path / "out")
-    assert re.search(r"^ara-eng.array_record: 4 records.*\ndeu-eng.array_record: 4", capsys.readouterr().out)
-    assert prepared.verify(str(tmp_path / "out")).task == "tatoeba"
-    languages, pairs = ("ara", "deu", "eng"), ("ara-eng", "deu-eng")
-    raw = f"{source}/{pattern.format(pair='{pair}', side='{language}')}"
-    found = [
-        retrieval.paired_sentences(SourceConfig(path, "auto", (), pairs, (), "train"), languages, "x")
-        for path in (raw, f"{tmp_path}/out/{{pair}}.array_record")
-    ]
-    assert found[0] == found[1]
-    assert list(found[1]) == [("ara", "eng"), ("deu", "eng")]
-    for name, arguments in {"by pair": ["--pairs=deu-eng"], "by language": ["--languages=eng,deu"]}.items():
-        run("tatoeba", "--source", source, "--output", tmp_path / name, *arguments)
-        assert {path.name for path in (tmp_path / name).iterdir()} == {"deu-eng.array_record", "manifest.json"}
-    said = refused(capsys, "tatoeba", "--source", source, "--output", tmp_path / "no", "--languages", "eng,fra")
-    assert "no pair of these languages; pairs there: ara-eng, deu-eng" in said
-    said = refused(capsys, "tatoeba", "--source", source, "--output", tmp_path / "no", "--pairs", "fra-eng")
-    assert "fra-eng.fra: no such file. Tatoeba's pairs are" in said
-    assert not (tmp_path / "no").exists()
-
-
-def test_pairs_of_any_parallel_source(tmp_path, capsys):
-    arguments = ["tatoeba", "--source", "corpus:udhr", "--output", tmp_path / "out"]
-    assert "name --pairs" in refused(capsys, *arguments)
-    run(*arguments, "--pairs", "de-en,ja-en")
-    source = SourceConfig(f"{tmp_path}/out/{{pair}}.array_record", "auto", (), ("ja-en",), (), "train")
-    raw = SourceConfig("corpus:udhr", "auto", (), ("ja-en",), (), "train")
-    one, other = (records.open_source("x", each, ("en", "ja"), "parallel")["ja-en"] for each in (raw, source))
-    assert list(one) == [other[number] for number in range(len(other))]
+# The command
 
 
 def test_the_command_in_a_process_of_its_own(tmp_path):

@@ -8,7 +8,8 @@ import pytest
 
 from ernie_m_jax.data import prepared
 from tests import raw_files
-from tests.test_prepare import refused, run, write_pairs
+from tests.test_prepare import refused, run
+from tests.test_prepare_pairs import write_pairs
 
 FILES = {
     "xnli": "XNLI-1.0/xnli.dev.tsv",
@@ -118,6 +119,33 @@ def test_a_source_that_is_prepared(name, tmp_path, capsys):
 
 
 # What is left out, and what is next
+
+
+@pytest.mark.parametrize(
+    ("name", "languages", "wanted"),
+    [
+        ("xnli", "en", ("XNLI-1.0.zip", "XNLI-MT-1.0.zip", "//dl.fbaipublicfiles.com/XNLI/", "//cims.nyu.edu/~sbow")),
+        ("pawsx", "de", ("https://storage.googleapis.com/paws/pawsx/x-final.tar.gz",)),
+        ("conll", "es", ("conll2002/ner/", "esp.train", "into")),
+        ("conll", "en", ("Reuters", "conll2003/ner/", "into")),
+        ("mlqa", "en", ("rajpurkar", "MLQA_V1.zip", "xquad")),
+        ("tatoeba", "", ("facebookresearch/LASER", "data/tatoeba/v1", "google-research/xtreme")),
+    ],
+)
+@pytest.mark.parametrize("there", [True, False])
+def test_a_missing_download_is_named_with_where_to_get_it(name, languages, wanted, there, tmp_path, capsys):
+    folder = tmp_path / "raw"
+    if there:
+        folder.mkdir()
+    arguments = ["--languages", languages] if languages else []
+    with pytest.raises(SystemExit):
+        run(name, "--source", folder, "--output", tmp_path / "out", *arguments)
+    shown, said = capsys.readouterr()
+    assert shown == ""
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert all(part in said for part in (str(folder), *wanted))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_file_that_the_source_names_must_be_there(tmp_path, capsys):

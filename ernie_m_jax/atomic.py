@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written beside their place, synced to disk, then moved there."""
+"""Files that appear whole or not at all: written beside their place, synced to disk, then moved there; lock files."""
 
 import contextlib
 import os
@@ -45,6 +45,33 @@ def write_all(directory: Any, contents: Mapping[str, bytes]) -> None:
             file = stack.enter_context(replacing(folder / name))
             file.write(content)
             file.flush()
+
+
+@contextlib.contextmanager
+def alone(path: str) -> Iterator[None]:
+    """Holds a lock file, which is removed when the block ends; its folder must exist.
+
+    Where a file system knows no locks, nothing is held.
+
+    Raises:
+      BlockingIOError: another process holds it, or this one already.
+    """
+    import fcntl  # not on every system that the package is imported on
+
+    with open(path, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass
+        if not os.path.exists(path) or not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            raise BlockingIOError(f"{path}: another process has just removed it")
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
 
 
 def is_local(path: Any) -> bool:

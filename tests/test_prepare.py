@@ -16,10 +16,8 @@ import pytest
 
 from ernie_m_jax import config as configs
 from ernie_m_jax import task as tasks
-from ernie_m_jax.config import SourceConfig
-from ernie_m_jax.data import loader, prepare, prepared, records
+from ernie_m_jax.data import loader, prepare, prepared
 from ernie_m_jax.data.readers import DataError
-from ernie_m_jax.evaluation import retrieval
 from tests import labelled_files, raw_files
 from tests.command import ROOT
 from tests.test_data_keys import CONFIGS, bound, everything
@@ -93,7 +91,7 @@ def test_one_table_of_fifteen_languages(tmp_path, capsys, monkeypatch):
     run("xnli", "--source", tmp_path / "XNLI-1.0", "--output", tmp_path / "out")
     said = capsys.readouterr().out
     assert re.search(r"\ntrain: left out: \S+XNLI-1\.0: no file of the train split in 'en'; looked for: ", f"\n{said}")
-    assert re.search(r"\nlanguage +dev +test\nen +6 +9\n(.*\n){13}ur +6 +9\nall +90 +135\n$", said)
+    assert re.search(r"\nlanguage +dev +test\nen +6 +9\n(.*\n){13}ur +6 +9\nall +90 +135\nfor the config: ", said)
     assert "test-ur.array_record: 9 records, " in said
     names = {f"{split}-{language}.array_record" for split in ("dev", "test") for language in XNLI}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names | {"manifest.json"}
@@ -119,7 +117,7 @@ def test_what_is_asked_for_must_be_there(tmp_path, capsys):
     assert "no file of the dev split in 'hi'" in refused(
         capsys, "mlqa", "--source", mlqa, "--output", out, "--languages", "en,hi"
     )
-    assert "split 'nope' must be train, dev or test" in refused(
+    assert "--splits: 'nope' must be train, dev or test" in refused(
         capsys, "mlqa", "--source", mlqa, "--output", out, "--splits", "nope"
     )
     assert not out.exists()
@@ -127,36 +125,6 @@ def test_what_is_asked_for_must_be_there(tmp_path, capsys):
     assert {path.name for path in out.iterdir()} == {"test-de.array_record", "manifest.json"}
     said = capsys.readouterr().out
     assert "left out" not in said
-    run("mlqa", "--source", squad, "--output", tmp_path / "squad-out")
-    said = capsys.readouterr().out
-    assert re.search(r"^train: left out: es, de, ar, hi, vi, zh: \S+: no file of the train split in 'es'", said)
-
-
-@pytest.mark.parametrize(
-    ("name", "languages", "wanted"),
-    [
-        ("xnli", "en", ("XNLI-1.0.zip", "XNLI-MT-1.0.zip", "//dl.fbaipublicfiles.com/XNLI/", "//cims.nyu.edu/~sbow")),
-        ("pawsx", "de", ("https://storage.googleapis.com/paws/pawsx/x-final.tar.gz",)),
-        ("conll", "es", ("conll2002/ner/", "esp.train", "into")),
-        ("conll", "en", ("Reuters", "conll2003/ner/", "into")),
-        ("mlqa", "en", ("rajpurkar", "MLQA_V1.zip", "xquad")),
-        ("tatoeba", "", ("facebookresearch/LASER", "data/tatoeba/v1", "google-research/xtreme")),
-    ],
-)
-@pytest.mark.parametrize("there", [True, False])
-def test_a_missing_download_is_named_with_where_to_get_it(name, languages, wanted, there, tmp_path, capsys):
-    folder = tmp_path / "raw"
-    if there:
-        folder.mkdir()
-    arguments = ["--languages", languages] if languages else []
-    with pytest.raises(SystemExit):
-        run(name, "--source", folder, "--output", tmp_path / "out", *arguments)
-    shown, said = capsys.readouterr()
-    assert shown == ""
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
-    assert all(part in said for part in (str(folder), *wanted))
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_tfds_data_set_that_is_not_prepared(tmp_path, capsys, monkeypatch):
@@ -194,7 +162,7 @@ def test_a_split_that_a_tfds_data_set_lacks_is_left_out(tmp_path, capsys):
     said = capsys.readouterr().out
     assert re.search(r"train: left out: .*the splits there are ", said)
     assert "all           5     2" not in said
-    assert re.search(r"language +dev +test\nen +5 +2\nde +5 +2\nall +10 +4\n$", said)
+    assert re.search(r"language +dev +test\nen +5 +2\nde +5 +2\nall +10 +4\nfor the config: ", said)
     own = bound("xnli", {"dev": source, "test": source, "train": ""})
     ready = bound("xnli", {"dev": str(tmp_path / "out"), "test": str(tmp_path / "out"), "train": ""})
     for split, opened in own.splits().items():
@@ -260,7 +228,10 @@ def test_a_task_of_ones_own(tmp_path, monkeypatch, capsys):
         "def read(path, split, languages, labels, bad_rows, config_key):\n"
         "    text = pathlib.Path(path).read_text()\n"
         "    fields = {'n': 1, 'both': (1.5, [split, None]), 'labels': tuple(labels)}\n"
-        "    return {code: Rows([Record((text,), (code,), fields)]) for code in languages}\n"
+        "    rows = {code: Rows([Record((text,), (code,), fields)]) for code in languages}\n"
+        "    for one in rows.values():\n"
+        "        one.path = path\n"  # a file that holds every split
+        "    return rows\n"
         "TASK = dataclasses.replace(xnli.TASK, read=read, labels=('x',), languages=())\n"
     )
     (tmp_path / "text").write_text("größer")
@@ -271,7 +242,9 @@ def test_a_task_of_ones_own(tmp_path, monkeypatch, capsys):
     shutil.move(tmp_path / "my_reader.py", tmp_path / "mine" / "reader.py")
     arguments[0] = "mine.reader"
     assert "name them by --languages" in refused(capsys, *arguments)
-    run(*arguments, "--languages", "qq")
+    arguments += ["--languages", "qq"]
+    assert "text is a file, which is one split" in refused(capsys, *arguments)
+    run(*arguments, "--splits", "train,dev")
     opened = prepared.open_split(str(tmp_path / "out"), "mine.reader", "dev", ("qq",), ("x",))
     assert repr(opened["qq"][0].fields) == repr({"n": 1, "both": (1.5, ["dev", None]), "labels": ("x",)})
 
@@ -336,51 +309,7 @@ def test_verify_says_what_differs(tmp_path, capsys):
     assert "no prepared folder" in refused(capsys, "verify", tmp_path)
 
 
-# Pairs of texts
-
-
-def write_pairs(folder, pattern, pairs=("ara-eng", "deu-eng")):
-    folder.mkdir(parents=True)
-    for pair in pairs:
-        for side in pair.split("-"):
-            lines = [f"{side} {number}\n" for number in range(4)]
-            (folder / pattern.format(pair=pair, side=side)).write_text("".join(lines))
-    return folder
-
-
-@pytest.mark.parametrize("pattern", ["tatoeba.{pair}.{side}", "{pair}.{side}"])
-def test_pairs_of_a_folder(tmp_path, capsys, pattern):
-    source = write_pairs(tmp_path / "v1", pattern)
-    (source / "README.md").touch()
-    run("tatoeba", "--source", source, "--output", tmp_path / "out")
-    assert re.search(r"^ara-eng.array_record: 4 records.*\ndeu-eng.array_record: 4", capsys.readouterr().out)
-    assert prepared.verify(str(tmp_path / "out")).task == "tatoeba"
-    languages, pairs = ("ara", "deu", "eng"), ("ara-eng", "deu-eng")
-    raw = f"{source}/{pattern.format(pair='{pair}', side='{language}')}"
-    found = [
-        retrieval.paired_sentences(SourceConfig(path, "auto", (), pairs, (), "train"), languages, "x")
-        for path in (raw, f"{tmp_path}/out/{{pair}}.array_record")
-    ]
-    assert found[0] == found[1]
-    assert list(found[1]) == [("ara", "eng"), ("deu", "eng")]
-    for name, arguments in {"by pair": ["--pairs=deu-eng"], "by language": ["--languages=eng,deu"]}.items():
-        run("tatoeba", "--source", source, "--output", tmp_path / name, *arguments)
-        assert {path.name for path in (tmp_path / name).iterdir()} == {"deu-eng.array_record", "manifest.json"}
-    said = refused(capsys, "tatoeba", "--source", source, "--output", tmp_path / "no", "--languages", "eng,fra")
-    assert "no pair of these languages; pairs there: ara-eng, deu-eng" in said
-    said = refused(capsys, "tatoeba", "--source", source, "--output", tmp_path / "no", "--pairs", "fra-eng")
-    assert "fra-eng.fra: no such file. Tatoeba's pairs are" in said
-    assert not (tmp_path / "no").exists()
-
-
-def test_pairs_of_any_parallel_source(tmp_path, capsys):
-    arguments = ["tatoeba", "--source", "corpus:udhr", "--output", tmp_path / "out"]
-    assert "name --pairs" in refused(capsys, *arguments)
-    run(*arguments, "--pairs", "de-en,ja-en")
-    source = SourceConfig(f"{tmp_path}/out/{{pair}}.array_record", "auto", (), ("ja-en",), (), "train")
-    raw = SourceConfig("corpus:udhr", "auto", (), ("ja-en",), (), "train")
-    one, other = (records.open_source("x", each, ("en", "ja"), "parallel")["ja-en"] for each in (raw, source))
-    assert list(one) == [other[number] for number in range(len(other))]
+# The command
 
 
 def test_the_command_in_a_process_of_its_own(tmp_path):

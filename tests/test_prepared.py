@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import pickle
+import subprocess
 import sys
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from ernie_m_jax.data import array_records, prepared
 from ernie_m_jax.data.readers import DataError, MissingData
 from ernie_m_jax.task import Record
+from tests.command import ROOT
 
 RECORDS = [
     Record(("größer 😀", "b\n\t"), ("en", "en"), {"label": "neutral", "id": "1"}),
@@ -247,3 +249,78 @@ def test_verify_finds_every_flipped_byte(tmp_path):
         content[place] ^= 1
     path.write_bytes(content)
     prepared.verify(str(tmp_path))
+
+
+# Writing
+
+
+def names(path):
+    return {file.name for file in path.iterdir()}
+
+
+def test_one_preparation_at_a_time(tmp_path):
+    lines = list(array_records.record_lines(RECORDS))
+    with prepared.writing(str(tmp_path)) as writer:
+        writer.add("train-en.array_record", lines, {})
+        with (
+            pytest.raises(DataError, match=r": another preparation is writing here; wait for it, or name another f"),
+            prepared.writing(str(tmp_path)),
+        ):
+            pass
+        with pytest.raises(DataError, match="did not finish"):
+            prepared.is_prepared(str(tmp_path))
+        writer.finish(TASK, LABELS, "raw")
+    assert names(tmp_path) == {"train-en.array_record", "manifest.json"}
+    with pytest.raises(DataError, match="prepared already"), prepared.writing(str(tmp_path)):
+        pass
+    assert names(tmp_path) == {"train-en.array_record", "manifest.json"}
+    prepared.verify(str(tmp_path))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, DataError("x")])
+def test_what_fails_leaves_nothing_behind(tmp_path, error):
+    (tmp_path / "own.txt").touch()
+
+    def fail():
+        with prepared.writing(str(tmp_path)) as writer:
+            writer.add("train-en.array_record", array_records.record_lines(RECORDS), {})
+            raise error
+
+    with pytest.raises((KeyboardInterrupt, DataError)):
+        fail()
+    assert names(tmp_path) == {"own.txt"}
+
+
+@pytest.mark.parametrize("first", ["train-fr.array_record", "de-en.array_record"])
+def test_what_a_killed_preparation_left_is_removed_whole(tmp_path, first):
+    folder = tmp_path / "out"
+    command = (
+        "import os, sys; from ernie_m_jax.data import prepared\n"
+        "with prepared.writing(sys.argv[1]) as writer:\n"
+        "    writer.add(sys.argv[2], [b'{}'], {}); os._exit(9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", command, folder, first], cwd=ROOT, check=False).returncode == 9
+    (folder / "own.txt").touch()
+    assert first in names(folder)
+    with pytest.raises(DataError, match="did not finish"):
+        prepared.is_prepared(str(folder))
+    with prepared.writing(str(folder)) as writer:
+        writer.add("train-en.array_record", array_records.record_lines(RECORDS), {})
+        writer.finish(TASK, LABELS, "raw")
+    assert names(folder) == {"train-en.array_record", "manifest.json", "own.txt"}
+
+
+def test_a_users_own_file_is_not_removed(tmp_path):
+    (tmp_path / "de-en.array_record").touch()
+    with prepared.writing(str(tmp_path)):
+        pass
+    assert names(tmp_path) == {"de-en.array_record"}
+
+
+def test_verify_names_files_that_the_manifest_does_not(tmp_path):
+    make(tmp_path)
+    (tmp_path / "README").touch()
+    prepared.verify(str(tmp_path))
+    (tmp_path / "dev-fr.array_record").touch()
+    with pytest.raises(DataError, match=r"1 of 3 files differ: dev-fr\.array_record: the manifest does not name it"):
+        prepared.verify(str(tmp_path))

@@ -39,7 +39,8 @@ from ernie_m_jax.data.labelled_rows import (
 from ernie_m_jax.data.readers import DataError, MissingData
 from ernie_m_jax.task import Record
 
-# Files of published directories: PAWS-X's x-final, XTREME's folders, XNLI-1.0, XNLI-MT-1.0 and MultiNLI 1.0.
+# Files of published directories: PAWS-X's x-final, XTREME's folders, XNLI-1.0, XNLI-MT-1.0 and MultiNLI 1.0,
+# or the folder that holds these three.
 LAYOUTS = {
     "train": (
         "{language}/train.tsv",
@@ -47,12 +48,15 @@ LAYOUTS = {
         "train-{language}.tsv",
         "multinli/multinli.train.{language}.tsv",
         "multinli.train.{language}.tsv",
+        "XNLI-MT-1.0/multinli/multinli.train.{language}.tsv",
         "multinli_1.0_train.txt",
+        "multinli_1.0/multinli_1.0_train.txt",
     ),
-    "dev": ("{language}/dev_2k.tsv", "dev-{language}.tsv", "xnli.dev.tsv"),
-    "test": ("{language}/test_2k.tsv", "test-{language}.tsv", "xnli.test.tsv"),
+    "dev": ("{language}/dev_2k.tsv", "dev-{language}.tsv", "xnli.dev.tsv", "XNLI-1.0/xnli.dev.tsv"),
+    "test": ("{language}/test_2k.tsv", "test-{language}.tsv", "xnli.test.tsv", "XNLI-1.0/xnli.test.tsv"),
 }
-ENGLISH = ("multinli_1.0_train.txt",)  # have no language in their name or columns
+ENGLISH = ("multinli_1.0_train.txt", "multinli_1.0/multinli_1.0_train.txt")  # have no language in their name or columns
+EACH = " (of no known language: counted in each)"  # behind the reason for which such a row was left out
 
 
 class Pairs:
@@ -60,10 +64,12 @@ class Pairs:
 
     Attributes:
       language: code of the language.
+      path: of the file or data set.
       rows: number of each record among the rows of its file, from 0, int32[N].
       labels: index of each record's label in `names`, int8[N], -1 in a file without labels.
       names: the allowed labels.
-      skipped: how many rows were left out, by reason; rows whose language cannot be read count in every language.
+      skipped: how many rows were left out, by reason; a row whose language cannot be read counts in every one of
+        several languages, and its reason says so.
     """
 
     def __init__(
@@ -75,7 +81,8 @@ class Pairs:
         names: tuple[str, ...],
         skipped: Mapping[str, int],
     ):
-        self.source, self.language, self.rows, self.labels = source, language, rows, labels
+        self.source, self.path, self.language = source, source.path, language
+        self.rows, self.labels = rows, labels
         self.names, self.skipped = names, dict(skipped)
 
     def __len__(self) -> int:
@@ -197,7 +204,7 @@ class _Scan:
             way = f'Correct it, or set {self.config_key} to "skip" to leave such rows out'
             raise DataError(f"{place}: {bad.detail}. {way}")
         for language in languages:
-            self.skipped[language][bad.reason] += 1
+            self.skipped[language][bad.reason + EACH * (len(languages) > 1)] += 1
             self.first.setdefault(language, f"{place}: {bad.detail}")
 
     def pairs(self) -> dict[str, Pairs]:

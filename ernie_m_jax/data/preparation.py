@@ -7,11 +7,12 @@ said at once.
 import functools
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from ernie_m_jax import task as tasks
 from ernie_m_jax.config import SourceConfig
-from ernie_m_jax.data import array_records, prepared, published, records
+from ernie_m_jax.data import array_records, preparation_checks, prepared, published, records
 from ernie_m_jax.data.readers import DataError, MissingData
 from ernie_m_jax.task import RawRecords, Task
 
@@ -43,7 +44,7 @@ def labelled(
       source: any path that the task's keys train, dev and test may have.
       output: the folder.
       languages: those that must be there; empty: those of the task's languages that are.
-      splits: those that must be there; empty: those that are.
+      splits: those that must be there, exactly one where the source is a file; empty: those that are.
       labels: empty: the task's own.
       bad_rows: "error", or "skip" to leave out and count rows that cannot be used.
 
@@ -51,38 +52,41 @@ def labelled(
       DataError: the task reads no labelled data; what is missing or cannot be used.
     """
     task = _task(name)
+    languages = languages or tuple(filter(None, preparation_checks.ways(source)))  # what is named must be there
     if not languages and not task.languages:
         raise DataError(f"{name}: the task does not say its languages; name them by --languages")
     if labels and not task.labels:
         raise DataError(f"--labels: {', '.join(labels)} given, but {name} has no labels")
-    prepared.check_free(output)
+    preparation_checks.once("--labels", labels)
+    preparation_checks.once("--languages", languages)
+    preparation_checks.folders(source, output, languages or task.languages)
+    preparation_checks.splits(name, source, splits, languages or task.languages)
     labels = tuple(labels) or task.labels
     opened: dict[str, Mapping[str, RawRecords]] = {}
-    missing: dict[str, MissingData] = {}
+    left_out: dict[tuple[str, ...], MissingData] = {}  # split, or split and language -> why
     for split in splits or published.SPLITS:
         try:
-            opened[split] = _open(task, source, split, languages, labels, bad_rows)
+            opened[split], absent = _open(task, source, split, languages, labels, bad_rows)
+            left_out |= {(split, language): why for language, why in absent.items()}
         except MissingData as error:
             if splits:
                 raise
-            missing[split] = error
+            left_out[(split,)] = error
     if not opened:
-        raise next(iter(missing.values()))
-    for split, why in missing.items():
-        _say(f"{split}: left out: {_shortly(why)}")
-    writer, counts = prepared.Writer(output), {}
-    for split, by_language in opened.items():
-        for language, sequence in by_language.items():
-            file = f"{split}-{language}{array_records.SUFFIX}"
-            note = getattr(sequence, "note", "")
-            counts[split, language] = _written(
-                writer, file, array_records.record_lines(sequence), sequence.skipped, note
-            )
-            for remark in published.remarks(sequence):
-                _say(f"{split} {language}: {remark}")
-    writer.finish(name, labels, source)
+        raise next(iter(left_out.values()))
+    if not (splits and tasks.is_outside(name)):
+        preparation_checks.distinct(opened)
+    for line in absences(left_out):
+        _say(line)
+    with prepared.writing(output) as writer:
+        counts = _write(writer, opened)
+        writer.finish(name, labels, source)
     for line in table(counts):
         _say(line)
+    entry = "NAME" if tasks.is_outside(name) else name
+    _say(
+        f"for the config: {' '.join(shlex.quote(f'--config.objectives.{entry}.{split}={output}') for split in opened)}"
+    )
 
 
 def parallel(name: str, source: str, output: str, languages: Sequence[str] = (), pairs: Sequence[str] = ()) -> None:
@@ -98,7 +102,7 @@ def parallel(name: str, source: str, output: str, languages: Sequence[str] = (),
     Raises:
       DataError: what is missing or cannot be read.
     """
-    prepared.check_free(output)
+    preparation_checks.folders(source, output, languages)
     if not ("{" in source or ":" in source or os.path.isfile(source)):
         source, there = _folder(source)
         pairs = pairs or [pair for pair, sides in there.items() if not languages or set(sides) <= set(languages)]
@@ -113,10 +117,15 @@ def parallel(name: str, source: str, output: str, languages: Sequence[str] = (),
         opened = records.open_source("--source", config, tuple(languages), "parallel")
     except DataError as error:
         raise DataError(f"{error}. {TATOEBA}{os.path.dirname(source) or '.'}") from error
-    writer = prepared.Writer(output)
-    for pair, sequence in opened.items():
-        _written(writer, f"{pair}{array_records.SUFFIX}", array_records.text_lines(sequence), {}, "")
-    writer.finish(name, (), source)
+    with prepared.writing(output) as writer:
+        for pair, sequence in opened.items():
+            _written(writer, f"{pair}{array_records.SUFFIX}", array_records.text_lines(sequence), {}, "")
+        writer.finish(name, (), source)
+    path = os.path.join(output, f"{{pair}}{array_records.SUFFIX}")
+    train, search = (
+        shlex.quote(f"--config.{key}={path}") for key in ("data.parallel.NAME.path", "evals.NAME.source.path")
+    )
+    _say(f"for the config: {train} or, to search in, {search}")
 
 
 def array_record(source: SourceConfig, languages: tuple[str, ...], kind: records.Kind, output: str) -> dict[str, int]:
@@ -140,6 +149,17 @@ def array_record(source: SourceConfig, languages: tuple[str, ...], kind: records
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         counts[name] = array_records.write(path, array_records.text_lines(sequence))
     return counts
+
+
+def absences(left_out: Mapping[tuple[str, ...], MissingData]) -> Iterator[str]:
+    """Why a split, or a split's language, is left out; then where to get what is missing, each advice once."""
+    advice: dict[str, list[str]] = {}
+    for (split, *language), why in left_out.items():
+        yield f"{': '.join([split, 'left out', *language])}: {why.reason}"
+        if why.advice:
+            advice.setdefault(why.advice, []).extend(language or [split])
+    for how, names in advice.items():
+        yield f"to have {', '.join(dict.fromkeys(names))}: {how}"
 
 
 def table(counts: Mapping[tuple[str, str], int]) -> Iterator[str]:
@@ -174,38 +194,40 @@ def _open(
     languages: Sequence[str],
     labels: Sequence[str],
     bad_rows: str,
-) -> Mapping[str, RawRecords]:
-    """A split in the languages that were asked for, or else in those that it has.
+) -> tuple[Mapping[str, RawRecords], Mapping[str, MissingData]]:
+    """A split in the languages that were asked for, or else in those that it has, and why it lacks the others.
 
     Raises:
       MissingData: it has none of them, or some of those that were asked for.
     """
     assert task.read is not None
     wanted = list(languages or task.languages)
-    first: MissingData | None = None
-    absent: list[str] = []
+    absent: dict[str, MissingData] = {}
     while wanted:
         try:
             opened = task.read(source, split, wanted, labels, bad_rows, "")
         except MissingData as error:
             if error.language not in wanted:
                 raise
-            first = first or error
-            absent.append(error.language)
+            absent[error.language] = error
             wanted.remove(error.language)
         else:
-            if first is not None and languages:
-                raise DataError(str(first))
-            if absent:
-                _say(f"{split}: left out: {', '.join(absent)}: {_shortly(first)}")
-            return opened
-    assert first is not None
-    raise first
+            if absent and languages:
+                raise DataError(str(next(iter(absent.values()))))
+            return opened, absent
+    raise next(iter(absent.values()))
 
 
-def _shortly(error: MissingData | None) -> str:
-    """What is missing, without the advice where to get it: here it may be meant to be missing."""
-    return str(error).partition(". ")[0]
+def _write(writer: prepared.Writer, opened: Mapping[str, Mapping[str, RawRecords]]) -> dict[tuple[str, str], int]:
+    """Writes a file for each split and language; returns how many records each has."""
+    counts = {}
+    for split, by_language in opened.items():
+        for language, sequence in by_language.items():
+            file, lines = f"{split}-{language}{array_records.SUFFIX}", array_records.record_lines(sequence)
+            counts[split, language] = _written(writer, file, lines, sequence.skipped, getattr(sequence, "note", ""))
+            for remark in published.remarks(sequence):
+                _say(f"{split} {language}: {remark}")
+    return counts
 
 
 def _written(writer: prepared.Writer, name: str, lines: Iterator[bytes], skipped: Mapping[str, int], note: str) -> int:

@@ -8,11 +8,13 @@ r"""Published data in, files of the package's formats out; run once, before trai
     python -m ernie_m_jax.data.prepare diagnostics --input diagnostics14.tsv.gz --output DIR
 
 The first two take a task: xnli, pawsx, conll, mlqa, tatoeba, or a module of your own by its dotted path. They read the
-published files once and write a prepared folder (`prepared.py`), which the config may name instead of them; `verify`
-compares every byte of it with its manifest. `array_record` turns any source that `records.open_source` reads into one
-ArrayRecord file per language or pair, the fastest form for random access at scale. `diagnostics` makes the bundled
-corpus of that name (see its README): cleaned messages, 200 held out, the others half as pairs and half as monolingual
-text.
+published files once and write a prepared folder (`prepared.py`). A labelled task's train, dev and test may name that
+folder instead of the files; tatoeba's pairs are named as a source's path, `DIR/{pair}.array_record`. The last line
+printed is what to put into the config. A source that is one file is one split, the one that --splits names. `verify`
+compares every byte of a prepared folder with its manifest. `array_record` turns any source that `records.open_source`
+reads into one ArrayRecord file per language or pair, the fastest form for random access at scale. `diagnostics` makes
+the bundled corpus of that name (see its README): cleaned messages, 200 held out, the others half as pairs and half as
+monolingual text.
 """
 
 import argparse

@@ -4,16 +4,18 @@
                                  --open_split--> the same records
 
 A file holds a JSON object per record. Each appears whole or not at all, the manifest last of all: a folder without one
-is not finished. The same records make the same bytes. The manifest says which task the records are for, with which
-labels, and of each file how many records and bytes it has, its SHA-256, and what was left out of it.
+is not finished. While it is written it has a lock file, which stays where a preparation is killed; one that fails
+removes what it wrote. The same records make the same bytes. The manifest says which task the records are for, with
+which labels, and of each file how many records and bytes it has, its SHA-256, and what was left out of it.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ernie_m_jax import atomic
@@ -24,6 +26,7 @@ from ernie_m_jax.task import Record
 
 VERSION = 1
 MANIFEST = "manifest.json"
+LOCK = ".preparing.lock"
 _DATA = re.compile(r"(train|dev|test)-[^/]+\.array_record")
 _BLOCK = 1 << 20  # bytes hashed at a time
 
@@ -36,7 +39,7 @@ class File:
       records: how many it holds.
       bytes: its size.
       sha256: of its bytes, in hex.
-      skipped: how many rows of the raw file were left out, by reason.
+      skipped: how many rows of the raw file were left out, by reason; see `labelled.EACH` for those that count twice.
       note: what the raw file's reader said of it.
     """
 
@@ -67,8 +70,12 @@ class Manifest:
 class Writer:
     """Writes a prepared folder: `add` each file, then `finish`."""
 
-    def __init__(self, directory: str):
+    def __init__(self, directory: str, began: bool = False):
         """Makes the folder; what a preparation that was killed left unfinished there is removed.
+
+        Args:
+          directory: the folder.
+          began: whether every ArrayRecord file there is known to be of such a one, not only those of splits.
 
         Raises:
           DataError: there is a finished one, or the folder cannot be made.
@@ -79,7 +86,7 @@ class Writer:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             for name in os.listdir(directory):
-                if UNFINISHED.fullmatch(name):
+                if UNFINISHED.fullmatch(name) or _DATA.fullmatch(name) or (began and name.endswith(SUFFIX)):
                     (self.directory / name).unlink()
         except OSError as error:
             raise DataError(f"{directory}: cannot be written: {error.strerror}") from error
@@ -96,13 +103,51 @@ class Writer:
         manifest = Manifest(task, tuple(labels), source, self._files)
         tree = {"version": VERSION, **dataclasses.asdict(manifest)}
         atomic.write(self.directory / MANIFEST, (json.dumps(tree, ensure_ascii=False, indent=1) + "\n").encode())
+        self._files = {}  # nothing to remove any more
         return manifest
+
+    def remove(self) -> None:
+        """Removes the files that were added, unless the folder is complete."""
+        for name in self._files:
+            (self.directory / name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(directory: str) -> Iterator[Writer]:
+    """A `Writer` that no other process writes beside; what it has added is removed where the block fails.
+
+    Raises:
+      DataError: there is a finished folder, it is being written, or it cannot be made.
+    """
+    check_free(directory)
+    lock = os.path.join(directory, LOCK)
+    with contextlib.ExitStack() as stack:
+        try:
+            os.makedirs(directory, exist_ok=True)
+            began = os.path.exists(lock)
+            stack.enter_context(atomic.alone(lock))
+        except BlockingIOError as error:
+            way = "wait for it, or name another folder"
+            raise DataError(f"{directory}: another preparation is writing here; {way}") from error
+        except OSError as error:
+            raise DataError(f"{directory}: cannot be written: {error.strerror}") from error
+        writer = Writer(directory, began)
+        try:
+            yield writer
+        except BaseException:
+            writer.remove()
+            raise
 
 
 def check_free(directory: str) -> None:
     """Raises `DataError` where a prepared folder is complete already: what trains on it must not find other data."""
     if os.path.lexists(os.path.join(directory, MANIFEST)):
         raise DataError(f"{directory}: prepared already; remove the folder, or name another one")
+
+
+def is_own(name: str) -> bool:
+    """Whether a preparation writes files of such a name."""
+    return name in (MANIFEST, LOCK) or name.endswith(SUFFIX) or UNFINISHED.fullmatch(name) is not None
 
 
 class Records:
@@ -140,7 +185,7 @@ def is_prepared(path: str) -> bool:
         return False
     if os.path.isfile(os.path.join(path, MANIFEST)):
         return True
-    if any(_DATA.fullmatch(name) or UNFINISHED.fullmatch(name) for name in os.listdir(path)):
+    if any(name == LOCK or _DATA.fullmatch(name) or UNFINISHED.fullmatch(name) for name in os.listdir(path)):
         raise DataError(f"{path}: no {MANIFEST}: its preparation did not finish; run it again")
     return False
 
@@ -206,9 +251,11 @@ def verify(path: str) -> Manifest:
     """Compares every byte of a prepared folder with its manifest.
 
     Raises:
-      DataError: naming every file that differs.
+      DataError: naming every file that differs, and every other one of a prepared folder's kind.
     """
-    found, wrong = manifest(path), []
+    found = manifest(path)
+    others = [name for name in sorted(os.listdir(path)) if is_own(name) and name not in (MANIFEST, *found.files)]
+    wrong = [f"{name}: the manifest does not name it; remove it" for name in others]
     for name, file in found.files.items():
         try:
             _sized(os.path.join(path, name), file)
@@ -218,7 +265,7 @@ def verify(path: str) -> Manifest:
         except (DataError, OSError) as error:
             wrong.append(str(error))
     if wrong:
-        raise DataError(f"{path}: {len(wrong)} of {len(found.files)} files differ: {'; '.join(wrong)}")
+        raise DataError(f"{path}: {len(wrong)} of {len(found.files) + len(others)} files differ: {'; '.join(wrong)}")
     return found
 
 

@@ -1,12 +1,14 @@
 """Files of published data sets: a path, a split and a language in, the one file meant out."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from ernie_m_jax.data.readers import DataError, MissingData
 from ernie_m_jax.task import RawRecords
 
 SPLITS = ("train", "dev", "test")
+BY_LANGUAGE = re.compile(r"[A-Za-z][\w-]*=")  # begins a path by language: "en=PATH,es=PATH"
 
 
 def check(split: str, languages: Sequence[str], bad_rows: str) -> None:
@@ -21,6 +23,11 @@ def check(split: str, languages: Sequence[str], bad_rows: str) -> None:
         raise DataError(f"bad_rows {bad_rows!r} must be error or skip")
     if not languages:
         raise DataError("no language is asked for")
+
+
+def by_language(path: str) -> dict[str, str]:
+    """The paths of `LANGUAGE=PATH,LANGUAGE=PATH`."""
+    return {language: one for language, _, one in (item.partition("=") for item in path.split(","))}
 
 
 def summary(skipped: Mapping[str, int]) -> str:
@@ -66,9 +73,9 @@ def find(
     filled = path.replace("{language}", language)
     if path.startswith("tfds:") or "://" in path or os.path.isfile(filled):
         return filled, filled != path
-    hint = f". {source}" if source else ""
     if not os.path.isdir(filled):
-        raise MissingData(f"{filled}: no such file or directory; put the data there or change the path{hint}", language)
+        reason = f"{filled}: no such file or directory; put the data there or change the path"
+        raise MissingData(reason, language, source)
     patterns = [pattern for pattern in layouts[split] if pattern not in english or language == "en"]
     found = {
         name: pattern
@@ -78,9 +85,8 @@ def find(
     }
     if not found:
         names = ", ".join(pattern.replace("{language}", language) for pattern in patterns) or "nothing, it is English"
-        raise MissingData(
-            f"{filled}: no file of the {split} split in {language!r}; looked for: {names}{hint}", language
-        )
+        reason = f"{filled}: no file of the {split} split in {language!r}; looked for: {names}"
+        raise MissingData(reason, language, source)
     if len(found) > 1:
         raise DataError(f"{filled}: several files fit the {split} split in {language!r}: {', '.join(found)}; name one")
     ((name, pattern),) = found.items()

@@ -31,11 +31,18 @@ class DataError(ValueError):
 
 
 class MissingData(DataError):
-    """Data that are not there: `language` is the one that is missing, "" where it is a whole split."""
+    """Data that are not there.
 
-    def __init__(self, message: str, language: str = ""):
-        super().__init__(message)
-        self.language = language
+    Attributes:
+      reason: what is missing.
+      language: the one that is missing, "" where it is a whole split.
+      advice: where to get it and put it, "" where nothing is known.
+    """
+
+    def __init__(self, reason: str, language: str = "", advice: str = "", otherwise: str = ""):
+        """The message is all of it; `otherwise` is what else can be done."""
+        super().__init__(". ".join(filter(None, (reason, advice))) + otherwise)
+        self.reason, self.language, self.advice = reason, language, advice
 
 
 class Buffer:

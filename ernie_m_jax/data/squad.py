@@ -67,15 +67,22 @@ class Questions:
 
     Attributes:
       language: code of the language.
+      path: of the file or data set.
       questions: those that can be used.
       contexts: the texts they are on.
       skipped: how many questions were left out, by reason.
     """
 
     def __init__(
-        self, language: str, questions: Sequence[Question], contexts: Sequence[str], skipped: Mapping[str, int]
+        self,
+        path: str,
+        language: str,
+        questions: Sequence[Question],
+        contexts: Sequence[str],
+        skipped: Mapping[str, int],
     ):
-        self.language, self.questions, self.contexts, self.skipped = language, questions, contexts, dict(skipped)
+        self.path, self.language, self.skipped = path, language, dict(skipped)
+        self.questions, self.contexts = questions, contexts
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -186,7 +193,7 @@ def _judged(path: str, rows: Sequence[_Row], split: str, language: str, config_k
     if not questions:
         why = f"{published.summary(skipped)}; the first is {first}" if first else "the file has no questions"
         raise DataError(f"{path}: no good question in {language!r}: {why}")
-    return Questions(language, questions, list(contexts), skipped)
+    return Questions(path, language, questions, list(contexts), skipped)
 
 
 def _checked(row: _Row, known: set[str], answered: bool) -> Answers:

@@ -16,7 +16,6 @@ have words alone. Everything is read at opening: these data sets are small.
 
 import collections
 import os
-import re
 from collections.abc import Mapping, Sequence
 
 from ernie_m_jax.data import published, tagged_rows
@@ -42,7 +41,6 @@ _HOW = {
     "es": f"get esp.train, esp.testa and esp.testb from {_SHARED_TASK}/conll2002/ner/",
     "nl": f"get ned.train, ned.testa and ned.testb from {_SHARED_TASK}/conll2002/ner/",
 }
-_BY_LANGUAGE = re.compile(r"[A-Za-z][\w-]*=")
 
 
 class Sentences:
@@ -149,8 +147,8 @@ def _open(file: str, split: str, language: str, types: tuple[str, ...], skip: st
 def _file(path: str, split: str, language: str, spoken: str) -> str:
     """The file that has a language's sentences; `spoken` is the key that names the languages."""
     chosen = path
-    if _BY_LANGUAGE.match(path):
-        paths = dict(item.partition("=")[::2] for item in path.split(","))
+    if published.BY_LANGUAGE.match(path):
+        paths = published.by_language(path)
         if language not in paths:
             raise MissingData(f"{path}: no path for {language!r}; there are paths for: {', '.join(paths)}", language)
         chosen = paths[language]
@@ -158,7 +156,8 @@ def _file(path: str, split: str, language: str, spoken: str) -> str:
     if filled.startswith("tfds:") or "://" in filled or os.path.isfile(filled):
         return filled
     if not os.path.isdir(filled):
-        raise MissingData(f"{filled}: no such file or directory{_advice(language, filled, spoken)}", language)
+        folder = (os.path.dirname(filled) or ".") if os.path.splitext(filled)[1] else filled
+        raise _missing(f"{filled}: no such file or directory", language, folder, spoken)
     english = language == "en" or filled != path  # or the path says the language
     patterns = [pattern for pattern in LAYOUTS[split] if "{" in pattern or english]
     code = CODES.get(language, language)
@@ -170,18 +169,17 @@ def _file(path: str, split: str, language: str, spoken: str) -> str:
         if os.path.isfile(os.path.join(filled, name + suffix))
     ]
     if not found:
-        raise MissingData(
-            f"{filled}: no file of the {split} split in {language!r}; looked for: {', '.join(looked)}"
-            f"{_advice(language, filled, spoken)}",
-            language,
-        )
+        reason = f"{filled}: no file of the {split} split in {language!r}; looked for: {', '.join(looked)}"
+        raise _missing(reason, language, filled, spoken)
     if len(found) > 1:
         raise DataError(f"{filled}: several files fit the {split} split in {language!r}: {', '.join(found)}; name one")
     return os.path.join(filled, found[0])
 
 
-def _advice(language: str, folder: str, spoken: str) -> str:
-    """Where to get a language's files and where to put them."""
+def _missing(reason: str, language: str, folder: str, spoken: str) -> MissingData:
+    """With where to get a language's files and where to put them."""
     how = _HOW.get(language)
     got = f"{how}, and put them into {folder}" if how else "put the data there or change the path"
-    return f". {got[0].upper()}{got[1:]}; or leave {language!r} out of {spoken}"
+    return MissingData(
+        reason, language, f"{got[0].upper()}{got[1:]}", otherwise=f"; or leave {language!r} out of {spoken}"
+    )

@@ -19,6 +19,7 @@ import optax
 from ernie_m_jax.config import Config
 from ernie_m_jax.data import labelled, layout, published
 from ernie_m_jax.data.labelled_rows import TEXT_NAMES
+from ernie_m_jax.data.readers import DataError
 from ernie_m_jax.finetune import scoring
 from ernie_m_jax.finetune.data_keys import NO_DATA, DataKeys, LabelledData, label_names
 from ernie_m_jax.model import visibility
@@ -64,6 +65,13 @@ class Labels:
     ) -> dict[str, labelled.Pairs]:
         """Opens the raw files of a split; see `task.Read`."""
         key = published.key(config_key, "bad_rows")
+        for alias, name in self.aliases.items():
+            if name not in labels:
+                flag = "config.model.labels" if config_key else "--labels"
+                raise DataError(
+                    f"{flag}: {name!r} is missing, for which the files also have {alias!r}; named are "
+                    f"{', '.join(labels)}"
+                )
         return labelled.open_pairs(
             path,
             split,

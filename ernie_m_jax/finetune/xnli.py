@@ -13,6 +13,7 @@ LABELS = Labels(
     paper="xnli",
     languages=("en", "fr", "es", "de", "el", "bg", "ru", "tr", "ar", "vi", "th", "zh", "hi", "sw", "ur"),
     origin="Unpack XNLI-1.0.zip (dev and test) and XNLI-MT-1.0.zip (train) of https://dl.fbaipublicfiles.com/XNLI/, or "
-    "for English training multinli_1.0.zip of https://cims.nyu.edu/~sbowman/multinli/, and name the folder of each",
+    "for English training multinli_1.0.zip of https://cims.nyu.edu/~sbowman/multinli/, and name the folder of each, "
+    "or the one that holds both",
 )
 TASK = LABELS.task()

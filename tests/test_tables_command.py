@@ -159,6 +159,13 @@ def test_of_a_sweep_the_best_combination_counts(tmp_path, run):
     assert float(found["one, 1 seed"][0]) == xnli(1)["en"]
 
 
+def test_a_label_may_hold_any_character(tmp_path, run, recwarn):
+    status, _, said = run(f"$x^{{$ 你好={xnli_run(tmp_path / 'run', 0)}", "--output", tmp_path)
+    assert (status, said) == (0, "")
+    assert list(rows(tmp_path, "xnli", "transfer")) == ["$x^{$ 你好, 1 seed"]
+    assert [str(one.message) for one in recwarn if "Glyph" in str(one.message)] == []
+
+
 def test_what_is_only_evaluated_has_no_seed(tmp_path, run):
     """What `--mode=evaluate` leaves in a directory that holds no run."""
     directory = leave(tmp_path / "zero" / "evaluation", "tatoeba.py:size=large,init=x/ernie-m-large", {})

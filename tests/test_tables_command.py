@@ -288,6 +288,19 @@ def refuse_its_evaluation(folder):
     return [given, evaluated(given, 0)], f"{given / 'evaluation'} and {given} are the same run"
 
 
+def refuse_its_stages_evaluation(folder):
+    given = xnli_run(folder, 0)
+    (given / "finetune" / "checkpoints").mkdir(parents=True)
+    return [
+        evaluated(given / "finetune", 0),
+        given,
+    ], f"{given} and {given / 'finetune' / 'evaluation'} are the same run"
+
+
+def refuse_sweep_of_one_combination_with_a_failed_run(folder):
+    return [sweep(folder, "failed", None)], "no combination of the sweep has a finite value on dev and no failed run"
+
+
 def refuse_other_languages(folder):
     one, other = xnli_run(folder / "one", 0), xnli_run(folder / "other", 1)
     found = json.loads((other / "summary.json").read_text())

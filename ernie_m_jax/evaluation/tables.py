@@ -152,7 +152,7 @@ def _of_run(directory: Path, label: str, given: str, settings: Sequence[str]) ->
     tree = config_files.from_workdir(directory, training=False, settings=settings)
     config = configs.resolve(tree, training=False, problems=config_files.override(tree, settings))
     final, was_trained = _final(directory)
-    run = directory.resolve() if was_trained else directory.resolve().parent
+    run = directory.resolve() if was_trained else config_files.home(directory.resolve().parent)
     tuned = was_trained or _is_trained(run)
     start = Path(config.init.params or config.init.resume).name
     name = label or f"ours: {start or ('from scratch' if tuned else directory.absolute().parent.name)}"

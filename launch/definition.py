@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 
 from ernie_m_jax import config as configs
 from ernie_m_jax import config_files, config_renames
+from ernie_m_jax import task as tasks
 from ernie_m_jax.config_build import with_defaults
-from ernie_m_jax.config_fields import raise_problems
+from ernie_m_jax.config_fields import check_value, raise_problems
 from ernie_m_jax.reporting import files
 
 _LONGEST = 40  # characters of a value in a directory's name; file systems allow 255 for the whole
+_NAME_BYTES = 255  # that a file system allows
 _OWN_KEYS = {"seed": "--seeds=0,1,2 sets it", "train.select": "one rule must choose among all combinations"}
 
 
@@ -58,6 +60,12 @@ class Definition:
         """The metric on dev that chooses, `config.train.select`; empty: none."""
         return self.tree["train"]["select"]
 
+    @property
+    def arguments(self) -> list[str]:
+        """The command line that means this sweep, but for its work directory."""
+        grid = [part for key, texts in self.grid.items() for part in ("--grid", f"config.{key}={','.join(texts)}")]
+        return [f"--config={self.config}", f"--seeds={','.join(map(str, self.seeds))}", *grid, *self.settings]
+
     def combinations(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Name and settings of each combination; one of neither without a grid."""
         short = short_names(list(self.grid))
@@ -75,14 +83,14 @@ class Definition:
         ]
 
 
-def define(config: str, settings: Sequence[str], grid: Sequence[str], seeds: Sequence[int]) -> Definition:
+def define(config: str, settings: Sequence[str], grid: Sequence[str], seeds: Sequence[int] | None) -> Definition:
     """The sweep of a command line, each of its configs checked.
 
     Args:
       config: what `--config` of `ernie_m_jax.main` takes.
       settings: `--config.KEY=VALUE` of every run.
       grid: "config.KEY=VALUE,VALUE" of each key.
-      seeds: of each combination.
+      seeds: of each combination; None: the config's own.
 
     Raises:
       ConfigError: the file, a key or a value is wrong, in any combination.
@@ -106,24 +114,47 @@ def define(config: str, settings: Sequence[str], grid: Sequence[str], seeds: Seq
         raise configs.ConfigError(f"--config.seed: {_OWN_KEYS['seed']}")
     raise_problems(problems)
     canonical = {key: tuple(_canonical(tree, key, text) for text in values[key]) for key in sorted(values)}
-    repeated = [key for key, texts in canonical.items() if len(set(texts)) < len(texts)]
-    if repeated or len(set(seeds)) < len(seeds):
-        raise configs.ConfigError(f"{'--grid: ' + repeated[0] if repeated else '--seeds'}: a value is given twice")
+    if seeds is None:
+        seeds = (tree["seed"],) if isinstance(tree.get("seed"), int) else (0,)  # other kinds are refused below
     made = Definition(config, tuple(settings), canonical, tuple(seeds), _json(tree))
-    combinations = list(made.combinations())
-    if len(combinations) > 1 and not made.select:
-        raise configs.ConfigError("config.train.select is empty: it names the metric on dev that chooses from the grid")
-    for _, own in combinations:
+    _check(made)
+    for _, own in made.combinations():
         changed = copy.deepcopy(tree)
         configs.resolve(changed, problems=config_files.override(changed, own))
     return made
+
+
+def _check(made: Definition) -> None:
+    """Raises ConfigError for what no run's own config can show to be wrong."""
+    repeated = [key for key, texts in made.grid.items() if len(set(texts)) < len(texts)]
+    if repeated or len(set(made.seeds)) < len(made.seeds):
+        raise configs.ConfigError(f"{'--grid: ' + repeated[0] if repeated else '--seeds'}: a value is given twice")
+    for seed in made.seeds:
+        check_value(configs.Config, "seed", seed, "--seeds: one")
+    if len(list(made.combinations())) > 1:
+        if not made.select:
+            raise configs.ConfigError(
+                "config.train.select is empty: it names the metric on dev that chooses from the grid"
+            )
+        if made.select.split("/")[1:2] == ["test"]:
+            raise configs.ConfigError(
+                f"config.train.select is {made.select!r}: a grid must not be chosen from by the test split; name a "
+                "metric on dev"
+            )
+    for run in made.runs():
+        if (size := len(f"{run.name}.log".encode())) > _NAME_BYTES:
+            raise configs.ConfigError(
+                f"--grid: a run would be named {run.name[:40]}..., which takes {size} bytes with its log's ending; "
+                f"file systems allow {_NAME_BYTES}: fewer keys at a time"
+            )
 
 
 def joined(stored: Definition, given: Definition, where: str) -> Definition:
     """The stored sweep with the given one's values and seeds added.
 
     Raises:
-      ConfigError: they differ in anything else; each difference is named.
+      ConfigError: they differ in anything else, each difference is named; together they are no sweep; or the stored one
+        alone names a module outside the package, which would be executed.
     """
     before = with_defaults(configs.Config, config_renames.upgraded(dict(stored.tree)))
     now = with_defaults(configs.Config, given.tree)
@@ -137,8 +168,17 @@ def joined(stored: Definition, given: Definition, where: str) -> Definition:
             f"{where} holds a sweep of a different definition; choose another --workdir, or make these agree:\n  "
             + "\n  ".join(lines)
         )
+    for key, texts in stored.grid.items():
+        code = [text for text in texts if key.endswith(".task") and tasks.is_outside(text)]
+        if unnamed := sorted({*code} - {*given.grid[key]}):
+            raise configs.ConfigError(
+                f"{where} names the task {unnamed[0]}, which is code outside the package, and a work directory may "
+                f"come from anyone: to execute it, name it in --grid config.{key} too"
+            )
     grid = {key: tuple(dict.fromkeys((*stored.grid[key], *given.grid[key]))) for key in stored.grid}
-    return dataclasses.replace(given, grid=grid, seeds=tuple(dict.fromkeys((*stored.seeds, *given.seeds))))
+    made = dataclasses.replace(given, grid=grid, seeds=tuple(dict.fromkeys((*stored.seeds, *given.seeds))))
+    _check(made)
+    return made
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:

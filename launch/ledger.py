@@ -12,16 +12,19 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from ernie_m_jax.config import ConfigError
+from ernie_m_jax import config_renames
+from ernie_m_jax.config import Config, ConfigError
+from ernie_m_jax.config_build import with_defaults
 from ernie_m_jax.reporting import files
 from launch.definition import Definition, joined
 
 FILE = "sweep.json"
+STATUSES = ("waiting", "running", "done", "failed")
 LOWER_IS_BETTER = "loss"  # as in the runs' own selection
 
 
@@ -35,7 +38,9 @@ class Ledger:
     """
 
     def __init__(self, workdir: Path, given: Definition | None):
-        """Reads what is there and joins it with `given`; nothing is written.
+        """Reads what is there, with the summaries of the runs that are done, and joins it with `given`.
+
+        Nothing is written or executed. What is not whole any more counts as waiting.
 
         Raises:
           ConfigError: it is damaged, there is none and nothing is given, or it is another sweep's.
@@ -56,11 +61,16 @@ class Ledger:
             for run in self.definition.runs()
         }
         for name, run in self.runs.items():
-            if run["status"] == "done" and not (workdir / name / "summary.json").exists():
-                run["status"] = "waiting"  # somebody removed it, to have it again
+            if run["status"] == "done":
+                found = results(workdir / name)
+                run |= {"status": "waiting"} if found is None else found
 
     def write(self) -> None:
-        """Writes the file."""
+        """Writes the file.
+
+        Raises:
+          ConfigError: it cannot be written.
+        """
         chosen = self.best()
         names = [name for name, run in self.runs.items() if run["combination"] == chosen]
         content = {
@@ -68,7 +78,10 @@ class Ledger:
             "runs": self.runs,
             "best": None if chosen is None else {"combination": chosen, "runs": names},
         }
-        files.write_json(self.workdir / FILE, content)
+        try:
+            files.write_json(self.workdir / FILE, content)
+        except OSError as error:
+            raise ConfigError(f"{self.workdir / FILE} cannot be written: {error}") from error
 
     def of_status(self, *statuses: str) -> list[str]:
         """Names of the runs of these statuses."""
@@ -104,34 +117,63 @@ def results(workdir: Path) -> dict[str, Any] | None:
     """`selected` and `evals` of a finished run: of its last stage. None if its summary is missing or damaged."""
     try:
         last = list(json.loads((workdir / "summary.json").read_text("utf-8"))["stages"].values())[-1]
-        return {"selected": last.get("selected"), "evals": last["evals"]}
+        found = {"selected": last.get("selected"), "evals": last["evals"]}
+        _check_numbers(found)
+        return found
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
         return None
+
+
+def _check_numbers(run: Mapping[str, Any]) -> None:
+    """Raises what stands for damage where `selected` and `evals` are not what a run finds."""
+    if run["selected"] is not None:
+        int(run["selected"]["step"])
+        float(run["selected"]["value"])
+    for metrics in run["evals"].values():
+        for number in metrics.values():
+            float(number)
 
 
 def _read(path: Path) -> Any:
     """The file's content; None where there is none."""
     try:
         stored = json.loads(path.read_text("utf-8"))
-        _definition(stored["definition"])
-        needed: Sequence[str] = ("combination", "seed", "status", "pid", "seconds", "selected", "evals")
-        if not all(key in run for run in stored["runs"].values() for key in needed):
-            raise KeyError("runs")
+        definition = _definition(stored["definition"])
+        with_defaults(Config, config_renames.upgraded(dict(definition.tree)))
+        for name, run in stored["runs"].items():
+            if run["status"] not in STATUSES:
+                raise ValueError(f"the status of {name} is {run['status']!r:.40}; there are {', '.join(STATUSES)}")
+            kinds = {"combination": str, "seed": int, "pid": int | None, "exit": int | None, "seconds": int | float}
+            for key, kind in kinds.items():
+                if not isinstance(run[key], kind):
+                    raise TypeError(f"{key} of {name} is {run[key]!r:.40}")
+            _check_numbers(run)
         return stored
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        what = " ".join(repr(error).split())
         raise ConfigError(
-            f"{path} is damaged ({error!r}); move it away and start the sweep again: runs that are complete are found "
-            "to be so at once"
+            f"{path} is damaged ({what}); move it away and start the sweep again: runs that are complete are found to "
+            "be so at once"
         ) from None
 
 
 def _definition(stored: Mapping[str, Any]) -> Definition:
-    return Definition(
+    """What is stored, its types checked: TypeError or KeyError where they are others."""
+    made = Definition(
         config=stored["config"],
         settings=tuple(stored["settings"]),
         grid={key: tuple(values) for key, values in stored["grid"].items()},
         seeds=tuple(stored["seeds"]),
         tree=stored["tree"],
     )
+    texts = (made.config, *made.settings, *(text for values in made.grid.values() for text in values), made.select)
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("config, settings, the grid's values and train.select must be texts")
+    lists = (stored["settings"], stored["seeds"], *stored["grid"].values())
+    if not all(isinstance(values, list) for values in lists) or not all(lists[1:]):
+        raise TypeError("settings, seeds and the grid's values must be lists, the last two not empty")
+    if not all(type(seed) is int for seed in made.seeds):
+        raise TypeError("seeds must be whole numbers")
+    return made

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import itertools
 import os
 import re
 import signal
@@ -52,7 +53,9 @@ def visible_gpus() -> list[str]:
         return []
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        return [name.strip() for name in named.split(",") if name.strip()]
+        names = [name.strip() for name in named.split(",")]
+        # As the driver reads it: what stands behind the first that is no GPU, such as -1, is not visible.
+        return list(itertools.takewhile(re.compile(r"\d+|(GPU|MIG)-.+").fullmatch, names))
     numbers = [re.fullmatch(r"nvidia(\d+)", path.name) for path in Path("/dev").glob("nvidia*")]
     return [str(number) for number in sorted(int(match[1]) for match in numbers if match)]
 
@@ -115,6 +118,11 @@ class Process:
         if self._process is not None and not self._told:
             self._told = True
             self._process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> None:
+        """Until it has ended, if it was started."""
+        if self._process is not None:
+            self._process.wait()
 
 
 @contextlib.contextmanager

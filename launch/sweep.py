@@ -2,7 +2,6 @@ r"""Every combination of a grid's values with every seed, each a run of `python 
 
     python -m launch.sweep --config=configs/finetune/xnli.py:size=base --workdir=runs/xnli-sweep --seeds=0,1,2,3,4 \
         --grid config.stages.finetune.learning_rate=3e-5,5e-5 --config.train.patience=3
-    python -m launch.sweep --workdir=runs/xnli-sweep            goes on with it
     python -m launch.sweep --workdir=runs/xnli-sweep --report   shows what is done
 
 A run is WORKDIR/learning_rate=3e-05,seed=0 with its log beside it; WORKDIR/sweep.json says how far each is. The same
@@ -10,7 +9,9 @@ command goes on: what is done is not run again, what was interrupted resumes, wh
 values may be added. SIGTERM and SIGINT are passed on to the runs, which save. The combination that is best on dev
 (`config.train.select`, mean over the seeds) is marked, and its numbers on test are printed.
 
+A work directory may come from anyone: the config file that its sweep.json names is executed only if --config names it.
 With --jobs=N the runs at a time divide the CPU cores of this process between them, or the GPUs it sees.
+This command is part of a checkout, in whose directory it is started, not of the wheel.
 Exit status: 0 all runs are done, 1 some failed, 2 the command is wrong, 143 interrupted.
 """
 
@@ -64,30 +65,32 @@ def parser() -> argparse.ArgumentParser:
         epilog="--config.KEY=VALUE sets a key for every run.",
         allow_abbrev=False,
     )
-    made.add_argument("--config", help="config file of every run; without it the sweep in --workdir goes on")
+    made.add_argument("--config", help="config file of every run; only --report goes without it")
     made.add_argument("--workdir", required=True, help="directory of the sweep")
-    made.add_argument("--seeds", default="0", help="comma-separated; each combination is run with each")
-    made.add_argument("--grid", action="append", default=[], metavar="config.KEY=VALUE,VALUE", help="may be repeated")
+    made.add_argument("--seeds", help="comma-separated, default: the config's own; each combination is run with each")
+    grid = "may be repeated; commas divide values, so no value can hold one"
+    made.add_argument("--grid", action="append", default=[], metavar="config.KEY=VALUE,VALUE", help=grid)
     made.add_argument("--jobs", type=int, default=1, help="runs at a time")
     made.add_argument("--dry_run", action="store_true", help="print the commands and run nothing")
-    made.add_argument("--report", action="store_true", help="show what is done and run nothing")
+    made.add_argument("--report", action="store_true", help="show what sweep.json and the runs say; runs nothing")
     return made
 
 
 def command(arguments: argparse.Namespace, settings: Sequence[str], program: Sequence[str]) -> int:
     """Does what the flags say; returns the exit status."""
     workdir = runs.local(arguments.workdir)
-    given = None
-    if arguments.config:
-        given = define(arguments.config, settings, arguments.grid, _seeds(arguments.seeds))
-    elif settings or arguments.grid or arguments.seeds != "0":
-        raise ConfigError("--config=FILE is missing: --grid, --seeds and --config.KEY=VALUE go with it")
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"--workdir={workdir} is a file; it must be a directory or a new name")
+    if arguments.report:
+        report(Ledger(workdir, None))
+        return 0
+    if not arguments.config:
+        raise ConfigError(_without_config(workdir))
     if arguments.jobs < 1:
         raise ConfigError(f"--jobs={arguments.jobs}: must be at least 1")
+    seeds = None if arguments.seeds is None else _seeds(arguments.seeds)
+    given = define(arguments.config, settings, arguments.grid, seeds)
     ledger = Ledger(workdir, given)
-    if arguments.report:
-        report(ledger)
-        return 0
     commands = {
         run.name: [
             *program,
@@ -117,6 +120,16 @@ def command(arguments: argparse.Namespace, settings: Sequence[str], program: Seq
     return 1 if failed else 0
 
 
+def _without_config(workdir: Path) -> str:
+    """What to say where --config is missing: the command that means the sweep there."""
+    line = shlex.join([f"--workdir={workdir}", *Ledger(workdir, None).definition.arguments])
+    shown = "".join(one if one.isprintable() else "?" for one in line)  # it must not hide a part of itself
+    return (
+        f"--config=FILE is missing: it is executed, and {workdir} may come from anyone. If you trust it, go on with "
+        f"python -m launch.sweep {shown}"
+    )
+
+
 def run_all(ledger: Ledger, commands: dict[str, list[str]], parts: Sequence[Share]) -> bool:
     """Runs what is not done, as many at a time as there are parts of the machine; returns whether it was stopped."""
     waiting = ledger.of_status("waiting", "running", "failed")
@@ -127,23 +140,44 @@ def run_all(ledger: Ledger, commands: dict[str, list[str]], parts: Sequence[Shar
     ledger.write()
     active: dict[int, tuple[str, Process]] = {}
     with StopRequest() as stop:
-        while active or (waiting and not stop.made):
-            for slot, part in enumerate(parts):
-                if slot not in active and waiting and not stop.made:
-                    name = waiting.pop(0)
-                    active[slot] = name, Process(commands[name], _log(ledger, name), part)
-                    _begin(ledger, *active[slot], len(waiting), first=True)
-            time.sleep(PAUSE)
-            for slot, (name, process) in list(active.items()):
-                if stop.made:
-                    process.stop()
-                begun = ledger.runs[name]["status"] == "running"
-                if not begun and not stop.made:
-                    _begin(ledger, name, process, len(waiting))
-                elif not begun or process.poll() is not None:
-                    del active[slot]
-                    _end(ledger, name, process, stop.made, len(waiting) + len(active))
+        try:
+            while active or (waiting and not stop.made):
+                for slot, part in enumerate(parts):
+                    if slot not in active and waiting and not stop.made:
+                        name = waiting.pop(0)
+                        active[slot] = name, Process(commands[name], _log(ledger, name), part)
+                        _begin(ledger, *active[slot], len(waiting), first=True)
+                time.sleep(PAUSE)
+                _look(ledger, active, stop, len(waiting))
+        except Exception:
+            _end_all(active)
+            raise
     return stop.made
+
+
+def _look(ledger: Ledger, active: dict[int, tuple[str, Process]], stop: StopRequest, waiting: int) -> None:
+    """Passes a request to stop on, starts what had to wait, and takes down and out what has ended."""
+    for slot, (name, process) in list(active.items()):
+        if stop.made:
+            process.stop()
+        begun = ledger.runs[name]["status"] == "running"
+        if not begun and not stop.made:
+            _begin(ledger, name, process, waiting)
+        elif not begun or process.poll() is not None:
+            del active[slot]
+            _end(ledger, name, process, stop.made, waiting + len(active))
+
+
+def _end_all(active: dict[int, tuple[str, Process]]) -> None:
+    """The sweep cannot go on: none of its runs is left running without it."""
+    started = [(name, process) for name, process in active.values() if process.pid is not None]
+    for _, process in started:
+        process.stop()
+    if started:
+        names = ", ".join(name for name, _ in started)
+        print(f"the sweep cannot go on; its runs are asked to save and awaited: {names}", file=sys.stderr)
+    for _, process in started:
+        process.wait()
 
 
 def _begin(ledger: Ledger, name: str, process: Process, left: int, first: bool = False) -> None:
@@ -182,6 +216,8 @@ def report(ledger: Ledger) -> None:
     results.write_csv(ledger)
     if left := ledger.of_status("waiting", "running"):
         screen.show(f"{len(left)} of {len(ledger.runs)} runs are not done")
+    if failed := ledger.of_status("failed"):
+        screen.show(f"{len(failed)} of {len(ledger.runs)} runs failed: {', '.join(failed)}")
 
 
 def _failure(ledger: Ledger, name: str) -> str:

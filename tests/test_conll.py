@@ -366,6 +366,14 @@ def test_a_model_that_cannot_tag_is_refused(change, said):
         configs.resolve(tree)
 
 
+def test_other_training_languages_than_the_papers_have_no_row_there():
+    tree = recipe.get_config("size=tiny,mode=all")
+    for codes, expected in ((("es", "nl"), None), (("es",), None), (("de", "es", "nl", "en"), ("conll", "all"))):
+        tree.objectives.conll.train_languages = codes
+        config = configs.resolve(tree)
+        assert conll.paper_row(config, config.objectives["conll"]) == expected
+
+
 def test_other_types_are_other_data_without_a_row_in_the_paper():
     tree = recipe.get_config("size=tiny")
     tree.model.update(labels=("B-X", "I-X", "O"), num_labels=3)

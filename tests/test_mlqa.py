@@ -406,7 +406,7 @@ def test_what_does_not_fit_is_said_with_the_config(changed, task_keys, message):
 
 def test_the_papers_row_is_shown_for_what_it_is_comparable_with():
     assert bound().task.paper(None, bound().keys) == ("mlqa", "transfer")
-    for changed in ({"scoring": "squad"}, {"train_languages": ("en", "de")}):
+    for changed in ({"scoring": "squad"}, {"train_languages": ("en", "de")}, {"train_languages": ("de",)}):
         assert bound().task.paper(None, bound(changed).keys) is None
 
 

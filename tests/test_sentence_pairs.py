@@ -206,10 +206,12 @@ def test_a_split_that_has_no_path_is_named():
 
 
 def test_the_tasks_name_their_papers_rows():
-    assert [
-        xnli.TASK.paper(None, types.SimpleNamespace(train_languages=codes)) for codes in (("en",), ("en", "de"))
-    ] == [
-        ("xnli", "transfer"),
-        ("xnli", "all"),
-    ]
-    assert pawsx.TASK.paper(None, types.SimpleNamespace(train_languages=("en",))) == ("pawsx", "transfer")
+    def paper(task, codes):
+        return task.paper(None, types.SimpleNamespace(train_languages=tuple(codes)))
+
+    for name, task in (("xnli", xnli.TASK), ("pawsx", pawsx.TASK)):
+        assert paper(task, ["en"]) == (name, "transfer")
+        assert paper(task, task.languages) == (name, "all")
+        assert paper(task, reversed(task.languages)) == (name, "all")
+        for codes in (["de"], ["en", "de"], task.languages[1:], (*task.languages, "xx"), ()):
+            assert paper(task, codes) is None  # the paper has no such setting

@@ -92,7 +92,7 @@ def test_interrupted_and_killed_it_ends_like_one_that_was_not(given, tmp_path):
     left = ledger(broken)["runs"][NAMES[1]]
     assert left["status"] == "running"
     os.kill(left["pid"], signal.SIGKILL)  # as when the machine fails, and not the sweep alone
-    shown = call(f"--workdir={broken}").stdout
+    shown = call(*given, f"--workdir={broken}").stdout
     assert f"{NAMES[0]}: started" not in shown
     assert call(f"--workdir={broken}", "--report").stdout.replace("spoil", "whole") == expected
     assert (broken / "sweep.csv").read_bytes() == (whole / "sweep.csv").read_bytes()

@@ -1,5 +1,6 @@
 """A sweep that was stopped or killed goes on."""
 
+import errno
 import signal
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import time
 
 import pytest
 
+from ernie_m_jax.reporting import files
 from tests import sweeping
 from tests.command import ROOT
 from tests.sweeping import NAMES, arguments, calls, ledger, statuses
@@ -76,4 +78,31 @@ def test_after_a_kill_the_next_start_waits_for_the_run_that_was_left(tmp_path, s
     (tmp_path / "hang-1").unlink()
     assert process.wait(timeout=60) == 0
     assert calls(tmp_path) == [*NAMES[:2], *NAMES[1:]]
+    assert set(statuses(tmp_path).values()) == {"done"}
+
+
+def test_where_it_cannot_go_on_it_leaves_no_run_behind(tmp_path, run, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    (tmp_path / "hang-1").touch()
+    folder, write = tmp_path / "sweep", files.write_json
+
+    def full(path, content):
+        if (folder / NAMES[0] / "summary.json").exists():
+            deadline = time.monotonic() + 60
+            while not (folder / NAMES[1] / "begun").exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(files, "write_json", full)
+    status, _, said = run(*arguments(tmp_path, "--jobs=2"))
+    (tmp_path / "hang-1").unlink()  # if it was left, it ends
+    assert status == 2
+    assert (folder / NAMES[1] / "saved").exists()
+    first, second = said.splitlines()
+    assert first == f"the sweep cannot go on; its runs are asked to save and awaited: {NAMES[1]}"
+    assert second == f"error: {folder / 'sweep.json'} cannot be written: [Errno 28] No space left on device"
+    monkeypatch.setattr(files, "write_json", write)
+    status, _, _ = run(*arguments(tmp_path))
+    assert status == 0
     assert set(statuses(tmp_path).values()) == {"done"}

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import matplotlib.image
 import numpy as np
@@ -158,6 +159,13 @@ def test_of_a_sweep_the_best_combination_counts(tmp_path, run):
     assert float(found["one, 1 seed"][0]) == xnli(1)["en"]
 
 
+def test_a_label_may_hold_any_character(tmp_path, run, recwarn):
+    status, _, said = run(f"$x^{{$ 你好={xnli_run(tmp_path / 'run', 0)}", "--output", tmp_path)
+    assert (status, said) == (0, "")
+    assert list(rows(tmp_path, "xnli", "transfer")) == ["$x^{$ 你好, 1 seed"]
+    assert [str(one.message) for one in recwarn if "Glyph" in str(one.message)] == []
+
+
 def test_what_is_only_evaluated_has_no_seed(tmp_path, run):
     """What `--mode=evaluate` leaves in a directory that holds no run."""
     directory = leave(tmp_path / "zero" / "evaluation", "tatoeba.py:size=large,init=x/ernie-m-large", {})
@@ -166,6 +174,72 @@ def test_what_is_only_evaluated_has_no_seed(tmp_path, run):
         status, _, _ = run(given, "--output", tmp_path)
         assert status == 0
         assert list(rows(tmp_path, "tatoeba", "transfer")) == ["ours: ernie-m-large (1 of 36 languages)"]
+
+
+def evaluated(run, seed, *settings):
+    """What `--mode=evaluate` leaves in the directory of a run."""
+    left = xnli_run(run / "evaluation", seed, *settings, finished=False)
+    files.write_json(left / "summary.json", {"evals": scored("xnli", "accuracy", xnli(seed))})
+    return left
+
+
+def test_evaluations_of_runs_that_differ_in_their_seed_are_one_row(tmp_path, run):
+    given = [evaluated(xnli_run(tmp_path / f"run-{seed}", seed), seed) for seed in (0, 1)]
+    status, _, said = run(*given, xnli_run(tmp_path / "run-2", 2), "--output", tmp_path)
+    assert (status, said) == (0, "")
+    found = rows(tmp_path, "xnli", "transfer")
+    assert [name.rpartition("), ")[2] for name in found] == [
+        "2 seeds",
+        "1 seed",
+    ]  # what was trained is a row of its own
+    values = np.array([list(xnli(seed).values()) for seed in (0, 1)])
+    np.testing.assert_allclose(list(map(float, next(iter(found.values()))))[:-1], values.mean(0), rtol=1e-12)
+
+
+def test_failed_runs_of_a_sweep_are_said_and_its_best_counts(tmp_path, run):
+    best = {"combination": "rate=2", "runs": ["rate=2,seed=0", "rate=2,seed=1"]}
+    given = sweep(tmp_path / "sweep", "done", best)
+    stored = json.loads((given / "sweep.json").read_text())
+    stored["runs"]["rate=1,seed=1"]["status"] = "failed"
+    files.write_json(given / "sweep.json", stored)
+    status, _, said = run(given, "--output", tmp_path)
+    assert status == 0
+    assert said == f"{given}: 1 of 4 runs failed: rate=1,seed=1; the best of the others counts\n"
+    assert list(rows(tmp_path, "xnli", "transfer")) == ["ours: ernie-m-base, 2 seeds"]
+
+
+@pytest.mark.parametrize("content", ['"text"', "null", "[]", '{"stages": []}', '{"stages": {"a": {"evals": null}}}'])
+def test_a_damaged_summary_is_named(tmp_path, run, content):
+    given = xnli_run(tmp_path / "run", 0)
+    (given / "summary.json").write_text(content)
+    status, shown, said = run(given)
+    assert (status, shown) == (2, "")
+    assert said.startswith(f"error: {given / 'summary.json'} is damaged (")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), 100.5, -1.0, None, "x", [3], True])
+def test_a_figure_that_is_no_percentage_is_named(tmp_path, run, value):
+    found = scored("xnli", "accuracy", xnli(0))
+    found["xnli"]["test/de/accuracy"] = value
+    given = leave(tmp_path / "run", "xnli.py:size=base", found)
+    status, shown, said = run(given, "--output", tmp_path / "tables")
+    assert (status, shown) == (2, "")
+    assert said.startswith(f"error: {given / 'summary.json'}: xnli, ")
+    assert " from 0 to 100" in said
+    assert ("de is" in said) or ("test/de/accuracy is" in said)
+    assert said.count("\n") == 1
+    assert not (tmp_path / "tables").exists()
+
+
+def test_a_run_on_other_languages_than_the_papers_settings_says_so(tmp_path, run):
+    conll = "--config.objectives.conll.train_languages=es,nl"
+    evals = scored("conll", "piece_f1", {"es": 70.0, "nl": 60.0})
+    status, shown, said = run(leave(tmp_path / "run", "conll.py:size=base,mode=all", evals, conll))
+    assert (status, shown) == (2, "")
+    assert "no evaluation of it belongs in a table" in said
+    assert "conll is trained on es, nl; the paper's settings are en, or all of en, nl, es, de" in said
+    assert said.count("\n") == 1
 
 
 def refuse_unfinished(folder):
@@ -195,7 +269,51 @@ def refuse_damaged(folder):
 
 def refuse_twice(folder):
     given = xnli_run(folder, 0)
-    return [given, given], f"{given}, xnli and {given}, xnli are of one config and one seed"
+    return [given, given], f"{given} and {given} are the same run, {given}; give one of them"
+
+
+def refuse_twice_by_label(folder):
+    given = xnli_run(folder, 0)
+    labelled = [f"A={given}", f"B={given.parent}/./{given.name}"]
+    return labelled, f"{labelled[1]} and {labelled[0]} are the same run, {given}"
+
+
+def refuse_copy(folder):
+    given = [xnli_run(folder / name, 0) for name in ("one", "two")]
+    return given, f"{given[0]}, xnli and {given[1]}, xnli are of one config and one seed"
+
+
+def refuse_its_evaluation(folder):
+    given = xnli_run(folder, 0)
+    return [given, evaluated(given, 0)], f"{given / 'evaluation'} and {given} are the same run"
+
+
+def refuse_its_stages_evaluation(folder):
+    given = xnli_run(folder, 0)
+    (given / "finetune" / "checkpoints").mkdir(parents=True)
+    return [
+        evaluated(given / "finetune", 0),
+        given,
+    ], f"{given} and {given / 'finetune' / 'evaluation'} are the same run"
+
+
+def refuse_sweep_of_one_combination_with_a_failed_run(folder):
+    return [sweep(folder, "failed", None)], "no combination of the sweep has a finite value on dev and no failed run"
+
+
+def refuse_other_languages(folder):
+    one, other = xnli_run(folder / "one", 0), xnli_run(folder / "other", 1)
+    found = json.loads((other / "summary.json").read_text())
+    del found["stages"]["finetune"]["evals"]["xnli"]["test/sw/accuracy"]
+    files.write_json(other / "summary.json", found)
+    return [one, other], f"{other}, xnli has no figure for sw, which {one}, xnli has"
+
+
+def refuse_sweep_whose_run_is_gone(folder):
+    best = {"combination": "rate=2", "runs": ["rate=2,seed=0", "rate=2,seed=1"]}
+    given = sweep(folder, "done", best)
+    shutil.rmtree(given / "rate=2,seed=1")
+    return [given], f"{given / 'rate=2,seed=1'}: the run is gone"
 
 
 def refuse_sweep(folder):

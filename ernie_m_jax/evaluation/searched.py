@@ -116,7 +116,7 @@ def paper_figures(
     """The paper's table with its setting, and by language the accuracy of finding English; None of other sets."""
     if not keys.paper or len(languages) > 37:  # its 36 and English
         return None
-    directions = {tuple(name.split(">")): value for name, value in metrics.items() if ">" in name}
+    directions = {tuple(name.split(">")): value for name, value in metrics.items() if name.count(">") == 1}
     return ("tatoeba", "transfer"), {one: value for (one, other), value in directions.items() if other in ENGLISH}
 
 

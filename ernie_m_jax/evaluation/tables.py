@@ -4,7 +4,8 @@ r"""Every table of the paper with our figures beneath: work directories in, tabl
 
 A run is the work directory of a finished run or of `--mode=evaluate`, or of a sweep (`launch.sweep`), of which its best
 combination counts. Which table and setting a run belongs to, its own config says. Runs that differ in their seed only
-are one row, their mean. A row is named after what its runs started from, or as LABEL=RUN says.
+are one row, their mean; what they found at their end and in `--mode=evaluate` are rows apart. A row is named after what
+its runs started from, or as LABEL=RUN says.
 """
 
 import argparse
@@ -12,8 +13,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import mean
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
@@ -24,30 +24,10 @@ from ernie_m_jax.checkpoint import saved_steps
 from ernie_m_jax.config import Config, ConfigError
 from ernie_m_jax.config_evals import RetrievalEval, TaskEval
 from ernie_m_jax.evaluation import scored, searched
+from ernie_m_jax.evaluation.table_rows import Figures, Place, rows
 from ernie_m_jax.reporting import files, paper_tables, screen
 
-Place = tuple[str, str]  # a table of the paper and its setting
 STARRED = "tatoeba"  # the table, and the task, of which the paper marks what was fine-tuned
-
-
-class Figures(NamedTuple):
-    """What one run has for one table.
-
-    Attributes:
-      place: the table.
-      name: of the row, without the number of seeds.
-      values: language -> figure.
-      config: the run's, as text, but for its seed and what changes no number.
-      seed: of the run; None where nothing was trained.
-      source: the argument that names the run, and the evaluation.
-    """
-
-    place: Place
-    name: str
-    values: Mapping[str, paper_tables.Value]
-    config: str
-    seed: int | None
-    source: str
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -61,17 +41,41 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(rest)
     jax.config.update("jax_platforms", "cpu")  # nothing is computed: leave the accelerators to who does
     try:
-        ours = rows([found for given in arguments.runs for found in read(given, settings)])
-        for task in paper_tables.TASKS:
-            for setting in paper_tables.settings(task):
-                shown = ours.get((task, setting), {})
-                title = f"{task} {setting}: the paper's rows{' and ours' if shown else ''}"
-                screen.show(paper_tables.table(task, setting, shown, title), "")
-                if arguments.output:
-                    write(Path(arguments.output), task, setting, shown, title)
+        made = list(_tables(rows(gather(arguments.runs, settings))))  # all of them, before any is shown or written
+        for shown, place, ours, title in made:
+            screen.show(shown, "")
+            if arguments.output:
+                write(Path(arguments.output), *place, ours, title)
     except (ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _tables(ours: Mapping[Place, Mapping[str, Any]]) -> Iterator[tuple[Any, Place, Mapping[str, Any], str]]:
+    """Every table of the paper for the screen, which it is, our rows of it and its title."""
+    for task in paper_tables.TASKS:
+        for setting in paper_tables.settings(task):
+            own = ours.get((task, setting), {})
+            title = f"{task} {setting}: the paper's rows{' and ours' if own else ''}"
+            yield paper_tables.table(task, setting, own, title), (task, setting), own, title
+
+
+def gather(arguments: Sequence[str], settings: Sequence[str] = ()) -> list[Figures]:
+    """The figures of all that the command line names; `settings` as of `read`.
+
+    Raises:
+      ConfigError: one has none, or a run is given twice.
+    """
+    found: list[Figures] = []
+    seen: dict[Path, str] = {}
+    for given in arguments:
+        figures = read(given, settings)
+        runs = dict.fromkeys(one.run for one in figures)
+        if twice := [run for run in runs if run in seen]:
+            raise ConfigError(f"{given} and {seen[twice[0]]} are the same run, {twice[0]}; give one of them")
+        seen |= dict.fromkeys(runs, given)
+        found += figures
+    return found
 
 
 def write(folder: Path, task: str, setting: str, ours: Mapping[str, Any], title: str) -> None:
@@ -80,40 +84,6 @@ def write(folder: Path, task: str, setting: str, ours: Mapping[str, Any], title:
     files.write_text(folder / f"{stem}.md", paper_tables.markdown(task, setting, ours, title))
     files.write_text(folder / f"{stem}.csv", paper_tables.csv(task, setting, ours))
     paper_tables.picture(folder / f"{stem}.png", task, setting, ours, title)
-
-
-def rows(found: Sequence[Figures]) -> dict[Place, dict[str, dict[str, paper_tables.Value]]]:
-    """Table -> name of a row -> language -> figure, the mean over the runs that differ in their seed only.
-
-    Raises:
-      ConfigError: a run is given twice.
-    """
-    groups: dict[tuple[Place, str, str], list[Figures]] = {}
-    for one in found:
-        groups.setdefault((one.place, one.name, one.config), []).append(one)
-    shown: dict[Place, dict[str, dict[str, paper_tables.Value]]] = {}
-    for (place, name, _), runs in groups.items():
-        by_seed = {run.seed: run for run in runs}
-        if twice := [run for run in runs if by_seed[run.seed] is not run]:
-            raise ConfigError(
-                f"{twice[0].source} and {by_seed[twice[0].seed].source} are of one config and one seed, so of the same "
-                "run; give one of them"
-            )
-        if sum(other[:2] == (place, name) for other in groups) > 1:
-            name = f"{name} ({runs[0].source})"
-        if runs[0].seed is not None:
-            name += f", {len(runs)} seed{'s' if len(runs) > 1 else ''}"
-        shown.setdefault(place, {})[name] = {
-            language: _mean([run.values[language] for run in runs]) for language in runs[0].values
-        }
-    return shown
-
-
-def _mean(values: Sequence[Any]) -> paper_tables.Value:
-    """Of numbers, or of tuples part by part."""
-    if isinstance(values[0], tuple):
-        return tuple(mean(parts) for parts in zip(*values, strict=True))
-    return mean(values)
 
 
 def read(given: str, settings: Sequence[str] = ()) -> list[Figures]:
@@ -140,21 +110,37 @@ def _split(given: str) -> tuple[str, Path]:
 
 
 def _members(sweep: Path) -> list[Path]:
-    """The work directories of a sweep's best combination."""
+    """The work directories of a sweep's best combination; failed runs are said on standard error."""
     try:
         stored = _json(sweep / "sweep.json")
-        left = [name for name, run in stored["runs"].items() if run["status"] != "done"]
-        chosen = None if stored["best"] is None else list(stored["best"]["runs"])
+        statuses = {name: run["status"] for name, run in stored["runs"].items()}
+        chosen = None if stored["best"] is None else [sweep / name for name in stored["best"]["runs"]]
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{sweep / 'sweep.json'} is damaged ({error!r})") from None
+    failed = [name for name, status in statuses.items() if status == "failed"]
+    left = sum(status not in ("done", "failed") for status in statuses.values())
     if left:
         raise ConfigError(
-            f"{sweep}: the sweep is not finished, {len(left)} of {len(stored['runs'])} runs are left; "
-            f"python -m launch.sweep --workdir={sweep} goes on with it"
+            f"{sweep}: the sweep is not finished, {left} of {len(statuses)} runs are left; its own command "
+            f"(python -m launch.sweep --config=FILE --workdir={sweep} and so on) goes on with it"
         )
     if chosen is None:
-        raise ConfigError(f"{sweep}: no combination of the sweep has a finite value on dev, so none is the best")
-    return [sweep / name for name in chosen]
+        raise ConfigError(
+            f"{sweep}: no combination of the sweep has a finite value on dev{' and no failed run' if failed else ''}, "
+            "so none is the best"
+        )
+    if gone := [run for run in chosen if not (run / "summary.json").exists()]:
+        raise ConfigError(
+            f"{gone[0]}: the run is gone or not whole, though {sweep / 'sweep.json'} says that it is done; the sweep's "
+            "own command runs it again"
+        )
+    if failed:
+        print(
+            f"{sweep}: {len(failed)} of {len(statuses)} runs failed: {', '.join(failed)}; "
+            "the best of the others counts",
+            file=sys.stderr,
+        )
+    return chosen
 
 
 def _of_run(directory: Path, label: str, given: str, settings: Sequence[str]) -> list[Figures]:
@@ -166,9 +152,10 @@ def _of_run(directory: Path, label: str, given: str, settings: Sequence[str]) ->
     tree = config_files.from_workdir(directory, training=False, settings=settings)
     config = configs.resolve(tree, training=False, problems=config_files.override(tree, settings))
     final, was_trained = _final(directory)
+    run = directory.resolve() if was_trained else config_files.home(directory.resolve().parent)
+    tuned = was_trained or _is_trained(run)
     start = Path(config.init.params or config.init.resume).name
-    name = label or f"ours: {start or ('from scratch' if was_trained else directory.absolute().parent.name)}"
-    tuned = was_trained or any(map(saved_steps.complete, directory.absolute().parent.glob("*/checkpoints")))
+    name = label or f"ours: {start or ('from scratch' if tuned else directory.absolute().parent.name)}"
     mark = "*" if tuned and STARRED in _trained_on(config) else ""
     found = [
         Figures(
@@ -176,18 +163,37 @@ def _of_run(directory: Path, label: str, given: str, settings: Sequence[str]) ->
             name=f"{name}{mark if place[0] == STARRED else ''}",
             values=values,
             config=f"{_alike(config)} {evaluation}",
-            seed=config.seed if was_trained else None,
+            was_trained=was_trained,
+            seed=config.seed if tuned else None,
+            run=run,
             source=f"{given}, {evaluation}",
         )
-        for evaluation, (place, values) in _figures(config, final).items()
+        for evaluation, (place, values) in _figures(config, final, directory / "summary.json").items()
     ]
     if not found:
-        there = ", ".join(config.evals) or "none"
+        there = "; ".join((", ".join(config.evals) or "none", *_other_settings(config)))
         raise ConfigError(
             f"{given}: no evaluation of it belongs in a table of the paper (config.evals: {there}): that takes the "
             "test split of a task of the paper's, with labels, or a retrieval evaluation whose key paper is true"
         )
     return found
+
+
+def _other_settings(config: Config) -> Iterator[str]:
+    """For each task of the paper's that is trained on other languages than in the paper: what it is trained on."""
+    for name, keys in config.objectives.items():
+        task = keys.task or name
+        codes = getattr(keys, "train_languages", ())
+        if task in paper_tables.TASKS and codes and paper_tables.setting(task, codes) is None:
+            every = f", or all of {', '.join(paper_tables.languages(task))}" * ("all" in paper_tables.settings(task))
+            yield f"{name} is trained on {', '.join(codes)}; the paper's settings are en{every}"
+
+
+def _is_trained(directory: Path) -> bool:
+    """Whether a run was trained there, finished or not."""
+    if any(map(saved_steps.complete, directory.glob("*/checkpoints"))):
+        return True
+    return (directory / "summary.json").exists() and _is_run(directory)
 
 
 def _is_run(directory: Path) -> bool:
@@ -202,9 +208,9 @@ def _final(directory: Path) -> tuple[Mapping[str, Any], bool]:
     path = directory / "summary.json"
     try:
         numbers = _json(path)
-        if "stages" not in numbers:
-            return numbers["evals"], False
-        return list(numbers["stages"].values())[-1]["evals"], True
+        was_trained = "stages" in numbers
+        found = (list(numbers["stages"].values())[-1] if was_trained else numbers)["evals"]
+        return dict(found.items()), was_trained
     except FileNotFoundError:
         raise ConfigError(
             f"{directory}: the run is not finished, there is no {path.name}; "
@@ -222,20 +228,45 @@ def _json(path: Path) -> Any:
 
 
 def _figures(
-    config: Config, evaluations: Mapping[str, Mapping[str, Any]]
+    config: Config, evaluations: Mapping[str, Any], path: Path
 ) -> dict[str, tuple[Place, Mapping[str, paper_tables.Value]]]:
-    """Evaluation -> its table of the paper and its figures, of those that have them."""
+    """Evaluation -> its table of the paper and its figures, of those that have them.
+
+    Raises:
+      ConfigError: what `path` holds is no number, or a figure is no percentage.
+    """
     found = {}
     for name, numbers in evaluations.items():
-        keys, metrics = config.evals.get(name), {metric: float(value) for metric, value in numbers.items()}
+        keys = config.evals.get(name)
+        if not isinstance(keys, TaskEval | RetrievalEval):
+            continue
+        metrics = _metrics(numbers, f"{path}: {name}")
         if isinstance(keys, TaskEval):
             own: Any = scored.paper_figures(tasks.bind(config, keys.objective), metrics)
-        elif isinstance(keys, RetrievalEval):
-            own = searched.paper_figures(keys, config.languages, metrics)
         else:
-            own = None
-        if own is not None and own[1]:
-            found[name] = own
+            own = searched.paper_figures(keys, config.languages, metrics)
+        if own is None or not own[1]:
+            continue
+        for language, figure in own[1].items():
+            for part in figure if isinstance(figure, tuple) else (figure,):
+                if not 0 <= part <= 100:
+                    raise ConfigError(f"{path}: {name}, {language} is {part}; a figure is a percentage, from 0 to 100")
+        found[name] = own
+    return found
+
+
+def _metrics(numbers: Any, place: str) -> dict[str, float]:
+    """An evaluation's metrics as numbers; NaN is written as text."""
+    if not isinstance(numbers, Mapping):
+        raise ConfigError(f"{place} is {numbers!r:.40}, not its metrics; the file is damaged")
+    found = {}
+    for metric, value in numbers.items():
+        try:
+            found[metric] = float("" if isinstance(value, bool) else value)
+        except (TypeError, ValueError):
+            raise ConfigError(
+                f"{place}, {metric} is {value!r:.40}; a metric is a number, a percentage one from 0 to 100"
+            ) from None
     return found
 
 

@@ -28,6 +28,7 @@ from ernie_m_jax.finetune import scoring, word_spans
 from ernie_m_jax.finetune.data_keys import NO_DATA, DataKeys, LabelledData, label_names
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.encoder import Inputs
+from ernie_m_jax.reporting import paper_tables
 from ernie_m_jax.task import (
     IGNORE,
     Batch,
@@ -243,10 +244,9 @@ def lines(cfg: Config, keys: TagKeys, records: Sequence[Record], predictions: Se
 
 
 def paper_row(cfg: Config, keys: TagKeys) -> tuple[str, str] | None:
-    """The paper's table and setting to print beside; None with other labels than CoNLL's."""
-    if sorted(cfg.model.labels) != sorted(LABELS):
-        return None
-    return "conll", "all" if len(keys.train_languages) > 1 else "transfer"
+    """The paper's table and setting to print beside; None with other labels or training languages than there."""
+    setting = paper_tables.setting("conll", keys.train_languages)
+    return None if setting is None or sorted(cfg.model.labels) != sorted(LABELS) else ("conll", setting)
 
 
 def submission(cfg: Config, keys: TagKeys) -> str:

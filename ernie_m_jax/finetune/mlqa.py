@@ -28,6 +28,7 @@ from ernie_m_jax.finetune.data_keys import NO_DATA, DataKeys, LabelledData
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.dropout import dropout
 from ernie_m_jax.model.encoder import Inputs
+from ernie_m_jax.reporting import paper_tables
 from ernie_m_jax.task import (
     Batch,
     Example,
@@ -261,7 +262,8 @@ def said(
 def paper(cfg: Config, keys: MlqaKeys) -> tuple[str, str] | None:
     """The paper's table, where what is measured can be compared with it."""
     del cfg
-    return ("mlqa", "transfer") if keys.scoring == "mlqa" and len(keys.train_languages) == 1 else None
+    setting = paper_tables.setting("mlqa", keys.train_languages)
+    return ("mlqa", setting) if keys.scoring == "mlqa" and setting is not None else None
 
 
 TASK = Task(

@@ -26,6 +26,7 @@ from ernie_m_jax.model import visibility
 from ernie_m_jax.model.dropout import dropout
 from ernie_m_jax.model.encoder import Inputs
 from ernie_m_jax.model.heads import gather
+from ernie_m_jax.reporting import paper_tables
 from ernie_m_jax.task import (
     IGNORE,
     Batch,
@@ -92,10 +93,11 @@ class Labels:
             yield f"config.model.labels is {model.labels}; it must name these, in any order: {', '.join(self.names)}"
         yield from keys.problems(cfg)
 
-    def paper_row(self, cfg: Config, keys: DataKeys) -> tuple[str, str]:
-        """The paper's table and setting to print beside."""
+    def paper_row(self, cfg: Config, keys: DataKeys) -> tuple[str, str] | None:
+        """The paper's table and setting to print beside; None if trained on other languages than the paper's."""
         del cfg
-        return self.paper, "all" if len(keys.train_languages) > 1 else "transfer"
+        setting = paper_tables.setting(self.paper, keys.train_languages)
+        return None if setting is None else (self.paper, setting)
 
     def task(self) -> Task:
         """The task of these labels."""

@@ -12,6 +12,7 @@ import os
 import pathlib
 import platform
 import subprocess
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -163,7 +164,7 @@ def table_picture(
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
     axes.set_axis_off()
-    axes.text(1, 0.9, title, fontsize=11, fontweight="bold", va="center")
+    axes.text(1, 0.9, title, fontsize=11, fontweight="bold", va="center", parse_math=False)
     first = len(rows) - highlighted
     for number, cells in enumerate(rows):
         line, ours = number + 2.2, number >= first
@@ -171,6 +172,7 @@ def table_picture(
             axes.axhspan(line - 0.5, line + 0.5, xmax=ends[-1] / width, color=_OURS, linewidth=0)
         weight = "bold" if ours or not number else "normal"
         style: dict[str, Any] = {"family": "monospace", "fontsize": 9, "va": "center", "weight": weight}
+        style["parse_math"] = False  # a "$" in a label is one
         axes.text(1, line, cells[0], **style)
         for end, cell in zip(ends[1:], cells[1:], strict=True):
             axes.text(end - 1, line, cell, ha="right", **style)
@@ -178,7 +180,9 @@ def table_picture(
         axes.hlines(line, 0.5, ends[-1] - 0.5, color="black", linewidth=0.8)
     axes.text(1, len(rows) + 2.3, note, fontsize=7.5, va="center", color="#555555")
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a box stands for such a character
+        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     atomic.write(path, buffer.getvalue())
 
 

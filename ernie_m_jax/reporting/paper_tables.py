@@ -158,6 +158,18 @@ def languages(task: str) -> tuple[str, ...]:
     return tuple(column for column in _columns(task) if column != _AVERAGE)
 
 
+def setting(task: str, trained_on: Sequence[str]) -> str | None:
+    """The setting of what was fine-tuned on these languages: English alone or all of the table's; None of others.
+
+    Raises:
+      ValueError: the paper has no such table; names those it has.
+    """
+    if tuple(trained_on) == ("en",):
+        return "transfer"
+    is_all = "all" in settings(task) and sorted(trained_on) == sorted(languages(task))
+    return "all" if is_all else None
+
+
 def _shown(
     task: str, setting: str, ours: Mapping[str, Mapping[str, Value]]
 ) -> tuple[list[str], list[list[str]], list[list[str]]]:

@@ -16,10 +16,11 @@ Exit status: 0 all runs are done, 1 some failed, 2 the command is wrong, 143 int
 """
 
 import argparse
+import functools
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -29,7 +30,7 @@ from ernie_m_jax.config import ConfigError
 from ernie_m_jax.reporting import screen
 from ernie_m_jax.training import run as runs
 from launch import results
-from launch.definition import define
+from launch.definition import Definition, define, joined
 from launch.ledger import Ledger
 from launch.ledger import results as read_results
 from launch.processes import Process, Share, StopRequest, alone, last_lines, shares
@@ -89,7 +90,8 @@ def command(arguments: argparse.Namespace, settings: Sequence[str], program: Seq
     if arguments.jobs < 1:
         raise ConfigError(f"--jobs={arguments.jobs}: must be at least 1")
     seeds = None if arguments.seeds is None else _seeds(arguments.seeds)
-    given = define(arguments.config, settings, arguments.grid, seeds)
+    defined = functools.partial(define, arguments.config, settings, arguments.grid, seeds)
+    given = defined()
     ledger = Ledger(workdir, given)
     commands = {
         run.name: [
@@ -108,7 +110,7 @@ def command(arguments: argparse.Namespace, settings: Sequence[str], program: Seq
         return 0
     with alone(workdir / "sweep.lock"):
         ledger = Ledger(workdir, given)  # another sweep may have ended since
-        stopped = run_all(ledger, commands, shares(arguments.jobs))
+        stopped = run_all(ledger, commands, shares(arguments.jobs), defined)
     if stopped:
         left = len(ledger.of_status("waiting"))
         print(f"interrupted, {left} of {len(ledger.runs)} runs left; the same command goes on", file=sys.stderr)
@@ -130,8 +132,13 @@ def _without_config(workdir: Path) -> str:
     )
 
 
-def run_all(ledger: Ledger, commands: dict[str, list[str]], parts: Sequence[Share]) -> bool:
-    """Runs what is not done, as many at a time as there are parts of the machine; returns whether it was stopped."""
+def run_all(
+    ledger: Ledger, commands: dict[str, list[str]], parts: Sequence[Share], defined: Callable[[], Definition]
+) -> bool:
+    """Runs what is not done, as many at a time as there are parts of the machine; returns whether it was stopped.
+
+    Each run reads the config file when it starts, so `defined`, what the command line means now, is compared first.
+    """
     waiting = ledger.of_status("waiting", "running", "failed")
     if done := len(ledger.runs) - len(waiting):
         screen.show(f"{done} of {len(ledger.runs)} runs are done already")
@@ -144,6 +151,7 @@ def run_all(ledger: Ledger, commands: dict[str, list[str]], parts: Sequence[Shar
             while active or (waiting and not stop.made):
                 for slot, part in enumerate(parts):
                     if slot not in active and waiting and not stop.made:
+                        joined(ledger.definition, defined(), str(ledger.workdir))
                         name = waiting.pop(0)
                         active[slot] = name, Process(commands[name], _log(ledger, name), part)
                         _begin(ledger, *active[slot], len(waiting), first=True)

@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from tests import sweeping
-from tests.sweeping import KEY, NAMES, arguments, calls, ledger
+from tests.sweeping import KEY, NAMES, arguments, calls, ledger, statuses
 
 fake, run = sweeping.fake, sweeping.run
 
@@ -109,16 +109,35 @@ def test_values_that_the_work_directory_alone_names_are_checked(tmp_path, run):
     assert "names the task evil.module, which is code outside the package" in said
 
 
+MINE = """from configs.finetune import xnli
+def get_config():
+    config = xnli.get_config("size=tiny")
+    config.train.batch_size = SIZE
+    return config
+"""
+
+
 def test_a_config_file_that_was_edited_since_is_refused(tmp_path, run):
     config = tmp_path / "mine.py"
-    config.write_text("from configs.finetune import xnli\ndef get_config():\n    return xnli.get_config('size=tiny')\n")
-    given = [f"--config={config}", *arguments(tmp_path)[1:]]
+    config.write_text(MINE.replace("SIZE", "6"))
+    given = [f"--config={config}", *arguments(tmp_path, seeds="0")[1:]]
     run(*given)
-    config.write_text(config.read_text().replace("    return", "    c").replace("c xnli", "c = xnli"))
-    config.write_text(config.read_text() + "    c.train.batch_size = 4\n    return c\n")
+    config.write_text(MINE.replace("SIZE", "4"))
     status, _, said = run(*given)
     assert status == 2
     assert "config.train.batch_size: 6 there, 4 here" in said
+
+
+def test_a_config_file_that_is_edited_meanwhile_is_not_run(tmp_path, run):
+    config, edited = tmp_path / "mine.py", MINE.replace("SIZE", "4")
+    config.write_text(MINE.replace("SIZE", "6"))
+    stand_in = tmp_path / "fake.py"
+    stand_in.write_text(f"{stand_in.read_text()}\npathlib.Path(given['config']).write_text({edited!r})\n")
+    status, _, said = run(f"--config={config}", *arguments(tmp_path)[1:])
+    assert status == 2
+    assert "config.train.batch_size: 6 there, 4 here" in said
+    assert calls(tmp_path) == NAMES[:1]
+    assert list(statuses(tmp_path).values()) == ["done"] + ["waiting"] * 5
 
 
 @pytest.mark.parametrize(

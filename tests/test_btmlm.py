@@ -60,6 +60,7 @@ def numpy_generate(config, model, params, example):
     return (logits + np.asarray(params["mlm_head"]["bias"]))[example["generate_at"]].argmax(-1)
 
 
+@pytest.mark.slow
 def test_generated_tokens_equal_a_plain_reference(small_config, tokenizer):
     config = small_config(compute__scan_layers=False, data__sequence_length=112)
     batch = packed_batch("btmlm", config, tokenizer)

@@ -137,6 +137,7 @@ def test_sections_move_and_are_rewritten_one_change_after_the_other(monkeypatch)
     assert new_name("config.train.b") is None
 
 
+@pytest.mark.slow
 def test_a_run_with_old_names_goes_on_and_is_used(tokenizer_path, tmp_path):
     keys = {"stages__one__steps": 2, "stages__one__weights": {"mmlm": 1.0}, "train__save_every": 1}
     config = configs.resolve(tree(tokenizer_path, **keys))

@@ -88,6 +88,7 @@ def test_stage1_reads_array_record_files_by_their_names(tmp_path):
     assert "stage1 2/2" in shown
 
 
+@pytest.mark.slow
 def test_stage1_reads_a_tfds_dataset(tmp_path):
     import tensorflow_datasets as tfds
 

@@ -160,6 +160,7 @@ def test_the_best_checkpoint_is_kept_beside_the_newest_and_is_the_result(
     assert len(told.calls) == 5
 
 
+@pytest.mark.slow
 def test_patience_ends_a_stage_for_good_and_the_next_one_starts_from_the_best(tree, tmp_path, monkeypatch, capsys):
     told = Scores(monkeypatch, FIRST)
     both, workdir = tree("one", "two", train__patience=2), tmp_path / "run"

@@ -165,6 +165,7 @@ def test_a_second_stage_starts_from_the_first_ones_parameters(tokenizer_path, tm
     assert {line["objective"] for line in lines(tmp_path, "two") if "objective" in line} == {"btmlm"}
 
 
+@pytest.mark.slow
 def test_init_params_and_init_resume(tokenizer_path, uninterrupted, tmp_path):
     source, target, other = tmp_path / "source", tmp_path / "target", tmp_path / "other"
     run.train(configs.resolve(tree(tokenizer_path, stages__one__steps=3)), source)

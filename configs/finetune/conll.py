@@ -27,9 +27,8 @@ tokenizer and parameters to start from, MMLM on its sentences (text/es.txt: one 
   python -m ernie_m_jax.main --config=configs/finetune/conll.py:size=tiny,init=runs/text --workdir=runs/conll
     --config.languages=es --config.objectives.conll.train_languages=es
 Scores: piece_f1, chunk F1 over word pieces, is the paper's; word_f1, with its precision and recall, is conlleval's.
-Hardware, time and result: not yet run at base or large. The two commands above: one core of an AMD EPYC that other work
-shared, 43 minutes (fine-tuning 30, of which 14 of processor time), 2026-11-26, word F1 65.0 on testa and 67.8 on testb,
-seed 0 (benchmarks/conll_small.py); with 6 epochs 62.1 and 63.2.
+Hardware, time and result: not yet run at base or large. The two commands above: 21 minutes of one core of an AMD EPYC,
+2026-11-26, word F1 65.0 on testa and 67.8 on testb, seed 0 (benchmarks/conll_small.py); with 6 epochs 62.1 and 63.2.
 """
 
 from configs import base, recipes

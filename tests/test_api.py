@@ -47,6 +47,7 @@ def model(tokenizer):
     return random_model(tokenizer)
 
 
+@pytest.mark.slow
 def test_a_config_trains_from_python_and_its_run_loads(trained, tokenizer):
     workdir, summary = trained
     assert summary == json.loads((workdir / "summary.json").read_text())
@@ -59,12 +60,14 @@ def test_a_config_trains_from_python_and_its_run_loads(trained, tokenizer):
     assert ernie_m_jax.load(workdir / "one").languages == LANGUAGES
 
 
+@pytest.mark.slow
 def test_train_takes_a_resolved_config_too_and_goes_on_where_the_run_stands(trained, tokenizer_path):
     workdir, summary = trained
     config = configs.resolve(json.loads((workdir / "config.json").read_text())["config"])
     assert ernie_m_jax.train(config, str(workdir)) == summary
 
 
+@pytest.mark.slow
 def test_what_training_decided_survives_conversion(trained, tmp_path):
     workdir, _ = trained
     ernie_m_jax.save(tmp_path / "saved", ernie_m_jax.load(workdir))

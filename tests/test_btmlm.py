@@ -16,6 +16,7 @@ from ernie_m_jax.task import Record
 from tests.test_objectives import DEEP, PAIR, dependence, packed_batch, parameters
 
 
+@pytest.mark.slow
 def test_placeholders_see_source_and_placeholders_and_the_source_only_itself(small_config, tokenizer):
     config = small_config(**DEEP)
     batch = {key: value[:1] for key, value in packed_batch("btmlm", config, tokenizer, rows=2).items()}

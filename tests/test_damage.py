@@ -20,6 +20,8 @@ from tests.conftest import small_tree
 from tests.test_saved_steps import flip, listing
 from tests.test_train import lines
 
+pytestmark = pytest.mark.slow  # a compilation of training steps per test
+
 STAGES = {"stage2": (6, {"camlm": 1.0, "btmlm": 1.0}), "stage10": (2, {"btmlm": 1.0})}
 RETRIEVAL = {
     "path": "corpus:diagnostics/heldout",
@@ -126,7 +128,6 @@ def test_a_damaged_newest_checkpoint_does_not_block_the_run(config, workdir, fin
     assert_same(config, workdir, finished)
 
 
-@pytest.mark.slow
 def test_the_stage_before_is_mended_before_the_next_one_starts(config, workdir, finished, capsys):
     undo_second_stage(workdir)
     checkpoints = workdir / "stage2" / "checkpoints"
@@ -148,7 +149,6 @@ def test_without_a_good_checkpoint_nothing_starts_from_scratch(config, workdir):
         assert listing(checkpoints) == ["2", "4"]
 
 
-@pytest.mark.slow
 def test_a_reader_of_a_run_falls_back_too_and_renames_nothing(tokenizer_path, config, workdir, tmp_path, capsys):
     checkpoints = workdir / "stage2" / "checkpoints"
     (checkpoints / "6" / "state" / "stray").write_bytes(b"\xff")
@@ -173,7 +173,6 @@ def test_a_reader_of_a_run_falls_back_too_and_renames_nothing(tokenizer_path, co
 # The other files.
 
 
-@pytest.mark.slow
 def test_a_damaged_line_of_the_metrics_does_not_block_the_run(config, workdir, capsys):
     undo_last_steps(workdir)
     path = workdir / "stage2" / "metrics.jsonl"
@@ -240,7 +239,6 @@ def test_a_damaged_config_is_one_line(content, config, workdir):
 # Time.
 
 
-@pytest.mark.slow
 def test_the_time_of_a_run_is_that_of_all_its_parts(tokenizer_path, tmp_path, monkeypatch, capsys):
     config = configs.resolve(tree(tokenizer_path, evals__retrieval__source__path=""))
 
@@ -284,7 +282,6 @@ def fail_in(monkeypatch, message="no space left"):
     monkeypatch.setattr(loop, "train_stage", fail)
 
 
-@pytest.mark.slow
 def test_a_start_that_failed_refuses_no_mended_config(tmp_path, monkeypatch, capsys):
     fail_in(monkeypatch)
     keys = {"evals__retrieval__source__path": "", "model__vocab_size": 900}
@@ -307,7 +304,6 @@ def test_a_start_that_failed_refuses_no_mended_config(tmp_path, monkeypatch, cap
     assert Tokenizer.load(tmp_path / "tokenizer").vocab_size == 800
 
 
-@pytest.mark.slow
 def test_the_numbers_of_a_failed_start_are_not_those_of_the_next(tokenizer_path, tmp_path):
     (tmp_path / "stage2").mkdir()
     (tmp_path / "stage2" / "start.json").write_text("99.0")

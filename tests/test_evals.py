@@ -103,7 +103,9 @@ def plain_totals(config, objective, tokenizer):
     return totals
 
 
-@pytest.mark.parametrize("objective", ENTRIES)
+@pytest.mark.parametrize(
+    "objective", [pytest.param(name, marks=[pytest.mark.slow] if name in ("btmlm", "tlm") else []) for name in ENTRIES]
+)
 def test_heldout_numbers_are_those_of_every_example_alone(objective, tokenizer):
     config = config_of({"held": heldout(objective, batch_size=3), "again": heldout(objective, batch_size=5)})
     found = outcome(config, tokenizer).metrics

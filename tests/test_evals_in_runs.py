@@ -45,6 +45,7 @@ def workdir(tokenizer_path, tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves_of_its_evaluations(workdir):
     place, summary = workdir / "one", json.loads((workdir / "one" / "summary.json").read_text())
     found = [line for line in selecting.lines(place) if "eval" in line]
@@ -77,6 +78,7 @@ def test_what_a_run_leaves_of_its_evaluations(workdir):
     assert totals["retrieval"].keys() == totals["late"].keys() == {"untrained", "one"}
 
 
+@pytest.mark.slow
 def test_tensorboard_has_every_evaluation(workdir):
     # What TensorBoard cannot name, ">", becomes "_" there.
     drawn = scalars(workdir / "one" / "tensorboard")
@@ -89,6 +91,7 @@ def test_tensorboard_has_every_evaluation(workdir):
     } <= set(drawn)
 
 
+@pytest.mark.slow
 def test_a_run_may_go_on_with_other_evaluations_unless_one_selects(workdir, tokenizer_path):
     tree = run_tree(tokenizer_path, workdir.parent)
     claim.check(configs.resolve(tree | {"evals": {"new": heldout("mmlm")}}), workdir)
@@ -108,6 +111,7 @@ def test_a_run_may_go_on_with_other_evaluations_unless_one_selects(workdir, toke
         claim.check(configs.resolve(tree), workdir)
 
 
+@pytest.mark.slow
 def test_evaluations_that_a_finished_stage_had_are_left_out_of_the_summary(workdir, tokenizer_path, tmp_path):
     shutil.copytree(workdir, tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
@@ -147,6 +151,7 @@ def test_only_the_first_process_writes(tokenizer, tmp_path, monkeypatch, capsys)
     assert sorted(os.listdir(tmp_path / "one")) == ["held-2.csv", "held-2.png"]
 
 
+@pytest.mark.slow
 def test_the_command_line_adds_an_evaluation_of_a_work_directory(workdir):
     added = [f"--config.evals.more.{key}" for key in ("kind=heldout", "objective=mmlm", "max_records=3")]
     source = f"--config.evals.more.monolingual.path={HELDOUT}"

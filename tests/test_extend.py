@@ -24,6 +24,7 @@ def test_a_finished_run_goes_on_as_if_it_had_been_longer(tokenizer_path, tmp_pat
     assert claim.stored_config_tree(tmp_path / "longer")["stages"]["one"]["steps"] == 6
 
 
+@pytest.mark.slow
 def test_what_is_done_may_not_change(tokenizer_path, tmp_path):
     def config(steps, **keys):
         return configs.resolve(

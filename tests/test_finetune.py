@@ -222,6 +222,7 @@ def test_the_work_directory_evaluates_the_selected_checkpoint_again(finetuned):
         assert (workdir / "evaluation" / "xnli-predictions" / file.name).read_bytes() == file.read_bytes()
 
 
+@pytest.mark.slow
 def test_pawsx_on_all_languages(folder, pretrained, tmp_path):
     given = (*arguments("pawsx", "all", folder, pretrained, tmp_path), "--config.stages.finetune.epochs=0.2")
     # A start that failed before its first checkpoint, of other data, says nothing about how long an epoch is.

@@ -315,6 +315,7 @@ def test_an_evaluation_that_comes_again_compiles_nothing(classifier, tokenizer):
     assert first.files != second.files  # other parameters all the same
 
 
+@pytest.mark.slow
 def test_any_number_of_devices_writes_the_same_predictions(tokenizer_path, tmp_path):
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",

@@ -82,7 +82,12 @@ def test_a_base_model_takes_a_step_in_24_gb(task, tokenizer, data, tmp_path):
         "--config.train.save_every=0",
         *arguments(task, data),
     ]
-    pid = os.posix_spawn(sys.executable, command(*given), os.environ | {"PYTHONPATH": str(ROOT)}, file_actions=[])
+    pid = os.posix_spawn(
+        sys.executable,
+        command(*given),
+        os.environ | {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "false"},
+        file_actions=[],
+    )
     _, status, used = os.wait4(pid, 0)
     assert status == 0
     assert used.ru_maxrss * 1024 < MEMORY

@@ -37,6 +37,7 @@ def test_train_shows_and_stores_what_it_does(trained):
         assert (workdir / name).stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_evaluate_and_encode(trained, tmp_path):
     workdir, _ = trained
     shown = call(*quick(workdir), "--mode=evaluate").stdout
@@ -95,6 +96,7 @@ def test_using_a_model_needs_nothing_that_only_training_needs(trained, tmp_path)
     assert np.load(tmp_path / "v.npy").shape == (3, 32)
 
 
+@pytest.mark.slow
 def test_a_converted_model_is_a_work_directory(trained, tmp_path):
     workdir, model = trained[0], tmp_path / "model"
     subprocess.run(
@@ -116,6 +118,7 @@ def test_a_converted_model_is_a_work_directory(trained, tmp_path):
     assert f"--config.init.params={model}" in refused(f"--workdir={model}")
 
 
+@pytest.mark.slow
 def test_another_librarys_directory_must_be_converted_first(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "ernie_m"}')
     assert "python -m ernie_m_jax.convert" in refused("--mode=encode", f"--workdir={tmp_path}")
@@ -147,6 +150,7 @@ def test_out_of_memory_says_what_to_set(trained, tmp_path, monkeypatch, capsys):
     assert said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_goes_on(tmp_path):
     arguments = quick(tmp_path / "run", steps=400)
     with subprocess.Popen(
@@ -223,6 +227,7 @@ def test_the_help_names_every_mode():
             assert name in shown
 
 
+@pytest.mark.slow
 def test_compile_needs_neither_data_nor_tokenizer():
     shown = call(*SMALL, *ONE_EACH, "--mode=compile", "--config.data.monolingual.diagnostics.path=nowhere.txt").stdout
     for name in ("stage1/camlm", "stage2/btmlm"):

@@ -353,6 +353,7 @@ def test_dropout_is_random_and_only_where_asked():
     np.testing.assert_array_equal(outputs[2], outputs[3])
 
 
+@pytest.mark.slow
 def test_bf16_runs_near_fp32(kept_everything):
     value, gradient = _loss_and_gradient(dataclasses.replace(COMPUTE, dtype="bfloat16"), _params()[1])
     assert value.dtype == jnp.float32

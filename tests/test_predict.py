@@ -204,7 +204,9 @@ def generated(model, config, text, source, target, **keys):
 
 
 @pytest.mark.parametrize("positions", ["continued", "restarted"])
-@pytest.mark.parametrize("keys", [{}, {"length_ratio": 1.5}, {"passes": 3}])
+@pytest.mark.parametrize(
+    "keys", [{}, *(pytest.param(keys, marks=pytest.mark.slow) for keys in ({"length_ratio": 1.5}, {"passes": 3}))]
+)
 def test_back_translation_is_btmlms_generator(keys, positions, tokenizer, small_config):
     model = random_model(tokenizer, pair_positions=positions)
     config = small_config(data__pair_positions=positions)

@@ -110,6 +110,7 @@ def test_what_does_not_fit_is_said_with_the_config(keys, message):
         configs.resolve(tree(**{"objectives": {"tatoeba": dict(KEYS)}} | keys))
 
 
+@pytest.mark.slow
 def test_it_trains_and_shows_every_layer(tokenizer_path, tmp_path, capsys):
     source = base.source("corpus:diagnostics/heldout").to_dict()
     config = configs.resolve(

@@ -61,7 +61,8 @@ def assert_same(config, workdir, uninterrupted):
     assert streams == expected_streams
 
 
-@pytest.mark.parametrize("at", [4, *(pytest.param(at, marks=pytest.mark.slow) for at in (1, 7))])
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [1, 4, 7])
 def test_stopped_and_resumed_is_bit_identical(at, tokenizer_path, uninterrupted, tmp_path, monkeypatch):
     config = configs.resolve(tree(tokenizer_path))
     with monkeypatch.context() as patch:
@@ -89,6 +90,7 @@ def test_killed_without_warning_goes_on_from_the_last_save(tokenizer_path, unint
     assert_same(config, tmp_path, uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tokenizer_path, tmp_path, capsys):
     keys = {
         "stages__one__steps": 40,
@@ -149,6 +151,7 @@ def test_a_finished_run_is_not_trained_again(tokenizer_path, tmp_path):
     assert len([line for line in lines(tmp_path) if "objective" in line]) == 2
 
 
+@pytest.mark.slow
 def test_a_second_stage_starts_from_the_first_ones_parameters(tokenizer_path, tmp_path):
     one = tree(tokenizer_path)["stages"]["one"] | {"steps": 2}
     two = one | {"steps": 1, "warmup_steps": 0, "learning_rate": 0.0, "weights": {"btmlm": 1.0}}
@@ -203,6 +206,7 @@ def test_objectives_are_drawn_by_weight_and_step(tokenizer_path, tmp_path):
     assert [stage.objective(index) for index in range(50)] == drawn[:50]
 
 
+@pytest.mark.slow
 def test_the_summary_names_what_was_seen(tokenizer_path, tmp_path):
     source = {
         "path": "corpus:diagnostics/heldout",

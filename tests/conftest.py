@@ -17,8 +17,9 @@ def pytest_configure(config):
     keys = {
         "jax_compilation_cache_dir": str(config.rootpath / ".pytest_cache" / "jax"),
         "jax_persistent_cache_min_compile_time_secs": 0.3,
-        "jax_disable_most_optimizations": True,  # what is small runs no slower for it, and compiles faster
     }
+    if "not slow" in config.getoption("markexpr"):
+        keys["jax_disable_most_optimizations"] = True  # compiles faster, and what is small runs no slower for it
     for key, value in keys.items():
         jax.config.update(key, value)
         os.environ[key.upper()] = str(value)

@@ -85,7 +85,7 @@ def test_a_base_model_takes_a_step_in_24_gb(task, tokenizer, data, tmp_path):
     pid = os.posix_spawn(
         sys.executable,
         command(*given),
-        os.environ | {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "false"},
+        os.environ | {"PYTHONPATH": str(ROOT)},
         file_actions=[],
     )
     _, status, used = os.wait4(pid, 0)

@@ -18,7 +18,7 @@ import numpy as np
 from ernie_m_jax import config_fields
 from ernie_m_jax.config import Config, ModelConfig
 from ernie_m_jax.data import layout
-from ernie_m_jax.evaluation import encode
+from ernie_m_jax.evaluation import encode, in_use
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.encoder import ErnieM, Inputs
 from ernie_m_jax.objectives import btmlm
@@ -57,25 +57,17 @@ class Written(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Layout:
-    """Keys of `config.data` that an example depends on."""
-
-    sequence_length: int
-    pair_positions: str
-
-
-@dataclasses.dataclass(frozen=True)
 class _Part:
     """The part of a `Config` that lays out an example: a model that is used has no whole one."""
 
     model: ModelConfig
     languages: tuple[str, ...]
-    data: _Layout
+    data: in_use.Layout
 
 
 def _config(model: ModelConfig, languages: Sequence[str] = (), pair_positions: str = "") -> Config:
     """What the objectives read of a config."""
-    return cast(Config, _Part(model, tuple(languages), _Layout(positions_of(model), pair_positions)))
+    return cast(Config, _Part(model, tuple(languages), in_use.Layout(positions_of(model), pair_positions)))
 
 
 def _keys(**chosen: Any) -> btmlm.BTMLMConfig:

@@ -41,7 +41,7 @@ class Answering(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Layout:
+class Layout:
     """Keys of `config.data` that an example depends on."""
 
     sequence_length: int
@@ -61,7 +61,7 @@ class _Part:
 
     model: ModelConfig
     languages: tuple[str, ...]
-    data: _Layout
+    data: Layout
     tokenizer: _Style
     objectives: Mapping[str, Any]
     seed: int = 0
@@ -149,7 +149,7 @@ def bound(
     config_fields.check(built, "")
     length = getattr(built, "max_length", room)
     spoken = tuple(languages) if model.language_embedding == "all" else (language,)
-    part = _Part(model, spoken, _Layout(length, pair_positions), _Style(style), {name: built})
+    part = _Part(model, spoken, Layout(length, pair_positions), _Style(style), {name: built})
     if length > room:
         raise ValueError(f"max_length is {length}; the model has positions for {room} tokens")
     # Whose rows and answers are like the task's may have labels of its own.

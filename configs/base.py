@@ -198,8 +198,10 @@ def get_config() -> ml_collections.ConfigDict:
         "dtype": "float32",  # float32 | bfloat16: activations; parameters, LayerNorm, softmax and loss stay float32
         "scan_layers": True,  # one compiled layer, parameters stacked; False: unrolled
         "remat": "none",  # none | dots | full: what the backward pass computes again
-        "attention": "xla",  # xla | cudnn
+        "attention": "auto",  # xla | cudnn (no attention dropout) | flash (one NVIDIA GPU) | auto
         "vocab_chunk": 16_384,  # vocabulary rows per step of the cross-entropy; 0: all at once
+        "keep_logits": False,  # for the backward pass, in `dtype`, instead of computing them again
+        "layer_norm": "auto",  # xla | fused (one NVIDIA GPU) | auto
     }
     config.tokenizer = {
         "path": "",  # folder of sentencepiece.bpe.model and vocab.txt; empty: train one on the data into the workdir

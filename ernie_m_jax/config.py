@@ -29,6 +29,8 @@ FREE_KEYS = (
     "config.compute.attention",
     "config.compute.remat",
     "config.compute.vocab_chunk",
+    "config.compute.keep_logits",
+    "config.compute.layer_norm",
     "config.data.prefetch",
     "config.encode",
     "config.train.max_to_keep",
@@ -75,8 +77,10 @@ class ComputeConfig:
     dtype: str = field(metadata=one_of("float32", "bfloat16"))
     scan_layers: bool
     remat: str = field(metadata=one_of("none", "dots", "full"))
-    attention: str = field(metadata=one_of("xla", "cudnn"))
+    attention: str = field(metadata=one_of("auto", "xla", "cudnn", "flash"))
     vocab_chunk: int
+    keep_logits: bool = False
+    layer_norm: str = field(default="auto", metadata=one_of("auto", "xla", "fused"))
 
 
 @dataclasses.dataclass(frozen=True)

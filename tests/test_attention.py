@@ -1,11 +1,14 @@
 """Visibility and attention: the tables' information flow, the mask, the numbers and the exact absence of leaks."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ernie_m_jax.model import visibility
+from ernie_m_jax.config import ComputeConfig
+from ernie_m_jax.model import kernels, visibility
 from ernie_m_jax.model.attention import attention
 from ernie_m_jax.objectives import btmlm, camlm
 
@@ -157,7 +160,29 @@ def test_cudnn_equals_numpy_and_leaks_nothing():
 
 
 def test_bad_backends_raise():
-    with pytest.raises(ValueError, match=r"compute\.attention is 'flash'; allowed: xla, cudnn"):
+    with pytest.raises(ValueError, match=r"compute\.attention is 'fast'; allowed: auto, xla, cudnn, flash"):
+        attention(*_projections(), _mask(), backend="fast")
+    with pytest.raises(ValueError, match="fused_attention"):
         attention(*_projections(), _mask(), backend="flash")
     with pytest.raises(ValueError, match=r"needs compute\.dtype='bfloat16', got float32"):
         attention(*_projections(), _mask(), backend="cudnn")
+
+
+@pytest.mark.parametrize(
+    ("platform", "devices", "dtype", "picked"),
+    [
+        ("cpu", 1, "bfloat16", ("xla", "xla")),
+        ("gpu", 1, "bfloat16", ("flash", "fused")),
+        ("gpu", 1, "float32", ("xla", "xla")),
+        ("gpu", 8, "bfloat16", ("xla", "xla")),
+    ],
+)
+def test_auto_picks_by_device_and_precision(monkeypatch, platform, devices, dtype, picked):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    compute = ComputeConfig(dtype, True, "none", "auto", 0)
+    assert (kernels.attention_backend(compute), kernels.layer_norm_kernel(compute)) == picked
+    monkeypatch.setattr(kernels, "triton", None)  # a JAX that no longer compiles them
+    assert kernels.attention_backend(compute) == "xla"
+    fixed = dataclasses.replace(compute, attention="xla", layer_norm="fused")
+    assert (kernels.attention_backend(fixed), kernels.layer_norm_kernel(fixed)) == ("xla", "fused")

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ernie_m_jax.model.loss import vocabulary_argmax, vocabulary_cross_entropy, vocabulary_sample, without
+from ernie_m_jax.model.generation import vocabulary_argmax, vocabulary_sample
+from ernie_m_jax.model.loss import vocabulary_cross_entropy
+from ernie_m_jax.model.vocabulary import without
 
 N, V, H = 24, 103, 16
 CHUNKS = [0, 32, 102]  # all at once, with a remainder of 7, with a remainder of 1
@@ -66,6 +68,26 @@ def test_value_and_gradients_equal_the_plain_ones(problem, plain, chunk):
     np.testing.assert_array_equal(correct, plain_correct)
     for ours, expected in zip(gradients, plain_gradients, strict=True):
         assert _distance(ours, expected) < 1e-6
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("room", [3, 7, 8])  # too small for some group, enough for each, all
+def test_positions_in_groups_give_the_same_whatever_is_computed_at_once(problem, plain, room, keep):
+    *arrays, labels, weights = problem
+    order = np.argsort(np.asarray(labels).reshape(3, 8) < 0, axis=1, kind="stable") + 8 * np.arange(3)[:, None]
+
+    def grouped(hidden, embedding, bias, labels):
+        scores = vocabulary_cross_entropy(hidden[order], embedding, bias, labels[order], 32, room, keep)
+        back = np.argsort(order.ravel())
+        return scores.loss.ravel()[back], scores.correct.ravel()[back]
+
+    (loss, correct), gradients = _value_and_gradients(grouped, problem)
+    (plain_loss, plain_correct), plain_gradients = plain
+    assert _distance(loss, plain_loss) < 1e-6
+    np.testing.assert_array_equal(correct, plain_correct)
+    for ours, expected in zip(gradients, plain_gradients, strict=True):
+        assert _distance(ours, expected) < 1e-6
+    del arrays, labels, weights
 
 
 @pytest.mark.parametrize("chunk", [1, V, 500])

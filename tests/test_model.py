@@ -165,6 +165,18 @@ def test_heads_equal_numpy():
     np.testing.assert_allclose(pooled, np.tanh(_dense(hidden[:, 0], params["pooler"]["dense"])), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("table", ["camlm", "full"])
+def test_own_kernels_equal_numpy(table):
+    unrolled, scanned = _params()
+    inputs = _inputs()
+    if table == "full":
+        inputs = inputs._replace(roles=np.zeros_like(inputs.roles))
+    expected = _numpy_encode(unrolled, inputs, {"camlm": CAMLM, "full": FULL}[table])
+    compute = dataclasses.replace(COMPUTE, attention="flash", layer_norm="fused")
+    out = _encoder(compute=compute, all_layers=True, table=table)(scanned, inputs)
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_scan_equals_unrolled():
     unrolled, scanned = _params()
     ours = _encoder(all_layers=True)(scanned, _inputs())

@@ -7,17 +7,40 @@ from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ernie_m_jax import config_fields
 from ernie_m_jax.config import ComputeConfig
-from ernie_m_jax.model.dropout import dropout
+from ernie_m_jax.model import visibility
+from ernie_m_jax.model.dropout import dropout, random_bits
+from ernie_m_jax.model.flash_attention import flash_attention
+from ernie_m_jax.model.visibility import Codes
+
+
+def seen(segments: jax.Array, roles: jax.Array, table: np.ndarray, backend: str) -> jax.Array | Codes:
+    """Who sees whom among the tokens of each row, int32 [B, L] and an objective's table, as the backend takes it."""
+    if backend == "flash":
+        return visibility.codes(segments, roles, table)
+    return visibility.visible(segments, segments, roles, roles, table)
+
+
+def fused_attention(
+    projected: jax.Array, seen: Codes, *, dropout_rate: float = 0.0, dropout_rng: jax.Array | None = None
+) -> jax.Array:
+    """`attention` of queries, keys and values in one array [B, L, 3, heads, head_dim], with the "flash" backend.
+
+    Attention dropout happens in the kernel. Returns [B, L, heads, head_dim]; the errors are `flash_attention`'s.
+    """
+    batch, _, _, heads, _ = projected.shape
+    seeds = jnp.zeros((batch, heads), jnp.uint32) if dropout_rng is None else random_bits((batch, heads), dropout_rng)
+    return flash_attention(projected, seen, seeds, dropout_rate, interpret=jax.default_backend() != "gpu")
 
 
 def attention(
     query_blhd: jax.Array,
     key_blhd: jax.Array,
     value_blhd: jax.Array,
-    visible: jax.Array,
+    seen: jax.Array,
     *,
     backend: str,
     dropout_rate: float = 0.0,
@@ -25,15 +48,15 @@ def attention(
 ) -> jax.Array:
     """Softmax attention with the query scaled by `head_dim ** -0.5`; softmax in fp32.
 
-    Attention dropout needs the probabilities, which the fused kernels never show: with a positive `dropout_rate` they
-    are computed as an array, whatever the backend.
+    Attention dropout needs the probabilities, which cuDNN's kernel never shows: with a positive `dropout_rate` they are
+    computed as an array, whatever the backend.
 
     Args:
       query_blhd: [B, Lq, heads, head_dim].
       key_blhd: [B, Lk, heads, head_dim].
       value_blhd: [B, Lk, heads, head_dim].
-      visible: bool, broadcasts to [B, heads, Lq, Lk]; every query must see a key.
-      backend: "xla", or "cudnn" (NVIDIA GPUs, 16-bit inputs).
+      seen: bool, broadcasts to [B, heads, Lq, Lk]; every query must see a key.
+      backend: "xla", or "cudnn" (NVIDIA GPUs, 16-bit inputs); "flash" is `fused_attention`.
       dropout_rate: of the attention probabilities.
       dropout_rng: a PRNG key; may be None where `dropout_rate` is 0.
 
@@ -45,16 +68,18 @@ def attention(
       ValueError: "cudnn" is asked for inputs that are not 16-bit.
     """
     config_fields.check_value(ComputeConfig, "attention", backend, "config.compute.attention")
+    if backend == "flash":
+        raise ValueError("attention 'flash' takes the projections in one array: fused_attention")
     if backend == "cudnn" and query_blhd.dtype not in (jnp.bfloat16, jnp.float16):
         raise ValueError(f"compute.attention='cudnn' needs compute.dtype='bfloat16', got {query_blhd.dtype} inputs")
     query_blhd = query_blhd * jnp.asarray(query_blhd.shape[-1] ** -0.5, query_blhd.dtype)
     if dropout_rate == 0.0:
         kernel = cast(Literal["xla", "cudnn"], backend)
         return jax.nn.dot_product_attention(
-            query_blhd, key_blhd, value_blhd, mask=visible, scale=1.0, implementation=kernel
+            query_blhd, key_blhd, value_blhd, mask=seen, scale=1.0, implementation=kernel
         )
     logits_bhqk = jnp.einsum("bqhd,bkhd->bhqk", query_blhd, key_blhd, preferred_element_type=jnp.float32)
-    logits_bhqk = jnp.where(visible, logits_bhqk, jnp.finfo(jnp.float32).min)
+    logits_bhqk = jnp.where(seen, logits_bhqk, jnp.finfo(jnp.float32).min)
     probs_bhqk = jax.nn.softmax(logits_bhqk, axis=-1).astype(value_blhd.dtype)
     probs_bhqk = dropout(probs_bhqk, dropout_rate, dropout_rng)
     return jnp.einsum("bhqk,bkhd->bqhd", probs_bhqk, value_blhd)

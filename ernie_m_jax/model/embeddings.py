@@ -54,7 +54,7 @@ class Embeddings(nn.Module):
             self.language = self._table("language", "language", self.config.num_languages)
         if self.config.num_token_types:
             self.token_type = self._table("token_type", "token_type", self.config.num_token_types)
-        self.layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute.dtype)
+        self.layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute)
 
     def _table(self, name: str, axis: str, rows: int) -> jax.Array:
         initializer = nn.initializers.truncated_normal(self.config.initializer_range)

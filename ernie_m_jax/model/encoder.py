@@ -6,6 +6,7 @@ are the same encoder with other values of `ModelConfig`: first position, token t
 Axes: B batch, L length, H width, N positions to predict.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -16,13 +17,14 @@ import numpy as np
 from ernie_m_jax import config_fields
 from ernie_m_jax.config import ComputeConfig, ModelConfig
 from ernie_m_jax.config_checks import HEADS
-from ernie_m_jax.model import loss
-from ernie_m_jax.model.attention import attention
+from ernie_m_jax.model import generation, loss, vocabulary
+from ernie_m_jax.model.attention import attention, fused_attention, seen
 from ernie_m_jax.model.dropout import Dropout
 from ernie_m_jax.model.embeddings import Embeddings, Inputs
 from ernie_m_jax.model.heads import MlmHead, Pooler, outputs
+from ernie_m_jax.model.kernels import attention_backend
 from ernie_m_jax.model.layers import LayerNorm, gelu, linear
-from ernie_m_jax.model.visibility import visible
+from ernie_m_jax.model.visibility import Codes
 
 # What the backward pass keeps of a layer instead of computing it again: everything, the linear maps' outputs, nothing.
 # "dots" leaves out products with a batch axis, so the attention logits are not kept.
@@ -48,19 +50,33 @@ class SelfAttention(nn.Module):
         self.value = linear(config, compute, heads, ("embed", *axes), bias_axes=axes)
         self.output = linear(config, compute, config.hidden_size, (*axes, "embed"), contracted=2, bias_axes=("norm",))
 
-    def __call__(self, x: jax.Array, mask: jax.Array, deterministic: bool) -> jax.Array:
-        """Mixes `x` [B, L, H] under `mask` bool [B, 1, L, L]."""
+    def __call__(self, x: jax.Array, mask: jax.Array | Codes, deterministic: bool) -> jax.Array:
+        """Mixes `x` [B, L, H] under `mask`, bool [B, 1, L, L] or what the fused kernel takes (`attention.seen`)."""
         rate = 0.0 if deterministic else self.config.attention_dropout
-        mixed_blhd = attention(
-            self.query(x),
-            self.key(x),
-            self.value(x),
-            mask,
-            backend=self.compute.attention,
-            dropout_rate=rate,
-            dropout_rng=self.make_rng("dropout") if rate > 0.0 else None,
-        )
+        rng = self.make_rng("dropout") if rate > 0.0 else None
+        parts = (self.query, self.key, self.value)
+        if not isinstance(mask, Codes):
+            query, key, value = (part(x) for part in parts)
+            options: dict[str, Any] = {
+                "backend": attention_backend(self.compute),
+                "dropout_rate": rate,
+                "dropout_rng": rng,
+            }
+            mixed_blhd = attention(query, key, value, mask, **options)
+        elif self.is_initializing():  # the parameters are made where the projections are called
+            mixed_blhd = sum(part(x) for part in parts)
+        else:
+            mixed_blhd = fused_attention(self._stacked(x, parts), mask, dropout_rate=rate, dropout_rng=rng)
         return self.output(mixed_blhd)
+
+    def _stacked(self, x: jax.Array, parts: Sequence[nn.Module]) -> jax.Array:
+        """The projections of `x` [B, L, H] in one product, [B, L, 3, heads, head_dim]."""
+        dtype = jnp.dtype(self.compute.dtype)
+        kernel, bias = (
+            jnp.stack([part.get_variable("params", name) for part in parts], axis=axis).astype(dtype)
+            for name, axis in (("kernel", 1), ("bias", 0))
+        )
+        return jnp.einsum("blh,hpnd->blpnd", x.astype(dtype), kernel) + bias
 
 
 class FeedForward(nn.Module):
@@ -89,24 +105,20 @@ class Layer(nn.Module):
     def setup(self) -> None:
         """Creates attention, ffn, their layer norms and dropouts."""
         self.attention = SelfAttention(self.config, self.compute)
-        self.attention_layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute.dtype)
+        self.attention_layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute)
         self.ffn = FeedForward(self.config, self.compute)
-        self.ffn_layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute.dtype)
+        self.ffn_layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute)
         self.dropout = Dropout(self.config.hidden_dropout)
 
     def __call__(
-        self, x: jax.Array, mask: jax.Array, deterministic: bool, keep: bool
+        self, x: jax.Array, mask: jax.Array | Codes, deterministic: bool, keep: bool
     ) -> tuple[jax.Array, jax.Array | None]:
         """Returns the layer's output [B, L, H], and once more if `keep`, in the form that `nn.scan` stacks."""
         mixed = self.dropout(self.attention(x, mask, deterministic), deterministic=deterministic)
-        x = self.attention_layer_norm(_add(x, mixed))
+        x = self.attention_layer_norm(x, mixed)
         widened = self.dropout(self.ffn(x), deterministic=deterministic)
-        x = self.ffn_layer_norm(_add(x, widened))
+        x = self.ffn_layer_norm(x, widened)
         return x, x if keep else None
-
-
-def _add(x: jax.Array, y: jax.Array) -> jax.Array:
-    return x.astype(jnp.float32) + y.astype(jnp.float32)
 
 
 class ErnieM(nn.Module):
@@ -181,7 +193,7 @@ class ErnieM(nn.Module):
         Returns:
           [B, L, H] in `compute.dtype`, or [num_layers + 1, B, L, H] if `all_layers`.
         """
-        mask = visible(inputs.segments, inputs.segments, inputs.roles, inputs.roles, table)
+        mask = seen(inputs.segments, inputs.roles, table, attention_backend(self.compute))
         embedded = self.perturb("input_embeddings", self.embeddings(inputs))
         x = self.embedding_dropout(self.embeddings.layer_norm(embedded), deterministic=deterministic)
         if self.compute.scan_layers:
@@ -192,21 +204,25 @@ class ErnieM(nn.Module):
             outputs.append(layer(outputs[-1], mask, deterministic, all_layers)[0])
         return jnp.stack(outputs) if all_layers else outputs[-1]
 
-    def score(self, hidden: jax.Array, labels: jax.Array) -> loss.Scores:
+    def score(self, hidden: jax.Array, labels: jax.Array, room: int = 0) -> loss.Scores:
         """Scores positions to predict with the masked language model head.
 
         Args:
-          hidden: [N, H], the encoder's output at those positions.
-          labels: int32 [N]; negative is not scored.
+          hidden: [..., H], the encoder's output at those positions.
+          labels: int32 [...]; negative is not scored.
+          room: as in `loss.vocabulary_cross_entropy`, for positions in groups.
 
         Returns:
-          Scores: negative log-likelihood f32 [N] in nats (0 where not scored) and correct bool [N].
+          Scores: negative log-likelihood f32 [...] in nats (0 where not scored) and correct bool [...].
         """
-        return loss.vocabulary_cross_entropy(*self._predicted(hidden), labels, self.compute.vocab_chunk)
+        compute = self.compute
+        return loss.vocabulary_cross_entropy(
+            *self._predicted(hidden), labels, compute.vocab_chunk, room, compute.keep_logits
+        )
 
     def generate(
         self, hidden: jax.Array, rng: jax.Array | None, temperature: float, never: tuple[int, ...] = ()
-    ) -> loss.Generated:
+    ) -> generation.Generated:
         """Writes a token at each position: the most probable one, or a draw.
 
         Args:
@@ -222,12 +238,12 @@ class ErnieM(nn.Module):
           ValueError: if `temperature` is negative, or positive without a key.
         """
         x, table, bias = self._predicted(hidden)
-        arguments = (x, table, loss.without(bias, never), self.compute.vocab_chunk)
+        arguments = (x, table, vocabulary.without(bias, never), self.compute.vocab_chunk)
         if temperature == 0.0:
-            return loss.vocabulary_argmax(*arguments)
+            return generation.vocabulary_argmax(*arguments)
         if rng is None:
             raise ValueError(f"temperature {temperature} samples and needs a key, got rng=None")
-        return loss.vocabulary_sample(*arguments, rng, temperature)
+        return generation.vocabulary_sample(*arguments, rng, temperature)
 
     def predict(self, hidden: jax.Array) -> jax.Array:
         """The masked language model's logits, f32 [N, V], of the encoder's output [N, H]; for a few positions only."""

@@ -20,6 +20,28 @@ def gather(hidden: jax.Array, at: jax.Array) -> jax.Array:
     return picked.reshape(-1, hidden.shape[-1])
 
 
+def gather_scored(hidden: jax.Array, at: jax.Array, labels: jax.Array, rows: int) -> tuple[jax.Array, jax.Array]:
+    """Hidden states at the positions to predict, those with a label first, in groups of `rows` rows.
+
+    Args:
+      hidden: [B, L, H].
+      at: int32 [B, P] token indices; one past the end gives the last token.
+      labels: int32 [B, P]; negative is not scored.
+      rows: of a group; divides B.
+
+    Returns:
+      [B / rows, rows * P, H] and the labels int32 [B / rows, rows * P].
+    """
+    length, width = hidden.shape[1:]
+    start = jnp.arange(rows, dtype=at.dtype)[:, None] * length
+    at = (jnp.clip(at, 0, length - 1).reshape(-1, rows, at.shape[1]) + start).reshape(-1, rows * at.shape[1])
+    labels = labels.reshape(at.shape)
+    order = jnp.argsort(labels < 0, axis=1, stable=True)
+    at, labels = (jnp.take_along_axis(array, order, axis=1) for array in (at, labels))
+    picked = jnp.take_along_axis(hidden.reshape(-1, rows * length, width), at[:, :, None], axis=1, mode="clip")
+    return picked, labels
+
+
 class MlmHead(nn.Module):
     """The masked language model's head; its decoder is the word table.
 
@@ -35,7 +57,7 @@ class MlmHead(nn.Module):
         width = self.config.hidden_size
         if self.config.mlm_head == "dense":
             self.dense = linear(self.config, self.compute, width, ("embed", "embed_out"), bias_axes=("norm",))
-            self.layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute.dtype)
+            self.layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute)
         zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), ("vocab",))
         self.bias = self.param("bias", zeros, (self.config.vocab_size,), jnp.float32)
 

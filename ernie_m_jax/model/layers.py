@@ -1,6 +1,8 @@
 """What the encoder and the heads share: linear maps, layer normalisation and GELU, with logical axis names."""
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -8,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ernie_m_jax.config import ComputeConfig, ModelConfig
+from ernie_m_jax.model.fused_layer_norm import fused_layer_norm
+from ernie_m_jax.model.kernels import layer_norm_kernel
 
 
 def linear(
@@ -47,22 +51,68 @@ class LayerNorm(nn.Module):
 
     Attributes:
       epsilon: added to the variance.
-      dtype: of the result.
+      compute: `dtype` of the result; `layer_norm`, how it is computed.
     """
 
     epsilon: float
-    dtype: str
+    compute: ComputeConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises `x` [..., H]."""
+    def __call__(self, x: jax.Array, added: jax.Array | None = None) -> jax.Array:
+        """Normalises `x` [..., H], or the sum of `x` and `added`, which is taken in fp32."""
         shape = (x.shape[-1],)
         scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones_init(), ("norm",)), shape)
         bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros_init(), ("norm",)), shape)
-        x = x.astype(jnp.float32)
-        centred = x - x.mean(axis=-1, keepdims=True)
-        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-        return (centred * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(self.dtype)
+        terms = (x,) if added is None else (x, added)
+        if layer_norm_kernel(self.compute) == "fused":
+            flat = tuple(term.reshape(-1, x.shape[-1]) for term in terms)
+            interpret = jax.default_backend() != "gpu"
+            out = fused_layer_norm(flat, scale, bias, self.epsilon, self.compute.dtype, interpret)
+            return out.reshape(x.shape)
+        return layer_norm(terms, scale, bias, self.epsilon, self.compute.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def layer_norm(
+    terms: tuple[jax.Array, ...], scale: jax.Array, bias: jax.Array, epsilon: float, dtype: str
+) -> jax.Array:
+    """Layer normalisation of the sum of `terms`, [..., H] each, in fp32.
+
+    The backward pass keeps the terms in their own dtype and two numbers per vector, where differentiating the formula
+    would keep fp32 arrays.
+    """
+    return _layer_norm_forward(terms, scale, bias, epsilon, dtype)[0]
+
+
+def _sum(terms: tuple[jax.Array, ...]) -> jax.Array:
+    return functools.reduce(jnp.add, (term.astype(jnp.float32) for term in terms))
+
+
+def _layer_norm_forward(
+    terms: tuple[jax.Array, ...], scale: jax.Array, bias: jax.Array, epsilon: float, dtype: str
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    total = _sum(terms)
+    mean = total.mean(axis=-1, keepdims=True)
+    inverse = jax.lax.rsqrt(jnp.square(total - mean).mean(axis=-1, keepdims=True) + epsilon)
+    out = ((total - mean) * inverse * scale + bias).astype(dtype)
+    return out, (terms, scale, mean, inverse)
+
+
+def _layer_norm_backward(
+    epsilon: float, dtype: str, residuals: tuple[Any, ...], cotangent: jax.Array
+) -> tuple[tuple[jax.Array, ...], jax.Array, jax.Array]:
+    terms, scale, mean, inverse = residuals
+    cotangent = cotangent.astype(jnp.float32)
+    normal = (_sum(terms) - mean) * inverse
+    scaled = cotangent * scale
+    along = (scaled * normal).mean(axis=-1, keepdims=True)
+    d_total = inverse * (scaled - scaled.mean(axis=-1, keepdims=True) - normal * along)
+    tokens = tuple(range(cotangent.ndim - 1))
+    d_terms = tuple(d_total.astype(term.dtype) for term in terms)
+    return d_terms, (cotangent * normal).sum(axis=tokens), cotangent.sum(axis=tokens)
+
+
+layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 @jax.custom_jvp

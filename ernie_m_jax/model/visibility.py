@@ -4,6 +4,8 @@ A token's segment is the example of a packed row it belongs to (0 is padding), i
 `visible = (segment_q == segment_k) & table[role_q, role_k]`. No host builds an [L, L] mask.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,16 +35,51 @@ def visible(
     Raises:
       ValueError: if `table` is not a square boolean array of at most `MAX_ROLES` roles.
     """
-    if table.ndim != 2 or table.shape[0] != table.shape[1] or table.dtype != bool:
-        raise ValueError(f"table must be a square boolean array [roles, roles], got {table.dtype} {table.shape}")
-    roles = table.shape[0]
-    if not 1 <= roles <= MAX_ROLES:
-        raise ValueError(f"table has {roles} roles; allowed are 1 to {MAX_ROLES}")
+    _check(table)
     same_segment = segments_q[:, :, None] == segments_k[:, None, :]
     # A bit test instead of a gather with [B, Lq, Lk] indices: element-wise, so it fuses and partitions.
-    row_bits = (jnp.asarray(table, jnp.uint32) << jnp.arange(roles, dtype=jnp.uint32)).sum(axis=1, dtype=jnp.uint32)
-    in_table = (roles_q >= 0) & (roles_q < roles)
-    bits_q = jnp.where(in_table, row_bits[jnp.clip(roles_q, 0, roles - 1)], jnp.uint32(0))
+    bits_q = _bits(roles_q, table)
+    roles = table.shape[0]
     shifts_k = jnp.where((roles_k >= 0) & (roles_k < roles), roles_k, MAX_ROLES).astype(jnp.uint32)
     allowed = jax.lax.shift_right_logical(*jnp.broadcast_arrays(bits_q[:, :, None], shifts_k[:, None, :])) & 1
     return (same_segment & (allowed == 1))[:, None, :, :]
+
+
+class Codes(NamedTuple):
+    """Who may see whom in two integers per token, for a kernel that never holds a mask; int32 [B, L] each.
+
+    A query sees a key where their segments are equal and the bit of the key's role is set in the query's `bits`.
+
+    Attributes:
+      places: `segment * MAX_ROLES + role`; for a role outside the table a segment below 0, the token's own.
+      bits: of the roles that the token sees as a query; None where the table has one role, which sees itself.
+    """
+
+    places: jax.Array
+    bits: jax.Array | None
+
+
+def codes(segments: jax.Array, roles: jax.Array, table: np.ndarray | jax.Array) -> Codes:
+    """The same as `visible` says of a row's tokens among themselves; arguments and errors as there."""
+    _check(table)
+    known = (roles >= 0) & (roles < table.shape[0])
+    alone = -MAX_ROLES * (1 + jnp.arange(roles.shape[-1]))
+    places = jnp.where(known, segments * MAX_ROLES + roles, alone).astype(jnp.int32)
+    if isinstance(table, np.ndarray) and table.shape == (1, 1) and table.all():
+        return Codes(places, None)
+    return Codes(places, jax.lax.bitcast_convert_type(_bits(roles, table), jnp.int32))
+
+
+def _bits(roles: jax.Array, table: np.ndarray | jax.Array) -> jax.Array:
+    """Per query uint32 with a bit for every role that it may see; none for a role outside the table."""
+    size = table.shape[0]
+    row_bits = (jnp.asarray(table, jnp.uint32) << jnp.arange(size, dtype=jnp.uint32)).sum(axis=1, dtype=jnp.uint32)
+    in_table = (roles >= 0) & (roles < size)
+    return jnp.where(in_table, row_bits[jnp.clip(roles, 0, size - 1)], jnp.uint32(0))
+
+
+def _check(table: np.ndarray | jax.Array) -> None:
+    if table.ndim != 2 or table.shape[0] != table.shape[1] or table.dtype != bool:
+        raise ValueError(f"table must be a square boolean array [roles, roles], got {table.dtype} {table.shape}")
+    if not 1 <= table.shape[0] <= MAX_ROLES:
+        raise ValueError(f"table has {table.shape[0]} roles; allowed are 1 to {MAX_ROLES}")

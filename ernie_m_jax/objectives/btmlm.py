@@ -226,7 +226,8 @@ def loss(
     inputs = Inputs(ids, batch["positions"], batch["segments"], roles, batch["masked_languages"])
     encode = functools.partial(model.apply, {"params": params}, method="encode", rngs={"dropout": dropout_rng})
     hidden = encode(inputs, visibility.FULL, deterministic=deterministic)
-    sums = masking.prediction_sums(model, params, hidden, batch["predict_at"], batch["predict_labels"])
+    predictions = cfg.data.sequence_length / (1 + keys.length_ratio) * keys.mask_ratio
+    sums = masking.prediction_sums(model, params, hidden, batch["predict_at"], batch["predict_labels"], predictions)
     return sums | pseudo_sums(batch, tokens)
 
 

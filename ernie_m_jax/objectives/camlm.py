@@ -84,6 +84,11 @@ def word_budget(length: int, ratio: float) -> int:
     return int((length - 4 - 2) / (1 + ratio))  # 2: each side's number of slots is rounded at random
 
 
+def predictions(cfg: Config, keys: Any) -> float:
+    """How many a full row has on average."""
+    return cfg.data.sequence_length / (1 + keys.mask_ratio) * keys.mask_ratio
+
+
 def spec(cfg: Config, keys: CAMLMConfig) -> Spec:
     """A packed row; at most a slot in `1 + 1 / ratio` tokens."""
     ratio = keys.mask_ratio
@@ -95,6 +100,6 @@ TASK = Task(
     records=tlm.records,
     examples=examples,
     spec=spec,
-    loss=masking.loss_under(TABLE),
+    loss=masking.loss_under(TABLE, predictions),
     requires=masking.word_head,
 )

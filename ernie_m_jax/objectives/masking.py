@@ -5,6 +5,7 @@ come in, `Sums` go out.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from ernie_m_jax.config import Config
 from ernie_m_jax.model.encoder import Inputs
-from ernie_m_jax.model.heads import gather
+from ernie_m_jax.model.heads import gather_scored
 from ernie_m_jax.task import IGNORE, Batch, Spec, Sums
 from ernie_m_jax.tokenizer.base import LEADING_SPECIALS
 
@@ -24,6 +25,8 @@ MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
 FIRST_ORDINARY_ID = len(LEADING_SPECIALS)
 # Room for predictions a row, beyond the mean share: the number of masked tokens varies with how a row is packed.
 PREDICTION_SLACK = 1.15
+# Rows whose predictions are scored together, and positions of a batch from which on it is worth a branch.
+GROUPED_ROWS, WORTHWHILE = 8, 256
 
 
 def word_head(cfg: Config, keys: Any) -> Iterator[str]:
@@ -98,25 +101,41 @@ def prediction_room(words: float, ratio: float) -> int:
     return int(-(-(words * ratio * PREDICTION_SLACK + 4) // 8) * 8)
 
 
-def loss_under(table: np.ndarray) -> Callable[..., Sums]:
-    """A task's `loss`: negative log-likelihood of the tokens to predict, where `table` says who sees whom."""
+def loss_under(table: np.ndarray, predictions: Callable[[Config, Any], float]) -> Callable[..., Sums]:
+    """A task's `loss`: negative log-likelihood of the tokens to predict, where `table` says who sees whom.
+
+    `predictions(cfg, keys)` is how many a full row has on average.
+    """
 
     def loss(
         cfg: Config, keys: Any, model: Any, params: Any, batch: Batch, rng: jax.Array, deterministic: bool = False
     ) -> Sums:
-        del cfg, keys
         encode = functools.partial(model.apply, {"params": params}, method="encode", rngs={"dropout": rng})
         hidden = encode(Inputs.of(batch), table, deterministic=deterministic)
-        return prediction_sums(model, params, hidden, batch["predict_at"], batch["predict_labels"])
+        return prediction_sums(
+            model, params, hidden, batch["predict_at"], batch["predict_labels"], predictions(cfg, keys)
+        )
 
     return loss
 
 
-def prediction_sums(model: Any, params: Any, hidden: jax.Array, at: jax.Array, labels: jax.Array) -> Sums:
-    """Loss (nats) and accuracy over the scored positions, as (total, number of scored positions)."""
-    flat = labels.reshape(-1)
-    scores = model.apply({"params": params}, gather(hidden, at), flat, method="score")
-    weight = jnp.sum(flat != IGNORE).astype(jnp.float32)
+def prediction_sums(
+    model: Any, params: Any, hidden: jax.Array, at: jax.Array, labels: jax.Array, predictions: float
+) -> Sums:
+    """Loss (nats) and accuracy over the scored positions, as (total, number of scored positions).
+
+    A row has room for more predictions than the `predictions` of an average one. Rows are scored in groups, in which
+    this evens out: a group computes the logits of what its rows have on average and a little more, and all of its room
+    only where that is not enough.
+    """
+    rows = math.gcd(len(labels), GROUPED_ROWS)
+    hidden, labels = gather_scored(hidden, at, labels, rows)
+    # A masked share is rounded at random in each example, so the number in a group varies by about its rows' root.
+    room = int(-(-(rows * predictions + 4 * rows**0.5) // 8) * 8)
+    if labels.size < WORTHWHILE:
+        room = labels.shape[1]
+    scores = model.apply({"params": params}, hidden, labels, room, method="score")
+    weight = jnp.sum(labels != IGNORE).astype(jnp.float32)
     return {
         "loss": (jnp.sum(scores.loss), weight),
         "accuracy": (jnp.sum(scores.correct.astype(jnp.float32)), weight),

@@ -77,6 +77,11 @@ def masked_in_place(
     ]
 
 
+def predictions(cfg: Config, keys: Any) -> float:
+    """How many a full row has on average."""
+    return cfg.data.sequence_length * keys.mask_ratio
+
+
 def spec(cfg: Config, keys: MMLMConfig) -> Spec:
     """A packed row."""
     return masking.row_spec(cfg, masking.prediction_room(cfg.data.sequence_length, keys.mask_ratio))
@@ -87,6 +92,6 @@ TASK = Task(
     records=records,
     examples=examples,
     spec=spec,
-    loss=masking.loss_under(visibility.FULL),
+    loss=masking.loss_under(visibility.FULL, predictions),
     requires=masking.word_head,
 )

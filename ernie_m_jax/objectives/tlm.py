@@ -46,6 +46,11 @@ def examples(record: Record, tokenizer: Any, cfg: Config, keys: TLMConfig, rng: 
     return mmlm.masked_in_place(words, maskable, positions, sides, record, tokenizer, cfg, keys.mask_ratio, rng)
 
 
+def predictions(cfg: Config, keys: Any) -> float:
+    """How many a full row has on average."""
+    return cfg.data.sequence_length * keys.mask_ratio
+
+
 def spec(cfg: Config, keys: TLMConfig) -> Spec:
     """A packed row."""
     return masking.row_spec(cfg, masking.prediction_room(cfg.data.sequence_length, keys.mask_ratio))
@@ -56,6 +61,6 @@ TASK = Task(
     records=records,
     examples=examples,
     spec=spec,
-    loss=masking.loss_under(visibility.FULL),
+    loss=masking.loss_under(visibility.FULL, predictions),
     requires=masking.word_head,
 )

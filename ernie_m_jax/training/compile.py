@@ -29,6 +29,7 @@ def compile_steps(config: Config) -> dict[str, dict[str, float]]:
     }
     config = dataclasses.replace(config, stages=known)
     mesh = sharding.make_mesh(config.mesh)
+    sharding.check_kernels(mesh, config.compute)
     sharding.check_rows(mesh, config.train.batch_size, config.train.grad_accumulation_steps)
     run = stages.Run(
         config=config,

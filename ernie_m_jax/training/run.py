@@ -26,6 +26,7 @@ from ernie_m_jax.config import Config, ConfigError, MeshConfig, to_dict
 from ernie_m_jax.data import mixture
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.evaluation.runner import Evaluations
+from ernie_m_jax.model import kernels
 from ernie_m_jax.model.encoder import ErnieM
 from ernie_m_jax.reporting import files, metrics, screen, summary
 from ernie_m_jax.task import Group
@@ -109,6 +110,9 @@ def make(config: Config, workdir: Path, training: bool = False, with_evaluations
     Without `with_evaluations` the evaluations' data is not opened.
     """
     mesh = _mesh(config, training)
+    if training and "auto" in (config.compute.attention, config.compute.layer_norm):
+        picked = f"attention {kernels.attention_backend(config.compute)}, layer norm "
+        screen.show(f"kernels: {picked}{kernels.layer_norm_kernel(config.compute)}")
     evaluations = Evaluations(config if with_evaluations else dataclasses.replace(config, evals={}))
     sources = mixture.Sources(config) if training else None
     entries = open_entries(config, sources) if sources is not None else {}
@@ -128,11 +132,13 @@ def make(config: Config, workdir: Path, training: bool = False, with_evaluations
 def _mesh(config: Config, training: bool) -> jax.sharding.Mesh:
     """The config's mesh; a model that is evaluated, not trained, takes the devices there are."""
     try:
-        return sharding.make_mesh(config.mesh)
+        mesh = sharding.make_mesh(config.mesh)
     except ConfigError:
         if training:
             raise
-        return sharding.make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1))
+        mesh = sharding.make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1))
+    sharding.check_kernels(mesh, config.compute)
+    return mesh
 
 
 def is_complete(run: stages.Run, workdir: Path) -> bool:

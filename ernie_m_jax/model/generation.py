@@ -1,0 +1,133 @@
+"""Writing tokens: hidden states and the word table in, the best or drawn tokens out.
+
+The vocabulary is read a chunk at a time. Axes: N positions, V vocabulary, H width.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ernie_m_jax.model import vocabulary
+from ernie_m_jax.model.dropout import random_bits_of_columns
+
+_BLOCK = 128  # columns of a block in `_argmax`
+
+
+class Generated(NamedTuple):
+    """What the model wrote: ids int32 [N] and their log-probabilities f32 [N] at temperature 1, in nats."""
+
+    ids: jax.Array
+    log_probs: jax.Array
+
+
+class _Running(NamedTuple):
+    """Running reductions over the vocabulary, each [N].
+
+    Attributes:
+      maximum: the largest logit.
+      total: sum of exp(logit - maximum).
+      best_score: the largest score; a score is the logit, or the logit with noise.
+      best_logit: the logit of the word with the largest score.
+      best_id: that word.
+    """
+
+    maximum: jax.Array
+    total: jax.Array
+    best_score: jax.Array
+    best_logit: jax.Array
+    best_id: jax.Array
+
+
+def _start_running(n: int) -> _Running:
+    lowest = jnp.full((n,), -jnp.inf, jnp.float32)
+    return _Running(lowest, jnp.zeros((n,), jnp.float32), lowest, lowest, jnp.zeros((n,), jnp.int32))
+
+
+def _accumulate(running: _Running, logits: jax.Array, scores: jax.Array, start: jax.Array | int) -> _Running:
+    """Adds one chunk, logits and scores [N, size], to the running reductions."""
+    largest = jnp.maximum(running.maximum, logits.max(axis=-1))
+    total = running.total * jnp.exp(running.maximum - largest) + jnp.exp(logits - largest[:, None]).sum(axis=-1)
+    column = _argmax(scores)
+    score = jnp.take_along_axis(scores, column[:, None], axis=-1)[:, 0]
+    logit = jnp.take_along_axis(logits, column[:, None], axis=-1)[:, 0]
+    better = score > running.best_score
+    return _Running(
+        maximum=largest,
+        total=total,
+        best_score=jnp.where(better, score, running.best_score),
+        best_logit=jnp.where(better, logit, running.best_logit),
+        best_id=jnp.where(better, start + column, running.best_id),
+    )
+
+
+def _argmax(scores: jax.Array) -> jax.Array:
+    """The first largest column, int32 [N], of scores [N, size].
+
+    In two levels, over blocks of columns and within the best block: XLA's CPU code for a maximum is vectorised, that
+    for an argmax is not and costs as much as the product that made the scores.
+    """
+    n, size = scores.shape
+    blocks = -(-size // _BLOCK)
+    scores = jnp.pad(scores, ((0, 0), (0, blocks * _BLOCK - size)), constant_values=-jnp.inf)
+    blocked = scores.reshape(n, blocks, _BLOCK)
+    block = blocked.max(axis=-1).argmax(axis=-1)
+    row = jnp.take_along_axis(blocked, block[:, None, None], axis=1)[:, 0]
+    return (block * _BLOCK + row.argmax(axis=-1)).astype(jnp.int32)
+
+
+def vocabulary_argmax(hidden: jax.Array, embedding: jax.Array, bias: jax.Array, chunk: int) -> Generated:
+    """The most probable token of each position; the first one of equals. Arguments as `vocabulary_cross_entropy`."""
+    vocabulary.check_shapes(hidden, embedding, bias)
+
+    def body(start: jax.Array | int, size: int, running: _Running) -> _Running:
+        logits = vocabulary.logits(hidden, embedding, bias, start, size)
+        return _accumulate(running, logits, logits, start)
+
+    return _generated(vocabulary.over_chunks(body, embedding.shape[0], chunk, _start_running(hidden.shape[0])))
+
+
+def vocabulary_sample(
+    hidden: jax.Array, embedding: jax.Array, bias: jax.Array, chunk: int, rng: jax.Array, temperature: float
+) -> Generated:
+    """A token of each position drawn from softmax(logits / temperature).
+
+    The Gumbel-max trick: the argmax of logits / temperature plus independent Gumbel noise has that distribution, and an
+    argmax can be taken chunk by chunk.
+
+    Args:
+      hidden: as in `vocabulary_cross_entropy`, like `embedding`, `bias` and `chunk`.
+      embedding: [V, H].
+      bias: [V].
+      chunk: words at a time; the drawn tokens do not depend on it, since the noise belongs to the word.
+      rng: a PRNG key.
+      temperature: greater than 0.
+
+    Returns:
+      Generated; `log_probs` are those of the temperature 1 distribution.
+
+    Raises:
+      ValueError: if `temperature` is not positive or the shapes do not fit together.
+    """
+    vocabulary.check_shapes(hidden, embedding, bias)
+    if not temperature > 0.0:
+        raise ValueError(f"temperature must be greater than 0, got {temperature}")
+
+    def body(start: jax.Array | int, size: int, running: _Running) -> _Running:
+        logits = vocabulary.logits(hidden, embedding, bias, start, size)
+        noise = _gumbel(logits.shape[0], start, size, rng)
+        return _accumulate(running, logits, logits / temperature + noise, start)
+
+    return _generated(vocabulary.over_chunks(body, embedding.shape[0], chunk, _start_running(hidden.shape[0])))
+
+
+def _gumbel(rows: int, start: jax.Array | int, size: int, rng: jax.Array) -> jax.Array:
+    """Standard Gumbel noise f32 of columns [start, start + size); precise in the upper tail, where the winner is."""
+    bits = random_bits_of_columns(rows, start, size, rng)
+    upper = (bits.astype(jnp.float32) + 0.5) * jnp.float32(2.0**-32)
+    upper = jnp.minimum(upper, jnp.float32(1.0 - 2.0**-24))  # 1 is where log1p ends
+    return -jnp.log(-jnp.log1p(-upper))
+
+
+def _generated(running: _Running) -> Generated:
+    return Generated(running.best_id, running.best_logit - running.maximum - jnp.log(running.total))

@@ -1,0 +1,125 @@
+"""The fused attention kernels against numpy: values, gradients, dropout, odd shapes, and the exact absence of leaks.
+
+Without a GPU the kernels are interpreted, operation by operation; the gpu-marked tests compile them.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ernie_m_jax.model import visibility
+from ernie_m_jax.model.flash_attention import flash_attention, kept
+from ernie_m_jax.objectives import btmlm, camlm
+
+GPU = jax.default_backend() == "gpu"
+ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not GPU, reason="needs an NVIDIA GPU")]
+# Rows, tokens, heads, width; the last pads both axes of the kernels' blocks.
+SHAPES = [(2, 64, 2, 16), (1, 42, 3, 24)]
+LARGE = pytest.param((2, 512, 12, 64), marks=ON_GPU)
+
+
+def _inputs(shape, table, seed=0):
+    """Four projections (the last a gradient), segments with padding at the end, roles, seeds."""
+    batch, length, heads, _ = shape
+    rng = np.random.default_rng(seed)
+    arrays = [rng.standard_normal(shape).astype(np.float32) for _ in range(4)]
+    segments = np.sort(rng.integers(1, 5, (batch, length)), axis=1)
+    segments[:, length - length // 8 :] = 0
+    roles = rng.integers(0, len(table), (batch, length))
+    roles[0, 3] = len(table)  # sees nothing and is seen by nothing
+    seeds = rng.integers(0, 2**32, (batch, heads), np.uint32)
+    return arrays, segments.astype(np.int32), roles.astype(np.int32), jnp.asarray(seeds)
+
+
+def _plain(query, key, value, mask, keep, rate, grad):
+    """Output and gradients in float64."""
+    query, key, value, grad = (np.asarray(x, np.float64) for x in (query, key, value, grad))
+    scale = query.shape[-1] ** -0.5
+    logits = np.where(mask, np.einsum("bqhd,bkhd->bhqk", query, key) * scale, -np.inf)
+    probs = np.exp(logits - logits.max(-1, keepdims=True))
+    probs /= probs.sum(-1, keepdims=True)
+    factor = keep / (1 - rate)
+    out = np.einsum("bhqk,bkhd->bqhd", probs * factor, value)
+    d_value = np.einsum("bhqk,bqhd->bkhd", probs * factor, grad)
+    d_probs = np.einsum("bqhd,bkhd->bhqk", grad, value) * factor
+    d_logits = probs * (d_probs - (probs * d_probs).sum(-1, keepdims=True)) * scale
+    return out, np.einsum("bhqk,bkhd->bqhd", d_logits, key), np.einsum("bhqk,bqhd->bkhd", d_logits, query), d_value
+
+
+def _fused(arrays, segments, roles, table, seeds, rate, dtype):
+    codes = visibility.codes(jnp.asarray(segments), jnp.asarray(roles), table)
+    projected, grad = jnp.asarray(np.stack(arrays[:3], axis=2), dtype), jnp.asarray(arrays[3], dtype)
+    run = functools.partial(flash_attention, codes=codes, seeds=seeds, dropout_rate=rate, interpret=not GPU)
+    out, pull = jax.vjp(jax.jit(run), projected)
+    return [np.asarray(out, np.float64), *np.moveaxis(np.asarray(pull(grad)[0], np.float64), 2, 0)]
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, LARGE])
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize("table", [visibility.FULL, camlm.TABLE, btmlm.GENERATION])
+def test_values_and_gradients_equal_numpy(shape, rate, table):
+    arrays, segments, roles, seeds = _inputs(shape, table)
+    mask = np.asarray(visibility.visible(segments, segments, roles, roles, table))
+    at = jnp.arange(shape[1])
+    keep = np.asarray(kept(seeds[:, :, None, None], at[:, None], at[None], rate)) if rate else np.ones((), bool)
+    blind = ~mask.any(-1)[:, 0]  # what a query that sees nothing gets is nobody's business
+    arrays[3][blind] = 0.0
+    if GPU:  # the kernels multiply in 16 bits there
+        arrays = [np.asarray(jnp.asarray(x, jnp.bfloat16), np.float32) for x in arrays]
+    expected = _plain(*arrays[:3], np.where(blind[:, None, :, None], True, mask), keep, rate, arrays[3])
+    found = _fused(arrays, segments, roles, table, seeds, rate, jnp.bfloat16 if GPU else jnp.float32)
+    found[0][blind] = expected[0][blind]
+    for one, other in zip(found, expected, strict=True):
+        if GPU:
+            assert np.linalg.norm(one - other) < 1e-2 * np.linalg.norm(other)
+        else:
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [SHAPES[0], pytest.param((1, 256, 2, 64), marks=ON_GPU)])
+@pytest.mark.parametrize("table", [camlm.TABLE, btmlm.GENERATION])
+def test_nothing_leaks(shape, table):
+    arrays, segments, roles, seeds = _inputs(shape, table)
+    mask = np.asarray(visibility.visible(segments, segments, roles, roles, table))[:, 0]
+    codes = visibility.codes(jnp.asarray(segments), jnp.asarray(roles), table)
+    query, key, value, _ = (jnp.asarray(x, jnp.bfloat16 if GPU else jnp.float32) for x in arrays)
+
+    def output(key, value, position):
+        projected = jnp.stack([query, key, value], axis=2)
+        out = flash_attention(projected, codes, seeds, 0.0, interpret=not GPU)[:, position]
+        return (out.astype(jnp.float32) * jnp.arange(1.0, out.shape[-1] + 1)).sum()
+
+    gradient = jax.jit(jax.grad(output, argnums=(0, 1)))
+    for position in range(0, shape[1], 5):
+        seen = mask[:, position]
+        if not seen.any(-1).all():
+            continue
+        for array in gradient(key, value, position):
+            size = np.abs(np.asarray(array, np.float32)).max(axis=(2, 3))
+            assert (size[~seen] == 0.0).all()
+        assert (size[seen] > 0.0).all()
+
+
+def test_dropout_keeps_its_share_and_differs_by_row_head_and_place():
+    seeds = jax.random.bits(jax.random.key(0), (4, 4), jnp.uint32)
+    at = jnp.arange(256)
+    keep = np.asarray(kept(seeds[:, :, None, None], at[:, None], at[None], 0.1), np.float64)
+    assert abs(keep.mean() - 0.9) < 1e-3
+    # Rows, columns and neighbours are as unlike as chance makes them.
+    for axis in (2, 3):
+        assert abs(keep.mean(axis=axis) - 0.9).max() < 6 * (0.09 / 256) ** 0.5
+        neighbours = np.corrcoef(keep.take(range(255), axis).ravel(), keep.take(range(1, 256), axis).ravel())[0, 1]
+        assert abs(neighbours) < 5e-3
+    flat = keep.reshape(16, -1)
+    alike = np.corrcoef(flat) - np.eye(16)
+    assert abs(alike).max() < 6 / 256
+
+
+def test_too_wide_heads_raise():
+    arrays, segments, roles, seeds = _inputs((1, 16, 1, 160), visibility.FULL)
+    codes = visibility.codes(jnp.asarray(segments), jnp.asarray(roles), visibility.FULL)
+    with pytest.raises(ValueError, match="heads of up to 128, got 160"):
+        flash_attention(jnp.stack(arrays[:3], axis=2), codes, seeds, 0.0, interpret=True)

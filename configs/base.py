@@ -31,6 +31,10 @@ def model(size: str = "base") -> ml_collections.ConfigDict:
     config.pad_id = 1  # token id of padding (released vocabulary)
     config.layer_norm_eps = 1e-5  # (released models)
     config.initializer_range = 0.02  # standard deviation of the truncated normal (released models)
+    config.key_init = "own"  # own (released models) | query: a key projection starts equal to its query projection, so
+    # that equal tokens attend to each other from the start (ours, for models without much pre-training)
+    config.position_init = "normal"  # normal (released models) | sinusoidal (Vaswani et al. 2017, then trained as the
+    # others are): neighbours start alike (ours, likewise)
     config.hidden_dropout = 0.1  # rate after embeddings, attention and FFN (released models)
     config.attention_dropout = 0.1  # rate on attention probabilities (released models)
     config.num_languages = -1  # rows of the language table; -1: as many as `languages`

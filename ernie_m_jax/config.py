@@ -68,6 +68,8 @@ class ModelConfig:
     head: str = field(metadata=one_of("none", *HEADS))
     num_labels: int = field(metadata=between(1))
     labels: tuple[str, ...] = ()
+    key_init: str = field(default="own", metadata=one_of("own", "query"))
+    position_init: str = field(default="normal", metadata=one_of("normal", "sinusoidal"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -296,6 +296,21 @@ def test_initial_values():
     assert (np.asarray(first) != np.asarray(second)).any()
 
 
+@pytest.mark.parametrize("compute", [COMPUTE, UNROLLED], ids=["scan", "unrolled"])
+def test_keys_can_start_as_queries_and_positions_as_sinusoids(compute):
+    config = dataclasses.replace(CONFIG, key_init="query", position_init="sinusoidal")
+    params = nn.meta.unbox(ErnieM(config, compute).init(jax.random.key(0), _inputs(), FULL)["params"])
+    layers = params["layers"] if compute.scan_layers else params["layers_0"]
+    queries, keys = (np.asarray(layers["attention"][name]["kernel"]) for name in ("query", "key"))
+    np.testing.assert_array_equal(queries, keys)
+    assert (queries != np.asarray(layers["attention"]["value"]["kernel"])).any()
+    if compute.scan_layers:
+        assert (queries[0] != queries[1]).any()
+    table = np.asarray(params["embeddings"]["position"]) / (0.02 * np.sqrt(2))
+    np.testing.assert_allclose(table[3, :2], [np.sin(3), np.cos(3)], atol=1e-5)
+    np.testing.assert_allclose(table[3, 2:4], [np.sin(3 * 1e4**-0.125), np.cos(3 * 1e4**-0.125)], atol=1e-5)
+
+
 def test_language_embedding_is_added_only_where_a_language_stands():
     params, inputs = _params()[1], _inputs()
     with_table = np.asarray(_encoder(all_layers=True)(params, inputs))

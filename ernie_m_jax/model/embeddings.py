@@ -3,8 +3,8 @@
 Axes: B batch, L length, H width.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -49,15 +49,16 @@ class Embeddings(nn.Module):
     def setup(self) -> None:
         """Creates word, position, language and token_type (if any) and layer_norm."""
         self.word = self._table("word", "vocab", self.config.vocab_size)
-        self.position = self._table("position", "position", self.config.max_positions)
+        self.position = self._table("position", "position", self.config.max_positions, self.config.position_init)
         if self.config.language_embedding != "none":
             self.language = self._table("language", "language", self.config.num_languages)
         if self.config.num_token_types:
             self.token_type = self._table("token_type", "token_type", self.config.num_token_types)
         self.layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute)
 
-    def _table(self, name: str, axis: str, rows: int) -> jax.Array:
-        initializer = nn.initializers.truncated_normal(self.config.initializer_range)
+    def _table(self, name: str, axis: str, rows: int, init: str = "normal") -> jax.Array:
+        spread = self.config.initializer_range
+        initializer = nn.initializers.truncated_normal(spread) if init == "normal" else _sinusoids(spread)
         shape = (rows, self.config.hidden_size)
         return self.param(name, nn.with_logical_partitioning(initializer, (axis, "embed")), shape, jnp.float32)
 
@@ -72,6 +73,20 @@ class Embeddings(nn.Module):
             return x
         language = _rows(self.language, jnp.maximum(inputs.languages - 1, 0))
         return x + jnp.where(inputs.languages[..., None] > 0, language, 0.0)
+
+
+def _sinusoids(spread: float) -> jax.nn.initializers.Initializer:
+    """Sines and cosines of the row's number at wavelengths from 2 pi to 20,000 pi, of standard deviation `spread`."""
+
+    def initializer(key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None) -> jax.Array:
+        del key, out_sharding
+        rows, width = shape
+        rates = 10_000.0 ** (-np.arange((width + 1) // 2) * 2.0 / width)
+        angles = np.arange(rows)[:, None] * rates
+        table = np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(rows, -1)[:, :width]
+        return jnp.asarray(spread * np.sqrt(2.0) * table, dtype or jnp.float32)
+
+    return initializer
 
 
 def _rows(table: jax.Array, index: jax.Array) -> jax.Array:

@@ -45,8 +45,9 @@ class SelfAttention(nn.Module):
         config, compute = self.config, self.compute
         heads = (config.num_heads, config.hidden_size // config.num_heads)
         axes = ("heads", "head_dim")
-        self.query = linear(config, compute, heads, ("embed", *axes), bias_axes=axes)
-        self.key = linear(config, compute, heads, ("embed", *axes), bias_axes=axes)
+        same = self.make_rng("params") if config.key_init == "query" and self.is_initializing() else None
+        self.query = linear(config, compute, heads, ("embed", *axes), bias_axes=axes, rng=same)
+        self.key = linear(config, compute, heads, ("embed", *axes), bias_axes=axes, rng=same)
         self.value = linear(config, compute, heads, ("embed", *axes), bias_axes=axes)
         self.output = linear(config, compute, config.hidden_size, (*axes, "embed"), contracted=2, bias_axes=("norm",))
 

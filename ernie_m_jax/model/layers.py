@@ -22,6 +22,7 @@ def linear(
     *,
     contracted: int = 1,
     bias_axes: tuple[str, ...],
+    rng: jax.Array | None = None,
 ) -> nn.DenseGeneral:
     """A linear map over the last `contracted` axes, truncated normal kernel and zero bias (paper.md: init 0.02).
 
@@ -32,18 +33,27 @@ def linear(
       axes: logical axis names of the kernel.
       contracted: how many trailing axes of the input are summed over.
       bias_axes: logical axis names of the bias.
+      rng: key that the kernel is drawn with; None: one of its own.
 
     Returns:
       An unbound Linen module.
     """
+    kernel_init = nn.initializers.truncated_normal(config.initializer_range)
+    if rng is not None:
+        kernel_init = _drawn_with(rng, kernel_init)
     return nn.DenseGeneral(
         features=features,
         axis=tuple(range(-contracted, 0)),
         dtype=jnp.dtype(compute.dtype),
         param_dtype=jnp.float32,
-        kernel_init=nn.with_logical_partitioning(nn.initializers.truncated_normal(config.initializer_range), axes),
+        kernel_init=nn.with_logical_partitioning(kernel_init, axes),
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), bias_axes),
     )
+
+
+def _drawn_with(rng: jax.Array, initializer: jax.nn.initializers.Initializer) -> jax.nn.initializers.Initializer:
+    """The initializer with this key in place of the parameter's own."""
+    return lambda key, *arguments, **options: initializer(rng, *arguments, **options)
 
 
 class LayerNorm(nn.Module):

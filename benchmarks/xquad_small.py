@@ -4,14 +4,16 @@
         --output benchmarks/results/xquad_small.json
 
 --data is the folder of XQuAD's files, xquad.en.json and so on; 240 paragraphs in each language, translations of one
-another. The first 200 are for training (of these the last 10 select the checkpoint), the other 40 are the test. A small
-model is pre-trained on the training paragraphs' text, questions and sentences as parallel pairs, then fine-tuned with
-`configs/finetune/mlqa.py:size=tiny` on the training questions in all languages. Prints F1 and exact match on the test
-questions (SQuAD's scoring, percent, mean over languages) of the model and of what needs no model, and writes them by
-language with hardware, versions and date. `--baselines_only` stops before the model.
+another. The first 200 are for training (of these the last 10 select the checkpoint), the other 40 are the test.
+A small model learns with `configs/finetune/mlqa.py:size=tiny` in two runs, of all languages at once: from clozes on the
+training paragraphs (`xquad_cloze.py`), then from the training questions, each several times anew, and harder clozes.
+Both runs have labels for every token beside (`xquad_matching.py`). Nothing else is read, and no run comes before.
+Prints F1 and exact match on the test questions (SQuAD's scoring, percent, mean over languages) of the model and of what
+needs no model, and writes them by language with hardware, versions and date. `--baselines_only` stops before the model.
 """
 
 import collections
+import itertools
 import json
 import pathlib
 import random
@@ -21,6 +23,8 @@ from statistics import mean
 from typing import NamedTuple
 
 import small_runs
+import xquad_cloze
+from xquad_cloze import WORD
 
 from ernie_m_jax.finetune import answer_scoring
 from ernie_m_jax.version import __version__
@@ -28,7 +32,6 @@ from ernie_m_jax.version import __version__
 LANGUAGES = ("en", "es", "de", "ar", "hi", "ru", "zh", "el")
 TRAINED, SELECTING = 200, 10  # paragraphs; those that select are the last of the trained ones
 DRAWS = 20  # random spans per question
-WORD = re.compile(r"[\u3400-\u9fff]|[^\W_]+(?:[^\w\s]+[^\W_]+)*", re.UNICODE)  # Chinese by character; "1,234" is one
 SENTENCE = re.compile(r"(?<=[.!?؟।])\s+|(?<=[。！？])")
 
 
@@ -132,106 +135,107 @@ def questions(part: list[dict]) -> list[Asked]:
     ]
 
 
-def one_line(text: str) -> str:
-    """A text as a cell of a table."""
-    return " ".join(text.split())
-
-
-def divide(data: pathlib.Path, folder: pathlib.Path) -> dict[str, dict[str, list[dict]]]:
-    """Writes folder/{train,dev,test}.LANGUAGE.json, and the training text as text/LANGUAGE.txt and pairs.tsv."""
+def divide(data: pathlib.Path, folder: pathlib.Path, arguments) -> dict[str, dict[str, list[dict]]]:
+    """Writes {train,dev,test,cloze,again}.LANGUAGE.json to a folder, and text/LANGUAGE.txt for the tokenizer."""
     parts: dict[str, dict[str, list[dict]]] = {"train": {}, "dev": {}, "test": {}}
     (folder / "text").mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, str]] = []
+    cut = TRAINED - SELECTING
     for language in LANGUAGES:
-        every = paragraphs(data / f"xquad.{language}.json")
-        cut = TRAINED - SELECTING
+        every, rng = paragraphs(data / f"xquad.{language}.json"), random.Random(f"{language}{arguments.seed}")
         for name, part in (("train", every[:cut]), ("dev", every[cut:TRAINED]), ("test", every[TRAINED:])):
             parts[name][language] = part
             tree = {"version": "1.1", "data": [{"title": name, "paragraphs": part}]}
             (folder / f"{name}.{language}.json").write_text(json.dumps(tree, ensure_ascii=False), "utf-8")
-    for number_, english in enumerate(parts["train"]["en"]):
-        same = {language: parts["train"][language][number_] for language in LANGUAGES}
-        rows += [
-            {language: one_line(same[language]["qas"][asked]["question"]) for language in LANGUAGES}
-            for asked in range(len(english["qas"]))
-        ]
-        cut_up = {language: sentences(one_line(same[language]["context"])) for language in LANGUAGES}
-        count = len(cut_up["en"])
-        agreeing = [language for language in LANGUAGES if len(cut_up[language]) == count]
-        rows += [
-            {language: cut_up[language][at] if language in agreeing else "" for language in LANGUAGES}
-            for at in range(count)
-        ]
-    table = ["\t".join(LANGUAGES), *("\t".join(row[language] for language in LANGUAGES) for row in rows)]
-    (folder / "pairs.tsv").write_text("\n".join(table) + "\n", "utf-8")
-    for language, part in parts["train"].items():
-        texts = [
-            one_line(text) for one in part for text in (one["context"], *(item["question"] for item in one["qas"]))
-        ]
-        (folder / "text" / f"{language}.txt").write_text("\n".join(texts) + "\n", "utf-8")
+        part = parts["train"][language]
+        contexts = [paragraph["context"] for paragraph in part]
+        easy = xquad_cloze.clozes(contexts, language, arguments.easy, True, rng)
+        xquad_cloze.write(folder / f"cloze.{language}.json", easy)
+        both = (
+            xquad_cloze.again(part, language, arguments.again, rng),
+            xquad_cloze.clozes(contexts, language, arguments.hard, False, rng),
+        )
+        xquad_cloze.write(folder / f"again.{language}.json", itertools.chain(*both))
+        texts = [text for one in part for text in (one["context"], *(item["question"] for item in one["qas"]))]
+        (folder / "text" / f"{language}.txt").write_text(
+            "\n".join(" ".join(text.split()) for text in texts) + "\n", "utf-8"
+        )
     return parts
 
 
 def model(folder: pathlib.Path, workdir: pathlib.Path, arguments) -> dict[str, dict]:
-    """The summaries of pre-training and fine-tuning."""
+    """The summaries of both runs."""
     languages = ",".join(LANGUAGES)
-    before = workdir / f"pretrained-{arguments.seed}"
-    pretraining = small_runs.run(
-        "pretrain/stage1.py:size=tiny",
+    before = workdir / f"cloze-{arguments.seed}"
+    same = [
+        f"--config.languages={languages}",
+        f"--config.objectives.mlqa.dev={folder}/dev.{{language}}.json",
+        f"--config.objectives.mlqa.train_languages={languages}",
+        "--config.objectives.mlqa.task=benchmarks.xquad_matching",
+        "--config.objectives.mlqa.scoring=squad",
+        *small_runs.SINGLE,
+    ]
+    clozes = small_runs.run(
+        f"finetune/mlqa.py:size=tiny,seed={arguments.seed}",
         before,
         [
-            f"--config.seed={arguments.seed}",
-            f"--config.languages={languages}",
-            f"--config.data.monolingual.text.path={folder}/text/{{language}}.txt",
-            f"--config.data.parallel.pairs.path={folder}/pairs.tsv",
-            f"--config.stages.stage1.steps={arguments.pretraining_steps}",
+            *same,
+            f"--config.data.monolingual.text.path={folder}/text/{{language}}.txt",  # for the tokenizer
+            f"--config.objectives.mlqa.train={folder}/cloze.{{language}}.json",
+            "--config.objectives.mlqa.test=",
+            "--config.objectives.mlqa.max_length=160",
+            "--config.evals.dev.every=0",
+            "--config.evals.mlqa.splits=dev",
+            "--config.train.select=",
+            "--config.train.batch_size=6",
+            "--config.data.virtual_streams=2",
+            "--config.data.sequence_length=160",
+            f"--config.stages.finetune.steps={arguments.cloze_steps}",
+            "--config.stages.finetune.learning_rate=1.5e-3",
             "--config.model.vocab_size=6000",
             "--config.tokenizer.character_coverage=0.999",
+            "--config.model.num_layers=3",
+            "--config.model.num_token_types=2",
             "--config.model.initializer_range=0.08",
-            "--config.data.pair_positions=restarted",
-            "--config.objectives.mmlm.mask_ratio=0.3",
-            "--config.objectives.tlm.mask_ratio=0.3",
-            "--config.objectives.camlm.mask_ratio=1.0",
-            "--config.stages.stage1.weights.mmlm=0.25",
-            "--config.stages.stage1.weights.tlm=0.25",
-            "--config.stages.stage1.weights.camlm=0.5",
-            "--config.stages.stage1.learning_rate=3e-3",
-            "--config.stages.stage1.warmup_steps=100",
-            "--config.optimizer.clip_norm=0.3",
-            *small_runs.SINGLE,
+            "--config.model.key_init=query",
+            "--config.model.position_init=sinusoidal",
+            "--config.model.hidden_dropout=0.0",
+            "--config.model.attention_dropout=0.0",
         ],
     )
     finetuning = small_runs.run(
         f"finetune/mlqa.py:size=tiny,seed={arguments.seed},init={before}",
         workdir / f"finetuned-{arguments.seed}",
         [
-            f"--config.languages={languages}",
-            *(
-                f"--config.objectives.mlqa.{name}={folder}/{name}.{{language}}.json"
-                for name in ("train", "dev", "test")
-            ),
-            f"--config.objectives.mlqa.train_languages={languages}",
-            "--config.objectives.mlqa.scoring=squad",
+            *same,
+            f"--config.objectives.mlqa.train={folder}/again.{{language}}.json",
+            f"--config.objectives.mlqa.test={folder}/test.{{language}}.json",
+            "--config.objectives.mlqa.max_length=256",
             "--config.evals.mlqa.splits=test",
             f"--config.evals.dev.every={arguments.every}",
-            f"--config.stages.finetune.epochs={arguments.epochs}",
-            *small_runs.SINGLE,
+            "--config.train.batch_size=6",
+            "--config.data.virtual_streams=2",
+            "--config.data.sequence_length=256",
+            f"--config.stages.finetune.steps={arguments.steps}",
+            "--config.stages.finetune.learning_rate=1e-3",
         ],
     )
-    return {"pre-training": pretraining, "fine-tuning": finetuning}
+    return {"clozes": clozes, "fine-tuning": finetuning}
 
 
 def main() -> None:
     """Scores the baselines, runs what is missing, prints the table, writes the results."""
     parser = small_runs.parser(__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of both runs")
-    parser.add_argument("--pretraining_steps", type=int, default=400)
-    parser.add_argument("--epochs", type=float, default=0.25)
-    parser.add_argument("--every", type=int, default=250, help="steps between evaluations that select the checkpoint")
+    parser.add_argument("--easy", type=int, default=4000, help="clozes of the first run, per language")
+    parser.add_argument("--hard", type=int, default=1500, help="clozes of the second run, per language")
+    parser.add_argument("--again", type=int, default=4, help="times that the second run's data have each question")
+    parser.add_argument("--cloze_steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--every", type=int, default=500, help="steps between evaluations that select the checkpoint")
     parser.add_argument("--baselines_only", action="store_true")
     arguments = parser.parse_args()
     workdir = arguments.workdir.absolute()
-    parts = divide(arguments.data.absolute(), workdir / "data")
+    parts = divide(arguments.data.absolute(), workdir / "data", arguments)
     found: dict[str, dict[str, dict[str, float]]] = {}
     for language in LANGUAGES:
         train = questions(parts["train"][language] + parts["dev"][language])

@@ -19,7 +19,7 @@ WORD = re.compile(rf"[\u3400-\u9fff]|[^\W_]+(?:[^\w\s]+[^\W_]+)*[{MARKS}]*", re.
 END = re.compile(r"[.!?؟।](?=\s)|[。！？]")  # of a sentence
 RARE = 4  # paragraphs: a word that is in no more of them may get another's place
 LENGTHS = (1, 1, 2, 2, 3, 4, 6)  # words of a cloze's answer, drawn
-EASY, ROOMS = 60, (100, 200, 400, 600)  # characters of a text beside the sentence of the answer, drawn
+EASY, ROOMS = 60, (60, 150, 300, 600)  # characters of a text beside the sentence of the answer, drawn
 DENSE = {"zh": 3}  # by how much fewer characters say the same
 
 
@@ -84,22 +84,30 @@ def span(found: Sequence[re.Match[str]], rng: random.Random) -> tuple[int, int]:
     return start, start + length
 
 
-def cloze(text: str, room: int, easy: bool, rng: random.Random) -> Item | None:
-    """A cloze on one sentence of a text; None where that is too short. An easy one has all words around, in order."""
+def cloze(text: str, room: int, other: str, rng: random.Random) -> Item | None:
+    """A cloze on one sentence of a text; None where that is too short.
+
+    An easy one has all words around its answer, in order. With `other`, a text, it is as loose as a question: words are
+    missing, a few come from there, the order may be another.
+    """
     at = rng.randrange(len(text))
     found = list(WORD.finditer(text, *sentence(text, at)))
     if len(found) < 5:
         return None
     start, stop = span(found, rng)
-    reach = rng.randint(8 if easy else 4, 14)
+    reach = rng.randint(8, 18 if other else 14)
     left = rng.randint(min(reach, max(0, reach - (len(found) - stop))), reach)
     near = [one[0] for one in (*found[max(0, start - left) : start], *found[stop : stop + reach - left])]
-    dropped = 0.0 if easy else rng.choice((0.0, 0.2, 0.4, 0.6))
+    dropped = rng.uniform(0.2, 0.7) if other else 0.0
     kept = [word for word in near if rng.random() >= dropped] or near
     if not kept:
         return None
-    if not easy and rng.random() < 0.3:
-        rng.shuffle(kept)
+    if other:
+        strange = [one[0] for one in WORD.finditer(other)]
+        begin = rng.randrange(len(strange))
+        kept = strange[begin : begin + rng.randint(0, 4)] + kept
+        if rng.random() < 0.3:
+            rng.shuffle(kept)
     joint = "" if all("\u3400" <= word <= "\u9fff" for word in kept) else " "
     begin, end = around(text, at, room, rng)
     first, last = found[start].start(), found[stop - 1].end()
@@ -111,7 +119,8 @@ def clozes(texts: Sequence[str], language: str, count: int, easy: bool, rng: ran
     rare = Rare(texts)
     while count:
         room = EASY if easy else rng.choice(ROOMS)
-        item = cloze(rng.choice(texts), room // DENSE.get(language, 1), easy, rng)
+        other = "" if easy else rng.choice(texts)
+        item = cloze(rng.choice(texts), room // DENSE.get(language, 1), other, rng)
         if item:
             count -= 1
             yield rare.exchanged(item, rng.choice((0.0, 0.7)), rng)
@@ -128,7 +137,7 @@ def again(part: Sequence[dict], language: str, times: int, rng: random.Random) -
                 begin, end = around(text, start, rng.choice(ROOMS) // DENSE.get(language, 1), rng)
                 stop = start + len(answer)
                 item = Item(asked["question"], text[begin:start], answer, text[stop : max(stop, end)])
-                yield rare.exchanged(item, rng.choice((0.0, 0.3, 0.6)) if time else 0.0, rng)
+                yield rare.exchanged(item, rng.choice((0.0, 0.3)) if time else 0.0, rng)
 
 
 def write(path: pathlib.Path, items: Iterator[Item]) -> None:

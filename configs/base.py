@@ -187,6 +187,9 @@ def objectives() -> ml_collections.ConfigDict:
         "length_ratio": 1.0,  # placeholders per source token (ours; the paper does not say)
         "temperature": 0.0,  # 0: argmax; above: sample the pseudo tokens (ours: argmax)
         "passes": 1,  # generation passes; each further one masks the least confident again (ours)
+        "restore_from": "both",  # both (paper) | pseudo: what masked words see, source and pseudo tokens or these alone
+        "pseudo": "own",  # own (paper) | shuffled | other: a sentence's pseudo tokens, or as a control in random order,
+        # or another row's
         "join_to_characters": 0,  # as mmlm.join_to_characters
     }
     return config

@@ -176,3 +176,45 @@ def test_back_translation_knows_language_codes_with_hyphens(small_config):
     config = small_config(languages=("en", "zh-cn", "pt-br"))
     groups = tasks.bind(config, "btmlm").records(mixture.Sources(config))
     assert set(groups) == {f"{a}>{b}" for a in ("en", "zh-cn", "pt-br") for b in ("en", "zh-cn", "pt-br") if a != b}
+
+
+def test_restoring_from_pseudo_tokens_alone_hides_the_sources_words(small_config, tokenizer):
+    keys = {"objectives__btmlm__restore_from": "pseudo", "objectives__btmlm__mask_ratio": 0.5}
+    config = small_config(data__sequence_length=112, **keys)
+    batch = packed_batch("btmlm", config, tokenizer)
+    rows, places = np.nonzero(np.asarray(batch["predict_labels"]) >= 0)
+    masked = np.asarray(batch["masked_ids"])[rows, np.asarray(batch["predict_at"])[rows, places]]
+    assert (masked == tokenizer.mask_id).all()
+    model, params = parameters(config)
+    loss = jax.jit(functools.partial(btmlm.loss, config, config.objectives["btmlm"], model))
+
+    def of_words(change):
+        """The loss where other source words, which the generator saw as they were, are changed for stage 2."""
+        kept = (batch["roles"] == btmlm.SOURCE) & (batch["masked_ids"] != tokenizer.mask_id) & (batch["segments"] > 0)
+        ids = jnp.where(kept & change, 7, batch["masked_ids"])
+        return float(loss(params, batch | {"masked_ids": ids}, jax.random.key(0))["loss"][0])
+
+    assert of_words(True) == of_words(False)
+    plain = small_config(data__sequence_length=112)
+    loss = jax.jit(functools.partial(btmlm.loss, plain, plain.objectives["btmlm"], model))
+    assert of_words(True) != of_words(False)
+
+
+def test_controls_give_a_sentence_other_pseudo_tokens(small_config):
+    batch = {
+        "ids": jnp.zeros((2, 9), jnp.int32),
+        "segments": jnp.array([[1, 1, 1, 1, 2, 2, 2, 2, 0]] * 2),
+        "generate_at": jnp.array([[1, 2, 3, 5, 6, 7, 9, 9]] * 2),
+    }
+    ids = jnp.arange(16).reshape(2, 8)
+
+    def mixed(how):
+        keys = small_config(objectives__btmlm__pseudo=how).objectives["btmlm"]
+        return np.asarray(btmlm.mixed(keys, batch, ids, jax.random.key(1)))
+
+    np.testing.assert_array_equal(mixed("own"), ids)
+    np.testing.assert_array_equal(mixed("other"), ids[::-1])
+    shuffled = mixed("shuffled")
+    assert (shuffled != np.asarray(ids)).any()
+    for part in (slice(0, 3), slice(3, 6)):
+        np.testing.assert_array_equal(np.sort(shuffled[:, part], axis=1), ids[:, part])

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ernie_m_jax.config import Config, ConfigError
-from ernie_m_jax.config_fields import between
+from ernie_m_jax.config_fields import between, one_of
 from ernie_m_jax.data import layout, mixture
 from ernie_m_jax.data.records import split_pair
 from ernie_m_jax.model import visibility
@@ -35,6 +35,18 @@ GENERATION = np.array(
     ]
 )
 
+# Stage 2 with `restore_from` "pseudo": a masked word sees the pseudo tokens and the other masks, as CAMLM's slots see
+# the other sentence; the source's words, whose vectors nothing else then uses, see themselves.
+MASKED = 2
+FROM_PSEUDO = np.array(
+    [
+        # source, pseudo token, masked source word (key)
+        [True, False, False],  # source (query)
+        [False, True, False],  # pseudo token
+        [False, True, True],  # masked source word
+    ]
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class BTMLMConfig(TaskKeys):
@@ -45,6 +57,8 @@ class BTMLMConfig(TaskKeys):
     temperature: float = field(metadata=between(0))
     passes: int = field(metadata=between(1, 100))
     join_to_characters: int = field(metadata=between(0))
+    restore_from: str = field(default="both", metadata=one_of("both", "pseudo"))
+    pseudo: str = field(default="own", metadata=one_of("own", "shuffled", "other"))
 
 
 class PseudoTokens(NamedTuple):
@@ -107,6 +121,8 @@ def source_and_placeholders(
         return []
     chosen = masking.choose(maskable, keys.mask_ratio, rng)
     replacements = masking.draw_replacements(len(chosen), tokenizer, rng)
+    if keys.restore_from == "pseudo":  # a word that stays would see itself
+        replacements = np.full_like(replacements, tokenizer.mask_id)
     masked_ids = masking.apply_replacements(ids, chosen, replacements)
     languages = layout.languages_of(cfg, record.languages, of_target.astype(int))
     is_placeholder = np.isin(np.arange(len(ids)), placeholders)
@@ -221,14 +237,34 @@ def loss(
     """
     generate_rng, dropout_rng = jax.random.split(rng)
     tokens = generate(cfg, keys, model, params, batch, generate_rng)
-    ids = put(batch["masked_ids"], batch["generate_at"], tokens.ids)
-    roles = jnp.zeros_like(ids)
+    ids = put(batch["masked_ids"], batch["generate_at"], mixed(keys, batch, tokens.ids, generate_rng))
+    roles, table = jnp.zeros_like(ids), visibility.FULL
+    if keys.restore_from == "pseudo":
+        at = batch["predict_at"]
+        roles, table = put(batch["roles"], at, jnp.full_like(at, MASKED)), FROM_PSEUDO
     inputs = Inputs(ids, batch["positions"], batch["segments"], roles, batch["masked_languages"])
     encode = functools.partial(model.apply, {"params": params}, method="encode", rngs={"dropout": dropout_rng})
-    hidden = encode(inputs, visibility.FULL, deterministic=deterministic)
+    hidden = encode(inputs, table, deterministic=deterministic)
     predictions = cfg.data.sequence_length / (1 + keys.length_ratio) * keys.mask_ratio
     sums = masking.prediction_sums(model, params, hidden, batch["predict_at"], batch["predict_labels"], predictions)
     return sums | pseudo_sums(batch, tokens)
+
+
+def mixed(keys: BTMLMConfig, batch: Batch, ids: jax.Array, rng: jax.Array) -> jax.Array:
+    """The pseudo tokens `[B, G]` that stage 2 is given: a sentence's own, or for a control not quite.
+
+    "shuffled" are a sentence's own in random order; "other" are those of the row before, whose sentences, and mostly
+    languages, are others.
+    """
+    if keys.pseudo == "other":
+        return jnp.roll(ids, 1, axis=0)
+    if keys.pseudo == "own":
+        return ids
+    # Placeholders of a segment stand together and the segments in order, padding behind them.
+    segments = segments_at(batch)
+    last = jnp.where(segments > 0, segments, jnp.iinfo(segments.dtype).max)
+    order = jnp.lexsort((jax.random.uniform(rng, ids.shape), last), axis=1)
+    return jnp.take_along_axis(ids, order, axis=1)
 
 
 def pseudo_sums(batch: Batch, tokens: PseudoTokens) -> Sums:

@@ -1,0 +1,91 @@
+"""A task that is no part of the package: BTMLM with real translations in place of pseudo tokens, its ceiling.
+
+Masked words of a monolingual text are restored from it and its translation, of which nothing is masked. The
+translations stand in files that no other objective reads; `benchmarks/ablation_corpus.py` writes them.
+"""
+
+import dataclasses
+from dataclasses import field
+from typing import Any
+
+import numpy as np
+
+from ernie_m_jax.config import Config, SourceConfig
+from ernie_m_jax.config_fields import between
+from ernie_m_jax.data import layout, mixture, records
+from ernie_m_jax.model import visibility
+from ernie_m_jax.objectives import masking, mmlm
+from ernie_m_jax.task import Example, Group, RandomAccess, Record, Sources, Spec, Task, TaskKeys
+from ernie_m_jax.tokenizer.base import shorten_pair
+
+
+@dataclasses.dataclass(frozen=True)
+class CeilingConfig(TaskKeys):
+    """Keys of the entry.
+
+    Attributes:
+      path: a TSV per language of the monolingual text, `{language}` in its name, with a column for every language.
+      mask_ratio: share of the text's tokens to predict.
+    """
+
+    path: str = ""
+    mask_ratio: float = field(default=0.15, metadata=between(0.01, 1))
+
+
+class _From:
+    """Pairs with the text of one language first."""
+
+    def __init__(self, parent: RandomAccess, language: str):
+        self._parent, self._language = parent, language
+
+    def __len__(self) -> int:
+        return len(self._parent)
+
+    def __getitem__(self, index: int) -> Record:
+        record = self._parent[index]
+        if record.languages[0] == self._language:
+            return record
+        return Record(record.texts[::-1], record.languages[::-1])
+
+
+def open_translations(cfg: Config, keys: CeilingConfig, sources: Sources) -> dict[str, Group]:
+    """An entry `source>target` per direction, drawn as BTMLM's are where every language is paired with every other."""
+    del sources
+    opened = {}
+    for source in cfg.languages:
+        pairs = tuple(f"{source}-{other}" for other in cfg.languages if other != source)
+        path = keys.path.replace("{language}", source)
+        config = SourceConfig(path, "auto", (), pairs, (), "train")
+        for pair, sequence in records.open_source("ceiling", config, cfg.languages, "parallel").items():
+            opened[pair.replace("-", ">")] = _From(sequence, source)
+    return mixture.groups(opened, cfg.data.sampling_exponent)
+
+
+def examples(
+    record: Record, tokenizer: Any, cfg: Config, keys: CeilingConfig, rng: np.random.Generator
+) -> list[Example]:
+    """`CLS text SEP SEP translation SEP` with tokens of the text masked in place."""
+    text, translation = (tokenizer.encode_ids(text) for text in record.texts)
+    text, translation = shorten_pair(text, translation, cfg.data.sequence_length - 4)
+    if not text or not translation:
+        return []
+    words, boundary = layout.pair(tokenizer, text, translation)
+    positions = layout.pair_positions(cfg, len(words), boundary)
+    sides = (np.arange(len(words)) >= boundary).astype(int)
+    maskable = np.arange(1, boundary - 1)
+    return mmlm.masked_in_place(words, maskable, positions, sides, record, tokenizer, cfg, keys.mask_ratio, rng)
+
+
+def spec(cfg: Config, keys: CeilingConfig) -> Spec:
+    """A packed row; texts and translations take about half of it each."""
+    return masking.row_spec(cfg, masking.prediction_room(0.65 * cfg.data.sequence_length, keys.mask_ratio))
+
+
+TASK = Task(
+    config=CeilingConfig,
+    records=open_translations,
+    examples=examples,
+    spec=spec,
+    loss=masking.loss_under(visibility.FULL),
+    requires=masking.word_head,
+)

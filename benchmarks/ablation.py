@@ -9,9 +9,10 @@ group of arms, mean and range over seeds, and writes every number of every arm, 
 Finished arms in --workdir are not run again, so that a second call may add arms.
 
 Layers: "dev" and "test" are retrieval (percent, mean over all directions) at the layer that is best on dev, chosen arm
-by arm; "last" is test at the last layer, "layers" its mean over all layers above the embeddings. "margin" is test by
-margin scoring to and from English, at the layer best on dev; "udhr" is another domain's, at dev's layer. "words" is CAMLM's accuracy on dev in percent, "text"
-MMLM's: how well words are restored from the translation alone, and from their own sentence.
+by arm; "last" is test at the last layer, "layers" its mean over all layers above the embeddings; "udhr" is another
+domain's, at dev's layer. "margin" is test by margin scoring to and from English, at the layer best on dev. "words" is
+CAMLM's accuracy on dev in percent, "text" MMLM's: how well words are restored from the translation alone, and from
+their own sentence.
 """
 
 import argparse

@@ -146,11 +146,9 @@ def test_the_table_chooses_layers_on_dev_and_shows_ranges(tmp_path):
         (folder / "summary.json").write_text(json.dumps(stage))
         (folder.parent / "summary.json").write_text(json.dumps({"wall_seconds": 90, "versions": {}}))
     found = {arm.name: ablation.numbers(tmp_path, arm) for arm in arms}
-    row = ablation.table(found, arms).splitlines()[-1]
-    assert (
-        row
-        == "| mmlm | 2 | 8.5 (8.0-9.0) | 3.5 (3.0-4.0) | 4 | 4 | 3.5 (3.0-4.0) | 3.5 (3.0-4.0) | 50 | 25 |  | 7 | 2 | 1.5 |"
-    )
+    row = ablation.table(found, arms).splitlines()[-1].strip("| ").split(" | ")
+    assert row[:7] == ["mmlm", "2", "8.5 (8.0-9.0)", "3.5 (3.0-4.0)", "4", "4", "3.5 (3.0-4.0)"]
+    assert row[7:] == ["3.5 (3.0-4.0)", "50", "25", "", "7", "2", "1.5"]
 
 
 def test_the_ceiling_masks_the_monolingual_side_alone(tmp_path, tokenizer):

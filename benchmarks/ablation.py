@@ -50,6 +50,7 @@ COLUMNS = (
     "Mtokens",
     "minutes",
 )
+SAFETY = 0.65  # of the steps that the time left holds: more arms share the machine, and BTMLM's steps take longer
 GRACE = 20  # seconds that a run has for saving once it is told to stop
 
 
@@ -72,6 +73,19 @@ class Runner:
         self.workdir = workdir
         self._corpus, self._steps = corpus.absolute(), steps
         self._end = time.monotonic() + seconds
+
+    def fit_second(self, first: Sequence[Mapping[str, Any]]) -> None:
+        """Gives the second stage as many steps as the time left holds, by what the slowest arms of the first took.
+
+        Args:
+          first: `numbers` of the first phase's arms.
+        """
+        training = [arm["stage"]["tokens"] / arm["stage"]["tokens_per_second"] for arm in first]
+        slowest = min(arm["stage"]["steps"] / seconds for arm, seconds in zip(first, training, strict=True))
+        rest = max(60 * arm["columns"]["minutes"] - seconds for arm, seconds in zip(first, training, strict=True))
+        left = self._end - time.monotonic()
+        self._steps = {**self._steps, "second": max(1, int(SAFETY * slowest * (left - rest)))}
+        print(f"{left:.0f} s are left: {self._steps['second']} steps in the second phase", flush=True)
 
     def command(self, arm: Arm, flags: Sequence[str]) -> list[str]:
         """An arm's command line."""
@@ -199,7 +213,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="arms at a time")
     parser.add_argument("--minutes", type=float, default=60.0, help="after which what still runs is stopped")
     parser.add_argument("--stage1-steps", type=int, default=1500, help="of an arm of the first phase")
-    parser.add_argument("--stage2-steps", type=int, default=1500, help="of an arm of the second")
+    parser.add_argument("--stage2-steps", type=int, default=1500, help="of the second; 0: what the time left holds")
     arguments, flags = parser.parse_known_args()
     if wrong := [flag for flag in flags if not flag.startswith("--config.")]:
         parser.error(f"unknown arguments: {' '.join(wrong)}")
@@ -208,10 +222,13 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     arms = [arm for arm in arms if not arguments.seeds or arm.seed < arguments.seeds]
-    steps = {"first": arguments.stage1_steps, "second": arguments.stage2_steps}
+    steps = {"first": arguments.stage1_steps, "second": arguments.stage2_steps or arguments.stage1_steps}
     runner = Runner(arguments.corpus, arguments.workdir, steps, 60 * arguments.minutes)
     begun, found, failed = time.monotonic(), {}, {}
     for starts in (False, True):
+        timed = [arm for arm in found.values() if arm["stage"]["tokens_per_second"]]
+        if starts and not arguments.stage2_steps and timed:
+            runner.fit_second(timed)
         for arm, problem in phase(runner, [arm for arm in arms if bool(arm.start) == starts], flags, arguments.jobs):
             print(f"{time.monotonic() - begun:6.0f} s {arm.name}: {problem or 'finished'}", flush=True)
             if problem:

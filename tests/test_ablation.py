@@ -133,6 +133,16 @@ def test_an_arm_whose_start_is_not_finished_is_not_run(tmp_path):
     assert late.run(ablation_arms.FIRST[0], []) == "not begun: no time left"
 
 
+def test_the_second_phase_gets_the_steps_that_the_time_left_holds(tmp_path):
+    runner = ablation.Runner(tmp_path, tmp_path, {"first": 100, "second": 0}, 300)
+    slow = {"steps": 100, "tokens": 50_000, "tokens_per_second": 1_000}  # 2 steps a second, 50 s
+    arms = [{"stage": slow, "columns": {"minutes": 2}}]  # and 70 s for what is not training
+    runner.fit_second([*arms, {"stage": slow | {"tokens_per_second": 4_000}, "columns": {"minutes": 1}}])
+    (arm,) = (arm for arm in ablation_arms.chosen(["camlm+btmlm-other"]) if arm.start)
+    (steps,) = (flag for flag in runner.command(arm, []) if ".steps=" in flag)
+    assert int(steps.partition("=")[2]) == pytest.approx(ablation.SAFETY * 2 * (300 - 70), abs=3)
+
+
 def test_the_table_chooses_layers_on_dev_and_shows_ranges(tmp_path):
     arms = ablation_arms.chosen(["mmlm"])[:2]
     for arm in arms:

@@ -101,10 +101,10 @@ def prediction_room(words: float, ratio: float) -> int:
     return int(-(-(words * ratio * PREDICTION_SLACK + 4) // 8) * 8)
 
 
-def loss_under(table: np.ndarray, predictions: Callable[[Config, Any], float]) -> Callable[..., Sums]:
+def loss_under(table: np.ndarray, predictions: Callable[[Config, Any], float] | None = None) -> Callable[..., Sums]:
     """A task's `loss`: negative log-likelihood of the tokens to predict, where `table` says who sees whom.
 
-    `predictions(cfg, keys)` is how many a full row has on average.
+    `predictions(cfg, keys)` is how many a full row has on average; without it the logits of all its room are computed.
     """
 
     def loss(
@@ -112,9 +112,9 @@ def loss_under(table: np.ndarray, predictions: Callable[[Config, Any], float]) -
     ) -> Sums:
         encode = functools.partial(model.apply, {"params": params}, method="encode", rngs={"dropout": rng})
         hidden = encode(Inputs.of(batch), table, deterministic=deterministic)
-        return prediction_sums(
-            model, params, hidden, batch["predict_at"], batch["predict_labels"], predictions(cfg, keys)
-        )
+        at, labels = batch["predict_at"], batch["predict_labels"]
+        mean = float(at.shape[1]) if predictions is None else predictions(cfg, keys)
+        return prediction_sums(model, params, hidden, at, labels, mean)
 
     return loss
 
@@ -128,7 +128,8 @@ def prediction_sums(
     this evens out: a group computes the logits of what its rows have on average and a little more, and all of its room
     only where that is not enough.
     """
-    rows = math.gcd(len(labels), GROUPED_ROWS)
+    # A group's rows lie on one device, where the rows divide evenly over all of them.
+    rows = math.gcd(len(labels) // math.gcd(len(labels), jax.device_count()), GROUPED_ROWS)
     hidden, labels = gather_scored(hidden, at, labels, rows)
     # A masked share is rounded at random in each example, so the number in a group varies by about its rows' root.
     room = int(-(-(rows * predictions + 4 * rows**0.5) // 8) * 8)

@@ -1,6 +1,6 @@
 """What the command line says about the config, as a tree for `config.resolve`.
 
-    --config=FILE:ARGUMENT               get_config(ARGUMENT) of a Python file
+    --config=FILE:ARGUMENT               get_config(ARGUMENT) of a Python file, here or the project's own
     --workdir=DIR, where --config is absent   DIR's config.json: a run's, a stage's (its run's) or a converted model's
     --config.KEY=VALUE                   one key over either; the last of several counts
 
@@ -57,15 +57,20 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def from_file(flag: str) -> dict[str, Any]:
-    """The tree of `FILE` or `FILE:ARGUMENT`.
+    """The tree of `FILE` or `FILE:ARGUMENT`; a file `configs/...` that is not here is the project's own.
 
     Raises:
       ConfigError: there is no such file, or it fails; one line with file, line and what.
     """
     name, colon, argument = flag.partition(":")
     if not os.path.isfile(name):
-        raise ConfigError(f"--config={flag}: {name}: no such file")
-    if os.getcwd() not in sys.path:
+        own = _BASE.parents[1] / name
+        if not (name.startswith("configs/") and own.is_file()):
+            raise ConfigError(f"--config={flag}: {name}: no such file")
+        name = str(own)
+        # The project's `configs`, not a directory of that name here; an installed one is found anyway, but later.
+        sys.path.insert(0, str(_BASE.parents[1]))
+    elif os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does: a config finds `configs.base` from the checkout
     try:
         module = _execute(name)
@@ -108,7 +113,7 @@ def _located(path: str, error: BaseException) -> str:
 def _base() -> ModuleType:
     """`configs.base`, found beside the package, not from the current directory, which may be a work directory."""
     if not _BASE.is_file():
-        raise ConfigError(f"{_BASE}: no such file; the defaults are part of the project's checkout")
+        raise ConfigError(f"{_BASE}: no such file; the defaults are part of the project")
     return _execute(str(_BASE))
 
 

@@ -18,7 +18,6 @@ GPU = jax.default_backend() == "gpu"
 ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not GPU, reason="needs an NVIDIA GPU")]
 # Rows, tokens, heads, width; the last pads both axes of the kernels' blocks.
 SHAPES = [(2, 64, 2, 16), (1, 42, 3, 24)]
-LARGE = pytest.param((2, 512, 12, 64), marks=ON_GPU)
 
 
 def _inputs(shape, table, seed=0):
@@ -57,9 +56,21 @@ def _fused(arrays, segments, roles, table, seeds, rate, dtype):
     return [np.asarray(out, np.float64), *np.moveaxis(np.asarray(pull(grad)[0], np.float64), 2, 0)]
 
 
-@pytest.mark.parametrize("shape", [*SHAPES, LARGE])
-@pytest.mark.parametrize("rate", [0.0, 0.3])
-@pytest.mark.parametrize("table", [visibility.FULL, camlm.TABLE, btmlm.GENERATION])
+# Interpreted kernels compile slowly: without `slow` a table and a rate each.
+CASES = [
+    pytest.param(shape, rate, table, marks=[] if (rate > 0.0) == (table is camlm.TABLE) else pytest.mark.slow)
+    for shape in SHAPES
+    for rate in (0.0, 0.3)
+    for table in (visibility.FULL, camlm.TABLE)
+] + [pytest.param(SHAPES[0], 0.3, btmlm.GENERATION, marks=pytest.mark.slow)]
+ON_GPU_CASES = [
+    pytest.param((2, 512, 12, 64), rate, table, marks=ON_GPU)
+    for rate in (0.0, 0.3)
+    for table in (visibility.FULL, camlm.TABLE, btmlm.GENERATION)
+]
+
+
+@pytest.mark.parametrize(("shape", "rate", "table"), [*CASES, *ON_GPU_CASES])
 def test_values_and_gradients_equal_numpy(shape, rate, table):
     arrays, segments, roles, seeds = _inputs(shape, table)
     mask = np.asarray(visibility.visible(segments, segments, roles, roles, table))
@@ -80,7 +91,7 @@ def test_values_and_gradients_equal_numpy(shape, rate, table):
 
 
 @pytest.mark.parametrize("shape", [SHAPES[0], pytest.param((1, 256, 2, 64), marks=ON_GPU)])
-@pytest.mark.parametrize("table", [camlm.TABLE, btmlm.GENERATION])
+@pytest.mark.parametrize("table", [camlm.TABLE, pytest.param(btmlm.GENERATION, marks=pytest.mark.slow)])
 def test_nothing_leaks(shape, table):
     arrays, segments, roles, seeds = _inputs(shape, table)
     mask = np.asarray(visibility.visible(segments, segments, roles, roles, table))[:, 0]

@@ -102,11 +102,18 @@ class Runner:
             *flags,
         ]
 
+    def _unequal(self, arm: Arm) -> str:
+        """Nothing, or why a finished arm must not stand beside the others: an earlier call gave it other steps."""
+        stages = json.loads((self.workdir / arm.name / "config.json").read_text("utf-8"))["config"]["stages"]
+        (steps,) = (stage["steps"] for stage in stages.values())
+        wanted = self._steps[arm.stage]
+        return "" if steps == wanted else f"it has {steps} steps from an earlier call, the others {wanted}"
+
     def run(self, arm: Arm, flags: Sequence[str]) -> str:
         """Runs an arm unless it is finished; "" or why it is not."""
         done = self.workdir / arm.name / "summary.json"
         if done.exists():
-            return ""
+            return self._unequal(arm)
         if arm.start and not (self.workdir / f"{arm.start}-{arm.seed}" / "summary.json").exists():
             return f"{arm.start}-{arm.seed} is not finished"
         if time.monotonic() >= self._end:

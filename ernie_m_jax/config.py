@@ -29,7 +29,6 @@ FREE_KEYS = (
     "config.compute.attention",
     "config.compute.remat",
     "config.compute.vocab_chunk",
-    "config.compute.keep_logits",
     "config.compute.layer_norm",
     "config.data.prefetch",
     "config.encode",

@@ -12,7 +12,7 @@ import jax
 from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ernie_m_jax.config import ComputeConfig, ConfigError, MeshConfig
+from ernie_m_jax.config import ConfigError, MeshConfig
 
 AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")  # the mesh axes over which the rows of a batch are spread
@@ -62,21 +62,6 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         sizes[rest[0]] = len(devices) // given
     # Linen's partitioning metadata needs Auto axes; recent versions of jax.make_mesh make Explicit ones by default.
     return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
-
-
-def check_kernels(mesh: Mesh, compute: ComputeConfig) -> None:
-    """Checks that the kernels of our own are asked for where they can run well.
-
-    Raises:
-      ConfigError: on several devices, over which the compiler cannot divide them.
-    """
-    own = {"attention": "flash", "layer_norm": "fused"}
-    for key, value in own.items():
-        if getattr(compute, key) == value and mesh.size > 1:
-            raise ConfigError(
-                f"config.compute.{key} is {value!r}, a kernel for one GPU, but the mesh has {mesh.size} devices: "
-                f"set it to 'xla'" + (" or 'cudnn'" if key == "attention" else "")
-            )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

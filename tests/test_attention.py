@@ -1,17 +1,20 @@
 """Visibility and attention: the tables' information flow, the mask, the numbers and the exact absence of leaks."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ernie_m_jax.config import ComputeConfig
+from configs import base
+from ernie_m_jax.config import ComputeConfig, ConfigError, ModelConfig
 from ernie_m_jax.model import kernels, visibility
-from ernie_m_jax.model.attention import attention
+from ernie_m_jax.model.attention import attention, fused_attention
 from ernie_m_jax.objectives import btmlm, camlm
 
+MODEL = base.model("base").to_dict()
 B, L, HEADS, WIDTH = 2, 12, 2, 8
 SEGMENTS = np.array([[1] * 7 + [2] * 4 + [0], [1] * 3 + [2] * 3 + [3] * 3 + [0] * 3], np.int32)
 ROLES = np.array([[0, 0, 1, 1, 2, 3, 3, 0, 1, 2, 3, 0], [0, 1, 2, 0, 1, 3, 2, 1, 0, 0, 0, 0]], np.int32)
@@ -168,21 +171,47 @@ def test_bad_backends_raise():
         attention(*_projections(), _mask(), backend="cudnn")
 
 
+WIDE = ModelConfig(**{**MODEL, "hidden_size": 1024, "num_heads": 4})
+
+
 @pytest.mark.parametrize(
-    ("platform", "devices", "dtype", "picked"),
+    ("kind", "devices", "dtype", "picked"),
     [
-        ("cpu", 1, "bfloat16", ("xla", "xla")),
-        ("gpu", 1, "bfloat16", ("flash", "fused")),
-        ("gpu", 1, "float32", ("xla", "xla")),
-        ("gpu", 8, "bfloat16", ("xla", "xla")),
+        ("cpu", 1, "bfloat16", ("xla", "xla", "xla")),
+        ("NVIDIA H100 80GB HBM3", 1, "bfloat16", ("flash", "xla", "fused")),
+        ("NVIDIA H100 80GB HBM3", 1, "float32", ("xla", "xla", "xla")),
+        ("NVIDIA H100 80GB HBM3", 8, "bfloat16", ("xla", "xla", "xla")),
+        ("AMD Instinct MI300X", 1, "bfloat16", ("xla", "xla", "xla")),
     ],
 )
-def test_auto_picks_by_device_and_precision(monkeypatch, platform, devices, dtype, picked):
-    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+def test_auto_picks_by_device_width_and_precision(monkeypatch, kind, devices, dtype, picked):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu" if kind == "cpu" else "gpu")
     monkeypatch.setattr(jax, "device_count", lambda: devices)
+    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(device_kind=kind)])
     compute = ComputeConfig(dtype, True, "none", "auto", 0)
-    assert (kernels.attention_backend(compute), kernels.layer_norm_kernel(compute)) == picked
+    narrow = ModelConfig(**MODEL)
+    backends = [kernels.attention_backend(compute, model) for model in (narrow, WIDE)]
+    assert (*backends, kernels.layer_norm_kernel(compute)) == picked
+    kernels.check(compute)
+    for key, value in (("attention", "flash"), ("layer_norm", "fused")):
+        asked = dataclasses.replace(compute, **{key: value})
+        if devices == 1 and kind.startswith("NVIDIA"):
+            kernels.check(asked)
+        else:
+            with pytest.raises(ConfigError, match=rf"config\.compute\.{key} is '{value}', a kernel for one NVIDIA GPU"):
+                kernels.check(asked)
     monkeypatch.setattr(kernels, "triton", None)  # a JAX that no longer compiles them
-    assert kernels.attention_backend(compute) == "xla"
-    fixed = dataclasses.replace(compute, attention="xla", layer_norm="fused")
-    assert (kernels.attention_backend(fixed), kernels.layer_norm_kernel(fixed)) == ("xla", "fused")
+    assert kernels.attention_backend(compute, narrow) == "xla"
+
+
+def test_dropout_drops_the_same_whatever_computes_it():
+    arrays = _projections(length=32, width=16)
+    segments = np.repeat(np.array([[1, 2, 2, 0], [1, 1, 2, 3]], np.int32), 8, axis=1)
+    roles = np.zeros_like(segments)
+    options = {"dropout_rate": 0.4, "dropout_rng": jax.random.key(3)}
+    plain = attention(
+        *arrays, visibility.visible(segments, segments, roles, roles, visibility.FULL), backend="xla", **options
+    )
+    codes = visibility.codes(jnp.asarray(segments), jnp.asarray(roles), visibility.FULL)
+    fused = fused_attention(jnp.stack(arrays, axis=2), codes, **options)
+    np.testing.assert_allclose(fused, plain, rtol=1e-5, atol=1e-5)

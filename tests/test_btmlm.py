@@ -213,8 +213,24 @@ def test_controls_give_a_sentence_other_pseudo_tokens(small_config):
         return np.asarray(btmlm.mixed(keys, batch, ids, jax.random.key(1)))
 
     np.testing.assert_array_equal(mixed("own"), ids)
-    np.testing.assert_array_equal(mixed("other"), ids[::-1])
-    shuffled = mixed("shuffled")
+    np.testing.assert_array_equal(mixed("other")[:, :6], ids[::-1, :6])  # the rest is padding
+    fewer = batch["generate_at"].at[0, 4:].set(9)  # the first row has four
+    batch = batch | {"generate_at": fewer}
+    np.testing.assert_array_equal(mixed("other")[1, :6], [*ids[0, :4], *ids[1, 4:6]])
+    batch, ids = {name: array[:1] for name, array in batch.items()}, ids[:1]
+    with pytest.raises(ValueError, match="one row at a time"):
+        mixed("other")
+
+
+def test_shuffled_pseudo_tokens_stay_in_their_sentence(small_config):
+    batch = {
+        "ids": jnp.zeros((2, 9), jnp.int32),
+        "segments": jnp.array([[1, 1, 1, 1, 2, 2, 2, 2, 0]] * 2),
+        "generate_at": jnp.array([[1, 2, 3, 5, 6, 7, 9, 9]] * 2),
+    }
+    ids = jnp.arange(16).reshape(2, 8)
+    keys = small_config(objectives__btmlm__pseudo="shuffled").objectives["btmlm"]
+    shuffled = np.asarray(btmlm.mixed(keys, batch, ids, jax.random.key(1)))
     assert (shuffled != np.asarray(ids)).any()
     for part in (slice(0, 3), slice(3, 6)):
         np.testing.assert_array_equal(np.sort(shuffled[:, part], axis=1), ids[:, part])

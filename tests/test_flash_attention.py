@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ernie_m_jax.model import flash_attention as kernels
 from ernie_m_jax.model import visibility
-from ernie_m_jax.model.flash_attention import flash_attention, kept
+from ernie_m_jax.model.dropout import attention_kept
+from ernie_m_jax.model.flash_attention import flash_attention
 from ernie_m_jax.objectives import btmlm, camlm
 
 GPU = jax.default_backend() == "gpu"
@@ -75,7 +77,9 @@ def test_values_and_gradients_equal_numpy(shape, rate, table):
     arrays, segments, roles, seeds = _inputs(shape, table)
     mask = np.asarray(visibility.visible(segments, segments, roles, roles, table))
     at = jnp.arange(shape[1])
-    keep = np.asarray(kept(seeds[:, :, None, None], at[:, None], at[None], rate)) if rate else np.ones((), bool)
+    keep = (
+        np.asarray(attention_kept(seeds[:, :, None, None], at[:, None], at[None], rate)) if rate else np.ones((), bool)
+    )
     blind = ~mask.any(-1)[:, 0]  # what a query that sees nothing gets is nobody's business
     arrays[3][blind] = 0.0
     if GPU:  # the kernels multiply in 16 bits there
@@ -91,8 +95,18 @@ def test_values_and_gradients_equal_numpy(shape, rate, table):
 
 
 @pytest.mark.parametrize("shape", [SHAPES[0], pytest.param((1, 256, 2, 64), marks=ON_GPU)])
-@pytest.mark.parametrize("table", [camlm.TABLE, pytest.param(btmlm.GENERATION, marks=pytest.mark.slow)])
-def test_nothing_leaks(shape, table):
+@pytest.mark.parametrize(
+    ("table", "rate"),
+    [
+        (camlm.TABLE, 0.3),
+        (visibility.FULL, 0.0),
+        *(pytest.param(table, 0.0, marks=pytest.mark.slow) for table in (btmlm.GENERATION, btmlm.FROM_PSEUDO)),
+    ],
+)
+def test_nothing_leaks(monkeypatch, shape, table, rate):
+    if not GPU:  # several blocks of queries and keys, of which some are passed over
+        monkeypatch.setattr(kernels, "FORWARD", kernels.Blocks(16, 16))
+        monkeypatch.setattr(kernels, "BACKWARD", kernels.Blocks(16, 16))
     arrays, segments, roles, seeds = _inputs(shape, table)
     mask = np.asarray(visibility.visible(segments, segments, roles, roles, table))[:, 0]
     codes = visibility.codes(jnp.asarray(segments), jnp.asarray(roles), table)
@@ -100,7 +114,7 @@ def test_nothing_leaks(shape, table):
 
     def output(key, value, position):
         projected = jnp.stack([query, key, value], axis=2)
-        out = flash_attention(projected, codes, seeds, 0.0, interpret=not GPU)[:, position]
+        out = flash_attention(projected, codes, seeds, rate, interpret=not GPU)[:, position]
         return (out.astype(jnp.float32) * jnp.arange(1.0, out.shape[-1] + 1)).sum()
 
     gradient = jax.jit(jax.grad(output, argnums=(0, 1)))
@@ -111,13 +125,13 @@ def test_nothing_leaks(shape, table):
         for array in gradient(key, value, position):
             size = np.abs(np.asarray(array, np.float32)).max(axis=(2, 3))
             assert (size[~seen] == 0.0).all()
-        assert (size[seen] > 0.0).all()
+        assert (size[seen] > 0.0).mean() > (0.5 if rate else 0.999)
 
 
 def test_dropout_keeps_its_share_and_differs_by_row_head_and_place():
     seeds = jax.random.bits(jax.random.key(0), (4, 4), jnp.uint32)
     at = jnp.arange(256)
-    keep = np.asarray(kept(seeds[:, :, None, None], at[:, None], at[None], 0.1), np.float64)
+    keep = np.asarray(attention_kept(seeds[:, :, None, None], at[:, None], at[None], 0.1), np.float64)
     assert abs(keep.mean() - 0.9) < 1e-3
     # Rows, columns and neighbours are as unlike as chance makes them.
     for axis in (2, 3):

@@ -8,6 +8,7 @@ import pytest
 from ernie_m_jax.model.generation import vocabulary_argmax, vocabulary_sample
 from ernie_m_jax.model.loss import vocabulary_cross_entropy
 from ernie_m_jax.model.vocabulary import without
+from ernie_m_jax.objectives import masking
 
 N, V, H = 24, 103, 16
 CHUNKS = [0, 32, 102]  # all at once, with a remainder of 7, with a remainder of 1
@@ -244,3 +245,44 @@ def test_bad_arguments_raise(problem):
         vocabulary_argmax(hidden, embedding, bias[1:], 32)
     with pytest.raises(ValueError, match="got -1"):
         vocabulary_sample(hidden, embedding, bias, 32, jax.random.key(0), -1.0)
+
+
+def test_kept_logits_in_16_bits_are_close(problem, plain):
+    *arrays, labels, _ = problem
+    loss, _ = _value_and_gradients(
+        lambda hidden, *rest: vocabulary_cross_entropy(hidden.astype(jnp.bfloat16), *rest, 32, keep=True), problem
+    )[0]
+    assert _distance(loss, plain[0][0]) < 1e-2
+    del arrays, labels
+
+
+# Labels of six rows with room for 100 predictions: about what is expected, far more in some group, none at all.
+@pytest.mark.parametrize("used", [(40,) * 6, (5, 5, 100, 5, 5, 5), (0,) * 6])
+def test_predictions_are_scored_whatever_number_a_row_has(used):
+    rng = np.random.default_rng(0)
+    hidden = jnp.asarray(rng.normal(size=(6, 128, H)), jnp.float32)
+    at = jnp.asarray(np.sort(rng.permuted(np.tile(np.arange(128), (6, 1)), axis=1)[:, :100]), jnp.int32)
+    labels = rng.integers(0, V, (6, 100))
+    labels[np.arange(100) >= np.asarray(used)[:, None]] = -1
+    table, bias = jnp.asarray(rng.normal(size=(V, H)), jnp.float32), jnp.asarray(rng.normal(size=V), jnp.float32)
+
+    class Model:
+        def apply(self, variables, picked, labels, room, method):
+            assert method == "score"
+            assert room < labels.shape[1]  # groups are not computed whole
+            return vocabulary_cross_entropy(picked, table, bias, labels, 32, room)
+
+    def sums(hidden):
+        found = masking.prediction_sums(Model(), None, hidden, at, jnp.asarray(labels), 40.0)
+        return found["loss"][0], found
+
+    def expected(hidden):
+        picked = jnp.take_along_axis(hidden, at[:, :, None], axis=1).reshape(-1, H)
+        loss, correct = _plain(picked, table, bias, jnp.asarray(labels).reshape(-1))
+        return loss.sum(), {"loss": (loss.sum(), (labels >= 0).sum()), "accuracy": (correct.sum(), (labels >= 0).sum())}
+
+    (_, found), gradient = jax.value_and_grad(sums, has_aux=True)(hidden)
+    (_, wanted), plain_gradient = jax.value_and_grad(expected, has_aux=True)(hidden)
+    for name in ("loss", "accuracy"):
+        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5)
+    np.testing.assert_allclose(gradient, plain_gradient, rtol=1e-4, atol=1e-5)

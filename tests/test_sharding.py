@@ -1,8 +1,5 @@
 """Mesh and rules table: what goes where, and which error says what to change."""
 
-import dataclasses
-import types
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,7 +8,7 @@ import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from ernie_m_jax import sharding
-from ernie_m_jax.config import ComputeConfig, ConfigError, MeshConfig
+from ernie_m_jax.config import ConfigError, MeshConfig
 
 MESH = AbstractMesh((2, 4, 2), sharding.AXES)  # rules need no devices
 
@@ -103,15 +100,3 @@ def test_batch_rows_must_split(rows, microbatches, fits):
 def test_unbox_gives_the_plain_values():
     tree = {"a": nn.LogicallyPartitioned(np.ones(3), ("norm",)), "b": np.zeros(())}
     assert jax.tree.map(np.shape, sharding.unbox(tree)) == {"a": (3,), "b": ()}
-
-
-@pytest.mark.parametrize(("key", "value"), [("attention", "flash"), ("layer_norm", "fused")])
-def test_kernels_of_our_own_are_for_one_device(key, value):
-    compute = ComputeConfig("bfloat16", True, "none", "xla", 0)
-    asked = dataclasses.replace(compute, **{key: value})
-    mesh = sharding.make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1), jax.devices()[:1])
-    sharding.check_kernels(mesh, asked)
-    many = types.SimpleNamespace(size=8)
-    sharding.check_kernels(many, compute)
-    with pytest.raises(ConfigError, match=rf"config\.compute\.{key} is '{value}', a kernel for one GPU.* 8 devices"):
-        sharding.check_kernels(many, asked)

@@ -12,7 +12,7 @@ import numpy as np
 from ernie_m_jax import config_fields
 from ernie_m_jax.config import ComputeConfig
 from ernie_m_jax.model import visibility
-from ernie_m_jax.model.dropout import dropout, random_bits
+from ernie_m_jax.model.dropout import drop_probabilities, random_bits
 from ernie_m_jax.model.flash_attention import flash_attention
 from ernie_m_jax.model.visibility import Codes
 
@@ -32,8 +32,13 @@ def fused_attention(
     Attention dropout happens in the kernel. Returns [B, L, heads, head_dim]; the errors are `flash_attention`'s.
     """
     batch, _, _, heads, _ = projected.shape
-    seeds = jnp.zeros((batch, heads), jnp.uint32) if dropout_rng is None else random_bits((batch, heads), dropout_rng)
+    seeds = jnp.zeros((batch, heads), jnp.uint32) if dropout_rng is None else _seeds(dropout_rng, batch, heads)
     return flash_attention(projected, seen, seeds, dropout_rate, interpret=jax.default_backend() != "gpu")
+
+
+def _seeds(rng: jax.Array, batch: int, heads: int) -> jax.Array:
+    """Of the dropout: the same for every backend and mesh, so which one computes is no part of a run's numbers."""
+    return random_bits((batch, heads), rng)
 
 
 def attention(
@@ -81,5 +86,8 @@ def attention(
     logits_bhqk = jnp.einsum("bqhd,bkhd->bhqk", query_blhd, key_blhd, preferred_element_type=jnp.float32)
     logits_bhqk = jnp.where(seen, logits_bhqk, jnp.finfo(jnp.float32).min)
     probs_bhqk = jax.nn.softmax(logits_bhqk, axis=-1).astype(value_blhd.dtype)
-    probs_bhqk = dropout(probs_bhqk, dropout_rate, dropout_rng)
+    if dropout_rng is None:
+        raise ValueError(f"attention dropout {dropout_rate} needs a key, got dropout_rng=None")
+    seeds = _seeds(dropout_rng, query_blhd.shape[0], query_blhd.shape[2])
+    probs_bhqk = drop_probabilities(dropout_rate, probs_bhqk, seeds)
     return jnp.einsum("bhqk,bkhd->bqhd", probs_bhqk, value_blhd)

@@ -101,6 +101,46 @@ def _drop_backward(rate: float, seed: jax.Array, cotangent: jax.Array) -> tuple[
 _drop.defvjp(_drop_forward, _drop_backward)
 
 
+def attention_kept(seeds: jax.Array, query_at: jax.Array, key_at: jax.Array, rate: float) -> jax.Array:
+    """Whether an attention probability survives dropout: a hash of its place, seeded by row and head.
+
+    The same in a kernel that never holds the probabilities as outside one. Two rounds of a 32-bit mixer; the seed
+    enters before and between them, so that rows and heads differ in more than the order of the same bits.
+
+    Args:
+      seeds: uint32, broadcasts with the positions.
+      query_at: int32 positions of the queries within their row.
+      key_at: int32 positions of the keys.
+      rate: share that is dropped.
+    """
+    x = (query_at.astype(jnp.uint32) << 16) ^ key_at.astype(jnp.uint32) ^ seeds
+    x = x * np.uint32(0x9E3779B1)
+    x = (x ^ (x >> 15)) + seeds
+    x = x * np.uint32(0x85EBCA77)
+    x = x ^ (x >> 13)
+    x = x * np.uint32(0xC2B2AE3D)
+    return x >= np.uint32(min(round(rate * _UINT32), _UINT32 - 1))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def drop_probabilities(rate: float, probs: jax.Array, seeds: jax.Array) -> jax.Array:
+    """Attention probabilities [B, heads, Lq, Lk] after dropout with seeds uint32 [B, heads]; see `attention_kept`."""
+    at_q, at_k = (jax.lax.broadcasted_iota(jnp.int32, probs.shape, axis) for axis in (2, 3))
+    kept = attention_kept(seeds[:, :, None, None], at_q, at_k, rate)
+    return jnp.where(kept, probs * jnp.asarray(1.0 / (1.0 - rate), probs.dtype), jnp.zeros((), probs.dtype))
+
+
+def _probabilities_forward(rate: float, probs: jax.Array, seeds: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return drop_probabilities(rate, probs, seeds), seeds
+
+
+def _probabilities_backward(rate: float, seeds: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, np.ndarray]:
+    return drop_probabilities(rate, cotangent, seeds), np.zeros(seeds.shape, jax.dtypes.float0)
+
+
+drop_probabilities.defvjp(_probabilities_forward, _probabilities_backward)
+
+
 def dropout(x: jax.Array, rate: float, rng: jax.Array | None) -> jax.Array:
     """Sets elements to 0 with probability `rate` and divides the others by `1 - rate`.
 

@@ -59,7 +59,7 @@ class SelfAttention(nn.Module):
         if not isinstance(mask, Codes):
             query, key, value = (part(x) for part in parts)
             options: dict[str, Any] = {
-                "backend": attention_backend(self.compute),
+                "backend": attention_backend(self.compute, self.config),
                 "dropout_rate": rate,
                 "dropout_rng": rng,
             }
@@ -73,8 +73,11 @@ class SelfAttention(nn.Module):
     def _stacked(self, x: jax.Array, parts: Sequence[nn.Module]) -> jax.Array:
         """The projections of `x` [B, L, H] in one product, [B, L, 3, heads, head_dim]."""
         dtype = jnp.dtype(self.compute.dtype)
+        params = [{name: part.get_variable("params", name) for name in ("kernel", "bias")} for part in parts]
+        if missing := [part.name for part, own in zip(parts, params, strict=True) if None in own.values()]:
+            raise ValueError(f"the parameters have no kernel or bias of {'/'.join(self.path)}/{missing[0]}")
         kernel, bias = (
-            jnp.stack([part.get_variable("params", name) for part in parts], axis=axis).astype(dtype)
+            jnp.stack([own[name] for own in nn.meta.unbox(params)], axis=axis).astype(dtype)
             for name, axis in (("kernel", 1), ("bias", 0))
         )
         return jnp.einsum("blh,hpnd->blpnd", x.astype(dtype), kernel) + bias
@@ -194,7 +197,7 @@ class ErnieM(nn.Module):
         Returns:
           [B, L, H] in `compute.dtype`, or [num_layers + 1, B, L, H] if `all_layers`.
         """
-        mask = seen(inputs.segments, inputs.roles, table, attention_backend(self.compute))
+        mask = seen(inputs.segments, inputs.roles, table, attention_backend(self.compute, self.config))
         embedded = self.perturb("input_embeddings", self.embeddings(inputs))
         x = self.embedding_dropout(self.embeddings.layer_norm(embedded), deterministic=deterministic)
         if self.compute.scan_layers:

@@ -12,16 +12,15 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import pallas as pl
 
-from ernie_m_jax.model.kernels import triton
+from ernie_m_jax.model.dropout import attention_kept
+from ernie_m_jax.model.kernels import WIDEST_HEAD, triton
 from ernie_m_jax.model.visibility import Codes
 
 _HIDDEN = -1e30  # the logit of what must not be seen; finite, so that a row that sees nothing makes no NaN
 _LOG2_E = math.log2(math.e)
-_UINT32 = 1 << 32
-_SHORTEST, _WIDEST = 16, 128  # the least axis of a block that the matrix units take, and the widest head
+_SHORTEST = 16  # the least axis of a block that the matrix units take
 
 
 class Blocks(NamedTuple):
@@ -56,8 +55,8 @@ def flash_attention(
       ValueError: the heads are too wide.
     """
     length, width = projected.shape[1], projected.shape[4]
-    if width > _WIDEST:
-        raise ValueError(f"compute.attention='flash' takes heads of up to {_WIDEST}, got {width}")
+    if width > WIDEST_HEAD:
+        raise ValueError(f"compute.attention='flash' takes heads of up to {WIDEST_HEAD}, got {width}")
     more = -length % _SHORTEST, max(pl.next_power_of_2(width), _SHORTEST) - width
     if any(more):
         projected = jnp.pad(projected, ((0, 0), (0, more[0]), (0, 0), (0, 0), (0, more[1])))
@@ -65,27 +64,6 @@ def flash_attention(
         places, bits = (None if x is None else jnp.pad(x, tail, constant_values=-1) for x in codes)
         codes = Codes(cast(jax.Array, places), bits)
     return _flash(projected, codes, seeds, dropout_rate, width**-0.5, interpret)[:, :length, :, :width]
-
-
-def kept(seeds: jax.Array, query_at: jax.Array, key_at: jax.Array, rate: float) -> jax.Array:
-    """Whether a probability survives dropout: a hash of its place, seeded by row and head.
-
-    Two rounds of a 32-bit mixer; the seed enters before and between them, so that rows and heads differ in more than
-    the order of the same bits.
-
-    Args:
-      seeds: uint32, broadcasts with the positions.
-      query_at: int32 positions of the queries.
-      key_at: int32 positions of the keys.
-      rate: share that is dropped.
-    """
-    x = (query_at.astype(jnp.uint32) << 16) ^ key_at.astype(jnp.uint32) ^ seeds
-    x = x * np.uint32(0x9E3779B1)
-    x = (x ^ (x >> 15)) + seeds
-    x = x * np.uint32(0x85EBCA77)
-    x = x ^ (x >> 13)
-    x = x * np.uint32(0xC2B2AE3D)
-    return x >= np.uint32(min(round(rate * _UINT32), _UINT32 - 1))
 
 
 def _bounds(places: jax.Array, block: int, other: int) -> jax.Array:
@@ -148,7 +126,7 @@ def _forward_kernel(
         total = total * shrink + jnp.sum(probs, axis=1)
         if rate > 0.0:
             at_k = index * block_k + jnp.arange(block_k)
-            probs = jnp.where(kept(seed, at_q[:, None], at_k[None, :], rate), probs, 0.0)
+            probs = jnp.where(attention_kept(seed, at_q[:, None], at_k[None, :], rate), probs, 0.0)
         return acc * shrink[:, None] + triton.dot(probs.astype(v.dtype), v), largest, total
 
     acc = jnp.zeros(q.shape, jnp.float32)
@@ -195,7 +173,7 @@ def _backward_kernel(
         return dropped.astype(grad.dtype), (probs * (d_probs - delta[:, None])).astype(queries.dtype)
 
     def kept_at(at_q: Any, at_k: Any) -> jax.Array | None:
-        return kept(seed, at_q[:, None], at_k[None, :], rate) if rate > 0.0 else None
+        return attention_kept(seed, at_q[:, None], at_k[None, :], rate) if rate > 0.0 else None
 
     k, v = k_ref[own, :], v_ref[own, :]
 

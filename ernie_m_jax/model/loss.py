@@ -208,7 +208,7 @@ def vocabulary_cross_entropy(
       room: of hidden [groups, size, H] with the scored positions first in each group: how many of a group are
         computed at once; the rest is computed where it has a label, so the result does not depend on it. 0: all.
       keep: keeps the logits for the backward pass, [positions, V] rounded to hidden's dtype, instead of computing them
-        again; then `chunk` plays no part, and in 16 bits a label counts as correct where it ties with the best.
+        again, but for positions behind `room`. In 16 bits a label then counts as correct where it ties with the best.
 
     Returns:
       Scores with the negative log-likelihood f32 [...] in nats and whether no word has a larger logit than the label.

@@ -254,12 +254,18 @@ def mixed(keys: BTMLMConfig, batch: Batch, ids: jax.Array, rng: jax.Array) -> ja
     """The pseudo tokens `[B, G]` that stage 2 is given: a sentence's own, or for a control not quite.
 
     "shuffled" are a sentence's own in random order; "other" are those of the row before, whose sentences, and mostly
-    languages, are others.
+    languages, are others; where that row has fewer, its own.
+
+    Raises:
+      ValueError: "other" where there is one row at a time.
     """
-    if keys.pseudo == "other":
-        return jnp.roll(ids, 1, axis=0)
     if keys.pseudo == "own":
         return ids
+    if keys.pseudo == "other":
+        if len(ids) == 1:
+            raise ValueError("btmlm.pseudo='other' takes another row's tokens, but the batch has one row at a time")
+        there = jnp.roll(segments_at(batch) > 0, 1, axis=0)
+        return jnp.where(there, jnp.roll(ids, 1, axis=0), ids)
     # Placeholders of a segment stand together and the segments in order, padding behind them.
     segments = segments_at(batch)
     last = jnp.where(segments > 0, segments, jnp.iinfo(segments.dtype).max)

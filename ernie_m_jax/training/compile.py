@@ -12,6 +12,7 @@ from ernie_m_jax import task as tasks
 from ernie_m_jax.config import Config
 from ernie_m_jax.data import batch as batches
 from ernie_m_jax.evaluation.runner import Evaluations
+from ernie_m_jax.model import kernels
 from ernie_m_jax.model.encoder import ErnieM
 from ernie_m_jax.reporting import screen
 from ernie_m_jax.training import stages
@@ -29,7 +30,7 @@ def compile_steps(config: Config) -> dict[str, dict[str, float]]:
     }
     config = dataclasses.replace(config, stages=known)
     mesh = sharding.make_mesh(config.mesh)
-    sharding.check_kernels(mesh, config.compute)
+    kernels.check(config.compute)
     sharding.check_rows(mesh, config.train.batch_size, config.train.grad_accumulation_steps)
     run = stages.Run(
         config=config,

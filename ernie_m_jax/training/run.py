@@ -110,8 +110,9 @@ def make(config: Config, workdir: Path, training: bool = False, with_evaluations
     Without `with_evaluations` the evaluations' data is not opened.
     """
     mesh = _mesh(config, training)
+    kernels.check(config.compute)
     if training and "auto" in (config.compute.attention, config.compute.layer_norm):
-        picked = f"attention {kernels.attention_backend(config.compute)}, layer norm "
+        picked = f"attention {kernels.attention_backend(config.compute, config.model)}, layer norm "
         screen.show(f"kernels: {picked}{kernels.layer_norm_kernel(config.compute)}")
     evaluations = Evaluations(config if with_evaluations else dataclasses.replace(config, evals={}))
     sources = mixture.Sources(config) if training else None
@@ -132,13 +133,11 @@ def make(config: Config, workdir: Path, training: bool = False, with_evaluations
 def _mesh(config: Config, training: bool) -> jax.sharding.Mesh:
     """The config's mesh; a model that is evaluated, not trained, takes the devices there are."""
     try:
-        mesh = sharding.make_mesh(config.mesh)
+        return sharding.make_mesh(config.mesh)
     except ConfigError:
         if training:
             raise
-        mesh = sharding.make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1))
-    sharding.check_kernels(mesh, config.compute)
-    return mesh
+        return sharding.make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1))
 
 
 def is_complete(run: stages.Run, workdir: Path) -> bool:

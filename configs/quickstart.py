@@ -3,8 +3,8 @@
 Command: python -m ernie_m_jax.main --config=configs/quickstart.py --workdir=runs/quickstart   (or: make quickstart)
 Arguments: --config=configs/quickstart.py:objectives=mmlm+tlm trains these objectives only, in both stages, for as many
 steps; README.md compares them so.
-Hardware, time and result: two cores of an AMD EPYC without accelerator, 266 s, 2026-11-26; retrieval of 200 held-out
-messages 49.1 % after stage 2 with seed 0; an earlier commit gave 46.3 %, mean of three seeds (README.md).
+Hardware, time and result: two cores of an AMD EPYC without accelerator, 240 s, 2026-11-26; retrieval of 200 held-out
+messages 48.1 % after stage 2 with seed 0; an earlier commit gave 46.3 %, mean of three seeds (README.md).
 """
 
 from configs import base

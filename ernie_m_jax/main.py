@@ -18,7 +18,7 @@ import jax
 from absl import app, flags, logging
 
 from ernie_m_jax import config as configs
-from ernie_m_jax import config_files
+from ernie_m_jax import config_files, processes
 from ernie_m_jax.checkpoint.checkpoints import CheckpointError
 from ernie_m_jax.convert import native
 from ernie_m_jax.data.records import DataError
@@ -55,10 +55,17 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "File that --mode=encode (.npy) or --mode=predict (.jsonl) writes; without --input a folder."
 )
 _OBJECTIVE = flags.DEFINE_string("objective", None, "Entry of config.objectives to predict with, where several could.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, where several processes train together; with --processes, --process."
+)
+_PROCESSES = flags.DEFINE_string("processes", None, "How many processes train together.")
+_PROCESS = flags.DEFINE_string("process", None, "Which of them this is, from 0.")
+_JOIN_SECONDS = flags.DEFINE_float("join_seconds", processes.JOIN_SECONDS, "How long they wait for one another.")
 _LANGUAGE = flags.DEFINE_string(
     "language", None, "Language of the rows, where the model embeds every token's language."
 )
 
+FLAGS = ("coordinator", "processes", "process", "join_seconds")
 EXPECTED = (configs.ConfigError, DataError, CheckpointError, TrainingError, OSError)
 OUT_OF_MEMORY = (
     "raise config.train.grad_accumulation_steps, set config.compute.remat=full or lower config.train.batch_size "
@@ -166,23 +173,12 @@ def predict(made: stages.Run, params: Any, workdir: Path) -> None:
 
 
 def start_jax() -> None:
-    """Joins the other hosts if the launcher set them up, and keeps compiled programs between runs."""
-    if "JAX_COORDINATOR_ADDRESS" in os.environ or os.environ.get("ERNIE_M_JAX_DISTRIBUTED"):
-        # The address JAX finds by itself; these two it reads from a cluster's own variables only.
-        jax.distributed.initialize(num_processes=_number("JAX_NUM_PROCESSES"), process_id=_number("JAX_PROCESS_ID"))
+    """Joins the other processes, if there are any, and keeps compiled programs between runs."""
+    given = {"coordinator": _COORDINATOR.value, "processes": _PROCESSES.value, "process": _PROCESS.value}
+    processes.join(given, _JOIN_SECONDS.value)
     if jax.config.values["jax_compilation_cache_dir"] is None:
         cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "ernie_m_jax", "jax"))
-
-
-def _number(variable: str) -> int | None:
-    """The number in an environment variable, None without one."""
-    value = os.environ.get(variable)
-    if value is None:
-        return None
-    if not value.isdigit():
-        raise configs.ConfigError(f"{variable} is {value!r}; it must be a number from 0")
-    return int(value)
 
 
 def parse(arguments: list[str]) -> list[str]:
@@ -198,7 +194,7 @@ def parse(arguments: list[str]) -> list[str]:
 
 def cli() -> None:
     """Entry of the installed command `ernie-m-jax`."""
-    for name in ("config", "workdir", "mode", "input", "output", "objective", "language"):
+    for name in ("config", "workdir", "mode", "input", "output", "objective", "language", *FLAGS):
         # --help lists the key flags of the program that runs, here the script.
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     app.run(main, flags_parser=parse)

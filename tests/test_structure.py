@@ -16,7 +16,7 @@ FLOORS = (
     ("convert",),
     ("checkpoint",),
     ("finetune", "objectives"),
-    ("data", "model", "reporting", "sharding", "weights"),
+    ("data", "model", "processes", "reporting", "sharding", "weights"),
     ("tokenizer",),
     (
         "atomic",

@@ -89,6 +89,7 @@ def test_refinement_writes_the_least_confident_again():
     np.testing.assert_array_equal(again[0, :6], [False, True, False, True, True, False])
 
 
+@pytest.mark.slow
 def test_refinement_keeps_confident_tokens_and_never_leaves_a_mask(small_config, tokenizer):
     config = small_config(objectives__btmlm__passes=1, data__sequence_length=112)
     batch = packed_batch("btmlm", config, tokenizer)

@@ -202,6 +202,7 @@ def test_the_loss_is_the_cross_entropy_of_every_token(tokenizer, random, alone):
     assert float(total) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_dropout_is_in_the_encoder_alone(tokenizer, random):
     config, model, params = random
     (example,) = examples_of(drawn(np.random.default_rng(1), 1)[0], tokenizer, config)

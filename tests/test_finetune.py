@@ -118,6 +118,7 @@ def test_the_papers_dropout_is_not_that_of_pretraining(pretrained):
                 assert (model.hidden_dropout, model.attention_dropout) == (dropout, dropout)
 
 
+@pytest.mark.slow
 def test_the_model_answers_other_rows_and_xtremes_test_data(finetuned, folder, tmp_path):
     workdir, _, _ = finetuned
     evaluated = workdir / "finetune" / "xnli-predictions"

@@ -296,7 +296,9 @@ def test_initial_values():
     assert (np.asarray(first) != np.asarray(second)).any()
 
 
-@pytest.mark.parametrize("compute", [COMPUTE, UNROLLED], ids=["scan", "unrolled"])
+@pytest.mark.parametrize(
+    "compute", [pytest.param(COMPUTE, marks=pytest.mark.slow, id="scan"), pytest.param(UNROLLED, id="unrolled")]
+)
 def test_keys_can_start_as_queries_and_positions_as_sinusoids(compute):
     config = dataclasses.replace(CONFIG, key_init="query", position_init="sinusoidal")
     params = nn.meta.unbox(ErnieM(config, compute).init(jax.random.key(0), _inputs(), FULL)["params"])
@@ -348,7 +350,7 @@ def kept_everything():
     return _loss_and_gradient(COMPUTE, _params()[1])
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
+@pytest.mark.parametrize("remat", ["dots", pytest.param("full", marks=pytest.mark.slow)])
 def test_remat_changes_neither_value_nor_gradient(kept_everything, remat):
     value, gradient = _loss_and_gradient(dataclasses.replace(COMPUTE, remat=remat), _params()[1])
     np.testing.assert_allclose(value, kept_everything[0], rtol=1e-6)

@@ -90,21 +90,6 @@ def test_two_processes_give_the_losses_of_one(tokenizer_path, tmp_path):
     assert "Summary" not in second  # one screen
 
 
-def test_a_wrong_process_number_is_one_clear_error():
-    environment = dict(os.environ, JAX_COORDINATOR_ADDRESS="localhost:1", JAX_NUM_PROCESSES="two", JAX_PROCESS_ID="0")
-    failed = subprocess.run(
-        [sys.executable, "-m", "ernie_m_jax.main", "--config=configs/quickstart.py", "--workdir=nowhere"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert failed.returncode == 2
-    assert failed.stderr.strip() == "error: JAX_NUM_PROCESSES is 'two'; it must be a number from 0"
-
-
 def start(port, processes, process, seconds=20, **environment):
     """One process of several that would train into a place where none may."""
     command = [sys.executable, "-m", "ernie_m_jax.main", "--config=configs/quickstart.py", "--workdir=/dev/null/none"]
@@ -131,12 +116,14 @@ def errors(*started):
     return said
 
 
+@pytest.mark.slow
 def test_who_does_not_come_is_named_by_those_who_came():
     port = free_port()
     said = errors(*(start(port, 4, process, seconds=8) for process in (0, 2)))
     assert set(said) == {"error: 2 of 4 processes came within 8 s; missing: 1, 3"}
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_is_not_there_is_one_line():
     port = free_port()
     (said,) = errors(start(port, 2, 1, seconds=2))
@@ -172,6 +159,8 @@ def test_the_environment_and_flags_say_the_same():
     assert processes.find(flags, {}) == processes.find({}, environment) == processes.Place("::1", 80, 4, 3)
     assert processes.find({"process": "1"}, environment).process == 1
     assert processes.find({}, {}) is None
+    with pytest.raises(ConfigError, match="JAX_NUM_PROCESSES is 'two'; it must be a number from 0"):
+        processes.find({}, environment | {"JAX_NUM_PROCESSES": "two"})
 
 
 @pytest.mark.parametrize(

@@ -241,6 +241,7 @@ def test_a_damaged_newest_checkpoint_that_was_selected_is_passed_over(tree, undi
     assert_same(place, left(LAST, train__max_to_keep=2))
 
 
+@pytest.mark.slow
 def test_the_stage_before_is_mended_before_the_next_one_starts(tree, tmp_path, monkeypatch):
     told, both = Scores(monkeypatch), tree("one", "two", train__max_to_keep=2)
     told.dies_at = "two/held-2"

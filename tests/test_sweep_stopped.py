@@ -61,6 +61,7 @@ def test_a_signal_is_passed_on_and_the_same_command_goes_on(tmp_path, start, run
     assert calls(tmp_path) == [*NAMES[:2], *NAMES[1:]]
 
 
+@pytest.mark.slow
 def test_after_a_kill_the_next_start_waits_for_the_run_that_was_left(tmp_path, start, run):
     (tmp_path / "hang-1").touch()
     process = start(*arguments(tmp_path))

@@ -62,6 +62,7 @@ def test_the_wheel_holds_the_package_its_configs_and_launchers_and_nothing_else(
     assert sweep.returncode == 0, sweep.stderr
 
 
+@pytest.mark.slow
 def test_a_config_that_is_neither_here_nor_the_projects_is_an_error(tmp_path):
     command = [sys.executable, "-m", "ernie_m_jax.main", "--config=configs/nothing.py", "--mode=print"]
     failed = _run(command, tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})

@@ -201,13 +201,18 @@ def test_restoring_from_pseudo_tokens_alone_hides_the_sources_words(small_config
     assert of_words(True) != of_words(False)
 
 
-def test_controls_give_a_sentence_other_pseudo_tokens(small_config):
+def two_rows():
+    """Rows of two sentences with three placeholders each and padding, and a pseudo token of its own for every place."""
     batch = {
         "ids": jnp.zeros((2, 9), jnp.int32),
         "segments": jnp.array([[1, 1, 1, 1, 2, 2, 2, 2, 0]] * 2),
         "generate_at": jnp.array([[1, 2, 3, 5, 6, 7, 9, 9]] * 2),
     }
-    ids = jnp.arange(16).reshape(2, 8)
+    return batch, jnp.arange(16).reshape(2, 8)
+
+
+def test_controls_give_a_sentence_other_pseudo_tokens(small_config):
+    batch, ids = two_rows()
 
     def mixed(how):
         keys = small_config(objectives__btmlm__pseudo=how).objectives["btmlm"]
@@ -224,12 +229,7 @@ def test_controls_give_a_sentence_other_pseudo_tokens(small_config):
 
 
 def test_shuffled_pseudo_tokens_stay_in_their_sentence(small_config):
-    batch = {
-        "ids": jnp.zeros((2, 9), jnp.int32),
-        "segments": jnp.array([[1, 1, 1, 1, 2, 2, 2, 2, 0]] * 2),
-        "generate_at": jnp.array([[1, 2, 3, 5, 6, 7, 9, 9]] * 2),
-    }
-    ids = jnp.arange(16).reshape(2, 8)
+    batch, ids = two_rows()
     keys = small_config(objectives__btmlm__pseudo="shuffled").objectives["btmlm"]
     shuffled = np.asarray(btmlm.mixed(keys, batch, ids, jax.random.key(1)))
     assert (shuffled != np.asarray(ids)).any()

@@ -37,6 +37,7 @@ CONFIG = ModelConfig(
     num_labels=2,
 )
 COMPUTE = ComputeConfig(dtype="float32", scan_layers=True, remat="none", attention="xla", vocab_chunk=16)
+OWN_KERNELS = dataclasses.replace(COMPUTE, attention="flash", layer_norm="fused")
 UNROLLED = dataclasses.replace(COMPUTE, scan_layers=False)
 B, L = 2, 12
 LABELS = np.arange(B * L, dtype=np.int32) * 2 - 1  # the first is not scored
@@ -120,18 +121,19 @@ def _numpy_encode(params, inputs, table):
     return outputs
 
 
+@pytest.mark.parametrize("compute", [COMPUTE, OWN_KERNELS], ids=["xla", "own kernels"])
 @pytest.mark.parametrize("table", ["camlm", "full"])
-def test_encoder_equals_numpy(table):
+def test_encoder_equals_numpy(table, compute):
     unrolled, scanned = _params()
     inputs = _inputs()
     if table == "full":
         inputs = inputs._replace(roles=np.zeros_like(inputs.roles))
     expected = _numpy_encode(unrolled, inputs, {"camlm": CAMLM, "full": FULL}[table])
-    out = _encoder(all_layers=True, table=table)(scanned, inputs)
+    out = _encoder(compute=compute, all_layers=True, table=table)(scanned, inputs)
     assert out.shape == (CONFIG.num_layers + 1, B, L, CONFIG.hidden_size)
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
     if table == "camlm":
-        np.testing.assert_allclose(_encoder()(scanned, inputs), out[-1], rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(_encoder(compute=compute)(scanned, inputs), out[-1], rtol=1e-6, atol=1e-6)
 
 
 def test_heads_equal_numpy():
@@ -163,18 +165,6 @@ def test_heads_equal_numpy():
     np.testing.assert_allclose(best.log_probs, log_probs.max(-1), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(drawn.log_probs, log_probs[np.arange(B * L), drawn.ids], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(pooled, np.tanh(_dense(hidden[:, 0], params["pooler"]["dense"])), rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("table", ["camlm", "full"])
-def test_own_kernels_equal_numpy(table):
-    unrolled, scanned = _params()
-    inputs = _inputs()
-    if table == "full":
-        inputs = inputs._replace(roles=np.zeros_like(inputs.roles))
-    expected = _numpy_encode(unrolled, inputs, {"camlm": CAMLM, "full": FULL}[table])
-    compute = dataclasses.replace(COMPUTE, attention="flash", layer_norm="fused")
-    out = _encoder(compute=compute, all_layers=True, table=table)(scanned, inputs)
-    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_scan_equals_unrolled():

@@ -2,8 +2,10 @@
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
+import pathlib
 import re
 import shutil
 
@@ -16,11 +18,15 @@ import ernie_m_jax
 from configs.finetune import conll, xnli
 from ernie_m_jax import config as configs
 from ernie_m_jax import main
+from ernie_m_jax.checkpoint import tree
+from ernie_m_jax.convert.model import shapes
+from ernie_m_jax.tokenizer import Tokenizer
 from ernie_m_jax.training import run
 from tests import labelled_files
 from tests.command import call
 from tests.conftest import small_tree
 
+TOKENIZERS = pathlib.Path(__file__).parent / "golden" / "tokenizer"
 LANGUAGES = ("en", "de", "fr")
 TRAIN, DEV, TEST = 60, 18, 24  # pairs per language
 SMALL = (
@@ -239,6 +245,26 @@ def test_pawsx_on_all_languages(folder, pretrained, tmp_path):
     stored = json.loads((tmp_path / "config.json").read_text())["config"]
     assert stored["model"]["labels"] == ["0", "1"]
     assert stored["stages"]["finetune"]["steps"] < 10
+
+
+@pytest.mark.slow
+def test_a_baseline_of_another_tokenizer_is_fine_tuned_too_but_not_pretrained(folder, tmp_path):
+    words = Tokenizer.load(TOKENIZERS / "bert", "bert")
+    keys = {"vocab_size": words.vocab_size, "num_token_types": 2, "language_embedding": "none", "num_languages": 0}
+    model = dataclasses.replace(configs.resolve(small_tree()).model, **keys, pooler=True, mlm_head="none")
+    rng = np.random.default_rng(0)
+    params = {name: rng.normal(0, 0.05, shape).astype(np.float32) for name, shape in shapes(model).items()}
+    ernie_m_jax.save(tmp_path / "bert", model, tree.nest(params), words)
+    given = arguments("pawsx", "transfer", folder, tmp_path / "bert", tmp_path / "run")
+    given = [*given, "--config.stages.finetune.epochs=0.2", "--config.evals.dev.every=0", "--config.train.select="]
+    status, _, said = command(*given)
+    assert status == 0, said
+    check_predictions(tmp_path / "run" / "finetune", "pawsx", labelled_files.PAWS)
+    assert len(ernie_m_jax.load(tmp_path / "run").predict([("a file", "the file")])) == 1
+    config = [f"--config.{key}" for key in (f"tokenizer.path={tmp_path / 'bert'}", "tokenizer.style=bert")]
+    status, _, said = command("--config=configs/quickstart.py", f"--workdir={tmp_path / 'pretrain'}", *config)
+    assert status == 2
+    assert "config.tokenizer.style 'bert' is for fine-tuning and using a model, not pre-training it" in said
 
 
 def spoil(task, kind, data):

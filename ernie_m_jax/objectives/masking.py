@@ -30,10 +30,14 @@ GROUPED_ROWS, WORTHWHILE = 8, 256
 
 
 def word_head(cfg: Config, keys: Any) -> Iterator[str]:
-    """What an objective that predicts words requires of the model."""
+    """What an objective that predicts words requires of the model, and of the tokenizer."""
     del keys
     if cfg.model.mlm_head == "none":
         yield "config.model.mlm_head is 'none', but the objectives of config.stages predict words with it"
+    if cfg.tokenizer.style in ("bert", "xlm"):
+        # Their special tokens stand elsewhere, and random words are drawn from between [UNK] and [MASK].
+        style = cfg.tokenizer.style
+        yield f"config.tokenizer.style {style!r} is for fine-tuning and using a model, not pre-training it"
 
 
 def choose(candidates: np.ndarray, ratio: float, rng: np.random.Generator) -> np.ndarray:

@@ -42,11 +42,8 @@ def open_tokenizer(config: Config, workdir: Path, sources: mixture.Sources | Non
     Raises:
       ConfigError: there is none, it cannot be used, or its vocabulary does not match `model.vocab_size`.
     """
-    if sources is not None and config.tokenizer.style in ("bert", "xlm"):
-        # Their special tokens stand elsewhere, and the objectives draw random words from between [UNK] and [MASK].
-        raise ConfigError(
-            f"config.tokenizer.style {config.tokenizer.style!r} is for using a model, not pre-training it"
-        )
+    if sources is not None and config.tokenizer.style == "xlm":
+        raise ConfigError("config.tokenizer.style 'xlm' cuts one language at a time: it is for using a model only")
     own = workdir / "tokenizer"
     path = config.tokenizer.path or own
     missing = not config.tokenizer.path and not (own / "vocab.txt").exists()

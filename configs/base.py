@@ -221,7 +221,7 @@ def get_config() -> ml_collections.ConfigDict:
         "monolingual": ml_collections.ConfigDict(),  # name -> source(...), read by mmlm and btmlm
         "parallel": ml_collections.ConfigDict(),  # name -> source(...), read by tlm and camlm
         "sampling_exponent": 0.7,  # exponent of the sampling over languages and pairs (usual in the field)
-        "virtual_streams": 8,  # parts of the batch, each with its own packer; divided among the hosts
+        "virtual_streams": 8,  # parts of the batch, each with its own packer; divided among the processes
         "packing_bins": 64,  # rows that a packer fills at a time; more bins pad less and mix epochs further
         "prefetch": 2,  # batches made ahead, per objective
     }

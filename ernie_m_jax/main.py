@@ -8,6 +8,7 @@ python -m ernie_m_jax.main --workdir=runs/quickstart --mode=encode --input=sente
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import jax
 from absl import app, flags, logging
 
 from ernie_m_jax import config as configs
-from ernie_m_jax import config_files, processes
+from ernie_m_jax import config_files, lifeline, processes
 from ernie_m_jax.checkpoint.checkpoints import CheckpointError
 from ernie_m_jax.convert import native
 from ernie_m_jax.data.records import DataError
@@ -78,18 +79,28 @@ def main(arguments: list[str]) -> None:
     """Runs one mode; what a user can fix ends in one message on standard error and exit status 2."""
     try:
         run_mode(read_config(arguments[1:]))
+        lifeline.close()
     except Interrupted as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr)
+        lifeline.close()
         sys.exit(143)
-    except EXPECTED as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        what = (str(error) or "of the host").splitlines()[0]
-        print(f"error: out of memory ({what}): {OUT_OF_MEMORY}", file=sys.stderr)
-        sys.exit(2)
+    except Exception as error:
+        lifeline.explain()
+        problem = fixable(error)
+        if problem is None:
+            traceback.print_exc()
+            lifeline.fail(1, f"ended with {type(error).__name__}: {str(error).partition(chr(10))[0]}")
+        print(f"error: {problem}", file=sys.stderr)
+        lifeline.fail(2, f"ended: {problem}")
+
+
+def fixable(error: Exception) -> str | None:
+    """What to tell of an error that a user can do something about; None for one of the program."""
+    if isinstance(error, EXPECTED):
+        return str(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return f"out of memory ({(str(error) or 'of the host').splitlines()[0]}): {OUT_OF_MEMORY}"
+    return None
 
 
 def read_config(arguments: list[str]) -> configs.Config:
@@ -175,7 +186,8 @@ def predict(made: stages.Run, params: Any, workdir: Path) -> None:
 def start_jax() -> None:
     """Joins the other processes, if there are any, and keeps compiled programs between runs."""
     given = {"coordinator": _COORDINATOR.value, "processes": _PROCESSES.value, "process": _PROCESS.value}
-    processes.join(given, _JOIN_SECONDS.value)
+    if processes.join(given, _JOIN_SECONDS.value):
+        lifeline.start()
     if jax.config.values["jax_compilation_cache_dir"] is None:
         cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "ernie_m_jax", "jax"))

@@ -15,7 +15,7 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 
@@ -27,6 +27,7 @@ VARIABLES = {
     "process": "JAX_PROCESS_ID",
 }
 JOIN_SECONDS = 300
+HEARTBEAT_SECONDS = 45  # without a sign of life JAX takes a process for dead; `lifeline` mostly knows earlier
 _GRACE = 10.0  # seconds for process 0 to say that its time is over
 
 
@@ -40,24 +41,32 @@ class Place:
     process: int
 
 
-def join(given: Mapping[str, str | None], seconds: float = JOIN_SECONDS) -> None:
+def join(given: Mapping[str, str | None], seconds: float = JOIN_SECONDS) -> bool:
     """Connects this process with the others of its run, if there are any.
 
     Args:
       given: values of the flags named in `VARIABLES`; None where the environment speaks.
       seconds: how long to wait for the others.
 
+    Returns:
+      Whether there are any.
+
     Raises:
       ConfigError: the flags do not fit together, or not all processes came within the time.
     """
     place = find(given, os.environ)
-    if place is not None:
+    if place is None and not in_cluster(os.environ):
+        return False
+    times: dict[str, Any] = {
+        "initialization_timeout": int(seconds),
+        "heartbeat_timeout_seconds": HEARTBEAT_SECONDS,
+    }
+    if place is None:
+        jax.distributed.initialize(**times)
+    else:
         meet(place, seconds)
-        jax.distributed.initialize(
-            f"{place.host}:{place.port}", place.processes, place.process, initialization_timeout=int(seconds)
-        )
-    elif in_cluster(os.environ):
-        jax.distributed.initialize(initialization_timeout=int(seconds))
+        jax.distributed.initialize(f"{place.host}:{place.port}", place.processes, place.process, **times)
+    return True
 
 
 def in_cluster(environment: Mapping[str, str]) -> bool:

@@ -88,6 +88,41 @@ def check_rows(mesh: Mesh, rows: int, microbatches: int) -> None:
         )
 
 
+def owned_parts(mesh: Mesh, parts: int, process: int | None = None) -> tuple[list[int], bool]:
+    """Which of so many equal parts of a batch's rows the devices of a process hold.
+
+    Processes that split the tensor axis among them hold the same rows.
+
+    Args:
+      mesh: the devices of all processes.
+      parts: of the rows, in order; virtual streams.
+      process: which; this one if None.
+
+    Returns:
+      The parts, ascending, and whether the process is the first of those that hold them.
+
+    Raises:
+      ConfigError: it would hold a fraction of a part, or not as many as another process.
+    """
+    process = jax.process_index() if process is None else process
+    shards = math.prod(mesh.shape[axis] for axis in ROWS)
+    holders = [{device.process_index for device in row} for row in mesh.devices.reshape(shards, -1)]
+    units = math.lcm(shards, parts)
+
+    def held(by: int) -> list[int]:
+        return [unit for unit in range(units) if by in holders[unit * shards // units]]
+
+    own = set(held(process))
+    whole = [part for part in range(parts) if own.issuperset(range(part * units // parts, (part + 1) * units // parts))]
+    everyone = set[int]().union(*holders)
+    if len(whole) * units != len(own) * parts or len({len(held(one)) for one in everyone}) > 1:
+        raise ConfigError(
+            f"config.data.virtual_streams {parts} do not divide among {len(everyone)} processes whose devices hold "
+            f"{shards} shards of the rows (mesh.data * mesh.fsdp): make it a multiple of {shards}"
+        )
+    return whole, process == min(holders[min(own) * shards // units])
+
+
 def state_sharding(mesh: Mesh, boxed: Any, rules: Mapping[str, str | None] = RULES) -> Any:
     """Returns the shardings of a tree of boxed parameters, or of a whole state made from them.
 

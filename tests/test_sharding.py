@@ -1,5 +1,7 @@
 """Mesh and rules table: what goes where, and which error says what to change."""
 
+from types import SimpleNamespace
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -100,3 +102,37 @@ def test_batch_rows_must_split(rows, microbatches, fits):
 def test_unbox_gives_the_plain_values():
     tree = {"a": nn.LogicallyPartitioned(np.ones(3), ("norm",)), "b": np.zeros(())}
     assert jax.tree.map(np.shape, sharding.unbox(tree)) == {"a": (3,), "b": ()}
+
+
+def mesh_of(processes, **shape):
+    """A mesh's shape and devices, of which each is known by its process."""
+    sizes = {axis: shape.get(axis, 1) for axis in sharding.AXES}
+    devices = np.array([SimpleNamespace(process_index=process) for process in processes], object)
+    return SimpleNamespace(shape=sizes, devices=devices.reshape(*sizes.values()))
+
+
+@pytest.mark.parametrize(
+    ("processes", "shape", "parts", "expected"),
+    [
+        ([0, 0, 1, 1], {"data": 4}, 4, {0: ([0, 1], True), 1: ([2, 3], True)}),
+        ([0, 0, 1, 1], {"data": 4}, 2, {0: ([0], True), 1: ([1], True)}),
+        ([0, 0, 1, 1], {"data": 2, "fsdp": 2}, 8, {0: ([0, 1, 2, 3], True), 1: ([4, 5, 6, 7], True)}),
+        ([0, 1, 2, 3], {"data": 2, "tensor": 2}, 4, {0: ([0, 1], True), 1: ([0, 1], False), 3: ([2, 3], False)}),
+        ([0, 1], {"tensor": 2}, 3, {0: ([0, 1, 2], True), 1: ([0, 1, 2], False)}),
+        ([0, 1, 0, 1], {"data": 4}, 4, {0: ([0, 2], True), 1: ([1, 3], True)}),  # as a torus may be laid out
+        ([0, 0], {"data": 2}, 3, {0: ([0, 1, 2], True)}),
+    ],
+)
+def test_processes_own_the_streams_of_the_rows_that_their_devices_hold(processes, shape, parts, expected):
+    mesh = mesh_of(processes, **shape)
+    assert {process: sharding.owned_parts(mesh, parts, process) for process in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("processes", "parts"), [([0, 1, 2, 3], 2), ([0, 1, 2], 4), ([0, 1, 0, 1], 2), ([0, 0, 0, 1], 4)]
+)
+def test_streams_that_do_not_divide_among_processes_are_refused_on_all_of_them(processes, parts):
+    mesh = mesh_of(processes, data=len(processes))
+    for process in set(processes):
+        with pytest.raises(ConfigError, match=rf"config\.data\.virtual_streams {parts} do not divide among"):
+            sharding.owned_parts(mesh, parts, process)

@@ -126,26 +126,20 @@ class Loader:
       entries: the task's mixture.
     """
 
-    def __init__(self, task: Bound, tokenizer: Any, entries: Mapping[str, Group], host: int = 0, hosts: int = 1):
+    def __init__(self, task: Bound, tokenizer: Any, entries: Mapping[str, Group], owned: Sequence[int] | None = None):
         """Starts making batches.
 
         Args:
           task: the task; its name and its config's seed decide the order.
           tokenizer: for the task's examples.
           entries: the task's mixture.
-          host: this host's number.
-          hosts: how many hosts read; must divide `config.data.virtual_streams`.
-
-        Raises:
-          ConfigError: `hosts` does not divide the number of virtual streams.
+          owned: the virtual streams that this host reads (`sharding.owned_parts`), ascending; all if None.
         """
         self._task, self._tokenizer, self._cfg, cfg = task, tokenizer, task.cfg, task.cfg
         streams = cfg.data.virtual_streams
-        if streams % hosts:
-            raise ConfigError(f"config.data.virtual_streams {streams} is not a multiple of the {hosts} hosts")
         self.entries = entries
         self._order = Order(entries, mixture_seed(task.name, cfg))
-        self._owned = range(host * streams // hosts, (host + 1) * streams // hosts)
+        self._owned = range(streams) if owned is None else owned
         self._rows_per_stream = cfg.train.batch_size // streams
         self._batches = grain.experimental.ThreadPrefetchDatasetIterator(
             _Streams({number: iter(self.rows(number)) for number in self._owned}, self._rows_per_stream),

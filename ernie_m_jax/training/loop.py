@@ -78,13 +78,15 @@ def _loop(
     finite = guard.Guard(
         config.train.max_skipped, stage.directory, lambda name, streams: loaders[name].trace(streams), progress.log
     )
+    _, writes_streams = sharding.owned_parts(run.mesh, config.data.virtual_streams)
     pending: metrics.Step | None = None
     shown = first
 
     def save(index: int) -> None:
         chosen = evaluating.selection
         found = {"selection": chosen.state()} if chosen.evaluation else {}
-        saved.save(index, current, stream_states(loaders), meta | found, selected=chosen.best == index)
+        streams = stream_states(loaders) if writes_streams else {}
+        saved.save(index, current, streams, meta | found, selected=chosen.best == index)
         run.keep_time()
 
     def read(done: int) -> None:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ernie_m_jax import sharding
 from ernie_m_jax import task as tasks
 from ernie_m_jax.checkpoint.checkpoints import Checkpoints
 from ernie_m_jax.config import Config, StageConfig
@@ -106,11 +107,11 @@ def initial_state(run: Run, stage: Stage, params: Any | None) -> state.TrainStat
 
 
 def open_loaders(run: Run, stage: Stage) -> dict[str, loader.Loader]:
-    """A loader for each active objective; reads this host's streams."""
+    """A loader for each active objective; reads the streams of the rows that this process's devices hold."""
     config = dataclasses.replace(run.config, seed=stage.seed)
-    hosts = (jax.process_index(), jax.process_count())
+    owned, _ = sharding.owned_parts(run.mesh, config.data.virtual_streams)
     return {
-        name: loader.Loader(tasks.bind(config, name), run.tokenizer, run.entries[name], *hosts) for name in stage.active
+        name: loader.Loader(tasks.bind(config, name), run.tokenizer, run.entries[name], owned) for name in stage.active
     }
 
 

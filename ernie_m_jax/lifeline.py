@@ -1,0 +1,179 @@
+"""What becomes of one process of a run is known to the others: a thread each, one line, and the end of all.
+
+A process that dies leaves the others in a collective operation, on an accelerator for good. So each keeps a connection
+to process 0, beside JAX's own. Where one breaks without a word, or says why its process ends, process 0 tells the
+others; each prints the line and ends. A host that is cut off is noticed by the kernel's keep-alive probes, after
+`DEAD_AFTER` seconds; a process that only hangs is not.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import selectors
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+DEAD_AFTER = 30  # seconds without an answer of the other host's kernel
+RESTART = 42  # exit status that means "run me again": nothing is wrong with the command, and it goes on from a save
+_FAILED = 1  # exit status of a process that ends since another one failed
+_CONNECT = 20.0  # seconds
+_GRACE = 1.0  # seconds for this process to say itself what another was the first to find
+_NEWS = 3.0  # seconds that the end of a process takes to become known
+_ADDRESS = 256  # bytes of the address that process 0 sends to the others
+
+_current: "Lifeline | None" = None
+
+
+def start() -> None:
+    """Connects the processes, if there are several; all of them call it, once JAX has connected them."""
+    global _current
+    if jax.process_count() > 1:
+        _current = Lifeline()
+
+
+def fail(status: int, problem: str) -> NoReturn:
+    """Ends this process, whose problem is on the screen; where it is one of several, the others are told.
+
+    It does not wait for the others, as JAX does at the end of a process: they may never come.
+    """
+    if _current is not None:
+        _current.close(problem)
+        _leave(status)
+    sys.exit(status)
+
+
+def explain() -> None:
+    """Ends this process if another one has ended, which may be the cause of any error; otherwise it just returns."""
+    if _current is not None and _current.ended.wait(_NEWS):
+        time.sleep(_NEWS + _GRACE)  # the thread ends this process
+
+
+def close() -> None:
+    """Says that this process ends well."""
+    if _current is not None:
+        _current.close("")
+
+
+class Lifeline:
+    """The connections of this process to the others: all of them on process 0, one elsewhere."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()  # another process has
+        self._closing = False
+        self._lock = threading.Lock()
+        self._selector = selectors.DefaultSelector()
+        self._connections: dict[int, socket.socket] = {}
+        self._partial: dict[int, bytes] = {}
+        self._well: set[int] = set()
+        (self._listen if jax.process_index() == 0 else self._call)()
+        threading.Thread(target=self._watch, name="lifeline", daemon=True).start()
+
+    def close(self, problem: str) -> None:
+        """Tells the others that this process ends, and why if that is a problem."""
+        self._closing = True
+        self._tell({"process": jax.process_index(), "problem": problem, "status": _FAILED})
+
+    def _listen(self) -> None:
+        """Process 0: tells the others where, and takes their calls."""
+        with socket.create_server(("", 0), backlog=jax.process_count()) as server:
+            token = secrets.token_hex(8)
+            _broadcast(f"{socket.gethostname()} {server.getsockname()[1]} {token}")
+            end = time.monotonic() + _CONNECT
+            while len(self._connections) < jax.process_count() - 1 and (left := end - time.monotonic()) > 0:
+                server.settimeout(left)
+                with contextlib.suppress(OSError, ValueError):
+                    connection, _ = server.accept()
+                    connection.settimeout(5)
+                    said = connection.makefile().readline().split()
+                    if said[1:] == [token]:
+                        self._add(int(said[0]), connection)
+        if missing := [str(i) for i in range(1, jax.process_count()) if i not in self._connections]:
+            print(f"warning: the end of process {', '.join(missing)} would only be seen by JAX", file=sys.stderr)
+
+    def _call(self) -> None:
+        """Any other process: calls process 0."""
+        host, port, token = _broadcast("").split()
+        try:
+            connection = socket.create_connection((host, int(port)), timeout=_CONNECT)
+            connection.sendall(f"{jax.process_index()} {token}\n".encode())
+            self._add(0, connection)
+        except OSError as error:
+            print(f"warning: no connection to process 0 at {host}:{port}: {error}", file=sys.stderr)
+
+    def _add(self, process: int, connection: socket.socket) -> None:
+        connection.settimeout(None)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", (DEAD_AFTER - 10) // 5)):
+            if hasattr(socket, option):  # macOS has other names
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        self._connections[process], self._partial[process] = connection, b""
+        self._selector.register(connection, selectors.EVENT_READ, process)
+
+    def _watch(self) -> None:
+        """The thread: reads what the others say until one of them has ended badly."""
+        while self._selector.get_map():
+            for key, _ in self._selector.select():
+                process, connection = key.data, self._connections[key.data]
+                try:
+                    read = connection.recv(4096)
+                except OSError:
+                    read = b""
+                if not read:
+                    self._selector.unregister(connection)
+                    if process not in self._well:
+                        self._stop(process, "is gone: nothing was heard of why; its own output may say it", RESTART)
+                *lines, self._partial[process] = (self._partial[process] + read).split(b"\n")
+                for line in lines:
+                    self._heed(process, json.loads(line))
+
+    def _heed(self, sender: int, said: Mapping[str, Any]) -> None:
+        if said["problem"]:
+            self._stop(int(said["process"]), said["problem"], int(said["status"]))
+        else:
+            self._well.add(sender)
+
+    def _stop(self, process: int, problem: str, status: int) -> None:
+        """Another process has ended badly: the others are told, and this one ends.
+
+        One that is just gone was most likely taken away with its host, which is a reason to run all of them again.
+        """
+        if self._closing:
+            return
+        self.ended.set()
+        if jax.process_index() == 0:
+            self._tell({"process": process, "problem": problem, "status": status}, but=process)
+        time.sleep(_GRACE)
+        print(f"error: process {process} of {jax.process_count()} {problem}; all processes end", file=sys.stderr)
+        _leave(status)
+
+    def _tell(self, message: Mapping[str, Any], but: int = -1) -> None:
+        line = json.dumps(message).encode() + b"\n"
+        with self._lock:
+            for process, connection in self._connections.items():
+                if process != but:
+                    with contextlib.suppress(OSError):
+                        connection.sendall(line)
+
+
+def _broadcast(text: str) -> str:
+    """What process 0 says, on all of them."""
+    sent = np.zeros(_ADDRESS, np.uint8)
+    sent[: len(text.encode())] = np.frombuffer(text.encode(), np.uint8)
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(sent))).rstrip(b"\0").decode()
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends this process at once: its main thread may wait for a process that never comes."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)

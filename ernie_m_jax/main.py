@@ -3,6 +3,9 @@ r"""The one entry: flags, distributed start, dispatch by --mode. Nothing else.
 python -m ernie_m_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 python -m ernie_m_jax.main --config=configs/quickstart.py --mode=print --config.train.batch_size=32
 python -m ernie_m_jax.main --workdir=runs/quickstart --mode=encode --input=sentences.txt --output=vectors.npy
+
+Exit status: 0 done; 2 what a user can fix, in one line; 42 stopped by SIGTERM, saved, to be run again; 130 stopped by
+Ctrl-C, saved.
 """
 
 import json
@@ -80,7 +83,7 @@ def main(arguments: list[str]) -> None:
         run_mode(read_config(arguments[1:]))
     except Interrupted as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr)
-        sys.exit(143)
+        sys.exit(error.status)
     except EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -2,7 +2,8 @@
 
     plain hosts   --coordinator=HOST:PORT --processes=N --process=I, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES,
                   JAX_PROCESS_ID
-    Slurm         srun starts the tasks; JAX reads the rest from Slurm's variables
+    Slurm         srun starts a task per GPU; JAX reads the rest from Slurm's variables, and takes one GPU per task.
+                  launch/slurm.sbatch starts one per node, with the variables of plain hosts: it takes all GPUs of its node
     TPU pods      every worker runs the same command; JAX reads the rest from the machine
 
 On plain hosts the processes meet before JAX does, at the same address: JAX ends a process with a stack trace where
@@ -54,7 +55,11 @@ def join(given: Mapping[str, str | None], seconds: float = JOIN_SECONDS) -> None
     if place is not None:
         meet(place, seconds)
         jax.distributed.initialize(
-            f"{place.host}:{place.port}", place.processes, place.process, initialization_timeout=int(seconds)
+            f"{place.host}:{place.port}",
+            place.processes,
+            place.process,
+            initialization_timeout=int(seconds),
+            cluster_detection_method="deactivate",  # or within Slurm it would take only the GPU numbered SLURM_LOCALID
         )
     elif in_cluster(os.environ):
         jax.distributed.initialize(initialization_timeout=int(seconds))

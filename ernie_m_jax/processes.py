@@ -3,7 +3,7 @@
     plain hosts   --coordinator=HOST:PORT --processes=N --process=I, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES,
                   JAX_PROCESS_ID
     Slurm         srun starts a task per GPU; JAX reads the rest from Slurm's variables, and takes one GPU per task.
-                  launch/slurm.sbatch starts one per node, with the variables of plain hosts: it takes all GPUs of its node
+                  launch/slurm.sbatch starts one per node, with the variables of plain hosts: it takes all GPUs there
     TPU pods      every worker runs the same command; JAX reads the rest from the machine
 
 On plain hosts the processes meet before JAX does, at the same address: JAX ends a process with a stack trace where

@@ -68,7 +68,7 @@ need_number() {
   local name value
   for name; do
     value=flag_$name
-    [[ ${!value} =~ ^[0-9]+$ ]] || fail "--$name is '${!value}'; it must be a number from 0"
+    [[ ${!value} =~ ^(0|[1-9][0-9]*)$ ]] || fail "--$name is '${!value}'; it must be a number from 0"
   done
 }
 

@@ -26,9 +26,8 @@ from ernie_m_jax.checkpoint.checkpoints import CheckpointError
 from ernie_m_jax.convert import native
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.evaluation import encode, in_use, predicted
-from ernie_m_jax.training import claim, compile, restore, run, stages
+from ernie_m_jax.training import claim, compile, preemption, restore, run, stages
 from ernie_m_jax.training.guard import TrainingError
-from ernie_m_jax.training.preemption import Interrupted
 
 MODES = {
     "train": "pre-train or fine-tune every stage; an interrupted run goes on where it stood",
@@ -81,7 +80,7 @@ def main(arguments: list[str]) -> None:
     """Runs one mode; what a user can fix ends in one message on standard error and exit status 2."""
     try:
         run_mode(read_config(arguments[1:]))
-    except Interrupted as error:
+    except preemption.Interrupted as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr)
         sys.exit(error.status)
     except EXPECTED as error:
@@ -124,7 +123,8 @@ def run_mode(config: configs.Config) -> None:
     if not _WORKDIR.value:
         raise configs.ConfigError(f"--workdir=DIR is missing; --mode={_MODE.value} needs it")
     if _MODE.value == "train":
-        run.train(config, Path(_WORKDIR.value))
+        with preemption.between_steps():
+            run.train(config, Path(_WORKDIR.value))
     else:
         use(config, Path(_WORKDIR.value))
 

@@ -2,11 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
 from ernie_m_jax import main
 from ernie_m_jax.training import preemption
+from tests.command import ROOT
 
 
 @pytest.mark.parametrize(
@@ -53,3 +56,18 @@ def test_one_ctrl_c_is_noted_and_decides_the_status():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)  # a launcher that was interrupted too
         assert stop.signal == signal.SIGINT
+
+
+def test_sigterm_between_the_steps_ends_the_run_at_once_to_be_run_again():
+    program = (
+        "import os, signal; from ernie_m_jax.training import preemption\n"
+        "with preemption.between_steps():\n"
+        "    with preemption.StopRequest() as stop:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print(stop.signal == signal.SIGTERM)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('not reached')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (42, "True\n"), done.stderr
+    assert done.stderr == "stopped while no step ran; the same command goes on from there\n"

@@ -1,6 +1,10 @@
 """What may end a run early: a signal to stop (preemption, Ctrl-C). The loop polls; no step is cut short."""
 
+import contextlib
+import os
 import signal
+import sys
+from collections.abc import Iterator
 from types import FrameType
 
 import jax
@@ -27,6 +31,31 @@ class Interrupted(Exception):
     def __init__(self, message: str, number: int | None = None):
         super().__init__(message)
         self.status = status(number)
+
+
+@contextlib.contextmanager
+def between_steps() -> Iterator[None]:
+    """Has SIGTERM end the process with `RESTART` wherever no `StopRequest` catches it: in evaluations, between stages.
+
+    Nothing is saved, since all that is done is on disk: a run may be killed at any time. With several processes JAX
+    notes the signal, and the next step heeds it.
+    """
+    if jax.process_count() > 1:
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    with contextlib.suppress(Exception):  # what was being written when the signal came
+        sys.stdout.flush()
+    os.write(2, b"stopped while no step ran; the same command goes on from there\n")
+    os._exit(RESTART)  # an exception might be swallowed by what it comes through
 
 
 class StopRequest:

@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
 # Trains on GKE: fills launch/gke_jobset.yaml and creates it with kubectl, or calls XPK. The image is launch/docker's.
 #
-#   launch/gke.sh --name=mine --image=REGISTRY/ernie-m-jax:tpu --claim=shared --accelerator=tpu-v5-lite-podslice --topology=4x4 \
-#     -- --config=CONFIG --workdir=/shared/run
-#   launch/gke.sh --name=mine --image=REGISTRY/ernie-m-jax:gpu --claim=shared --accelerator=nvidia-h100-80gb --hosts=2 \
-#     -- --config=CONFIG --workdir=/shared/run
+#   launch/gke.sh --name=mine --image=REGISTRY/ernie-m-jax:tpu --claim=shared \
+#     --accelerator=tpu-v5-lite-podslice --topology=4x4 -- --config=CONFIG --workdir=/shared/run
+#   launch/gke.sh --name=mine --image=REGISTRY/ernie-m-jax:gpu --claim=shared \
+#     --accelerator=nvidia-h100-80gb --hosts=2 -- --config=CONFIG --workdir=/shared/run
 #   launch/gke.sh --name=mine --image=REGISTRY/ernie-m-jax:tpu --xpk_cluster=CLUSTER --xpk_type=v5litepod-16 \
 #     -- --config=CONFIG --workdir=/shared/run
 #
-# What stands after -- goes to `python -m ernie_m_jax.main` as it is; the work directory is on the claim (ReadWriteMany),
-# or on what the XPK cluster mounts. The cluster must have JobSet (XPK installs it) and be kubectl's current one.
+# What stands after -- goes to `python -m ernie_m_jax.main` as it is; the work directory is on the claim
+# (ReadWriteMany), or on what the XPK cluster mounts. The cluster must have JobSet (XPK installs it) and be kubectl's
+# current one.
 #
 # Status 42 of the training (SIGTERM came, all is saved) or a node that was taken away restarts all pods, at most
-# --max_restarts times; any other status fails the JobSet. The cluster does that by itself: nothing of this needs to run.
+# --max_restarts times; any other status fails the JobSet. The cluster does that by itself: nothing of this needs to
+# run.
 #
 #   --name=NAME               of the JobSet, or XPK's workload
 #   --image=IMAGE             what the cluster pulls
@@ -23,7 +25,7 @@
 #   --hosts=N                 with GPUs; default: 1
 #   --spot                    on spot nodes
 #   --namespace=NAMESPACE     default: kubectl's
-#   --xpk_cluster=CLUSTER     call XPK, with --xpk_type=TYPE (v5litepod-16, h100-80gb-8) and --hosts as its number of nodes
+#   --xpk_cluster=CLUSTER     call XPK, with --xpk_type=TYPE (v5litepod-16, h100-80gb-8), on --hosts nodes of GPUs
 #   --max_restarts=N          default: 100
 #   --dry_run                 print the command with what it reads, and run nothing
 #
@@ -65,7 +67,8 @@ if [[ $flag_xpk_cluster ]]; then
   esac
   ! "$switch_spot" || command+=(--spot)
   # XPK's JobSets restart on 42 by themselves, and on statuses from 127 on.
-  command+=("--max-restarts=$flag_max_restarts" --termination-grace-period-seconds=300 "--command=$(line "${training[@]}")")
+  command+=("--max-restarts=$flag_max_restarts" --termination-grace-period-seconds=300)
+  command+=("--command=$(line "${training[@]}")")
   if dry_run; then
     line "${command[@]}"
     exit 0
@@ -76,11 +79,13 @@ fi
 need claim accelerator
 labels=() environment='[]' annotations='{}'
 if [[ $flag_topology ]]; then
-  [[ $flag_topology =~ ^[1-9][0-9]*(x[1-9][0-9]*)+$ ]] || fail "--topology is '$flag_topology'; it must be like 4x4 or 2x2x4"
+  [[ $flag_topology =~ ^[1-9][0-9]*(x[1-9][0-9]*)+$ ]] ||
+    fail "--topology is '$flag_topology'; it must be like 4x4 or 2x2x4"
   : "${flag_chips:=4}"
   need_number chips
   chips=$((${flag_topology//x/*}))
-  ((flag_chips && chips % flag_chips == 0)) || fail "--topology=$flag_topology are $chips chips, no multiple of --chips=$flag_chips"
+  ((flag_chips && chips % flag_chips == 0)) ||
+    fail "--topology=$flag_topology are $chips chips, no multiple of --chips=$flag_chips"
   flag_hosts=$((chips / flag_chips))
   resource=google.com/tpu
   labels+=(cloud.google.com/gke-tpu-accelerator "$flag_accelerator" cloud.google.com/gke-tpu-topology "$flag_topology")

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Trains on this machine, with all its GPUs (or its CPU) in one process, and runs the command again when it was preempted.
+# Trains on this machine, with all its GPUs (or its CPU) in one process, and runs the command again when it was
+# preempted.
 #
 #   launch/gpu.sh [FLAGS] -- --config=configs/pretrain/stage1.py --workdir=/shared/runs/stage1
 #
 # What stands after -- goes to `python -m ernie_m_jax.main` as it is. With several hosts, start this on each, with
 # --coordinator=HOST:PORT --processes=N --process=I after the -- and a --workdir that all of them share.
 #
-# Status 42 of the training (SIGTERM came, all is saved) runs it again; any other status ends this too, and is handed on.
-# SIGTERM, SIGHUP and Ctrl-C are passed on to the training, which saves; then it is not run again.
+# Status 42 of the training (SIGTERM came, all is saved) runs it again; any other status ends this too, and is handed
+# on. SIGTERM, SIGHUP and Ctrl-C are passed on to the training, which saves; then it is not run again.
 #
 #   --gpus=0,1            GPUs that it may use (CUDA_VISIBLE_DEVICES); default: all
 #   --python=PYTHON       default: python

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # What the launchers share: their flags, a command as one line that can be pasted, and running it again on status 42.
 #
-# A launcher sets flag_NAME, with its default, for each flag that takes a value and switch_NAME=false for each that takes
-# none, and calls `read_flags "$@"`. What stands after -- is then in the array `given`.
+# A launcher sets flag_NAME, with its default, for each flag that takes a value and switch_NAME=false for each that
+# takes none, and calls `read_flags "$@"`. What stands after -- is then in the array `given`.
 
 if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
   echo "error: bash 4.4 or newer is needed, this is $BASH_VERSION" >&2
@@ -96,6 +96,7 @@ line() {
 
 child='' # the process that runs
 stopped='' # the signal that asked this process to stop
+passed='' # whether the command has been told
 status=0
 
 # May be redefined: how a signal is passed on.
@@ -103,10 +104,15 @@ stop_child() {
   kill -s "$1" -- "$child" 2>/dev/null || true
 }
 
+pass() {
+  passed=true
+  stop_child "$1"
+}
+
 on_signal() {
   stopped=$1
   interrupted=true
-  [[ ! $child ]] || stop_child "$1"
+  [[ ! $child ]] || pass "$1"
 }
 
 trap 'on_signal TERM' TERM HUP
@@ -119,7 +125,7 @@ run() {
   "$@" </dev/null &
   child=$!
   set +m
-  [[ ! $stopped ]] || stop_child "$stopped"
+  [[ ! $stopped || $passed ]] || pass "$stopped" # it came before the command was there
   while :; do
     interrupted='' status=0
     wait "$child" || status=$?
@@ -143,10 +149,10 @@ again() {
   [[ ! $stopped ]]
 }
 
-# Sleeps, but not through a signal.
+# Sleeps, but not through a signal, whenever it comes.
 pause() {
-  sleep "$1" &
-  wait $! || kill $! 2>/dev/null || true
+  local left=$1
+  while ((left-- > 0)) && [[ ! $stopped ]]; do sleep 1; done
 }
 
 # Runs a command until it ends with another status than 42, and hands that on.

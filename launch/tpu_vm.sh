@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU: asks for it, installs the wheel on every worker, starts the training on all of them, and does all
-# of it again when the TPU was taken away. Runs on any machine that has gcloud, logged in; it must stay on.
+# Trains on a Cloud TPU: asks for it, installs the wheel on every worker, starts the training on all of them, and does
+# all of it again when the TPU was taken away. Runs on any machine that has gcloud, logged in; it must stay on.
 #
 #   launch/tpu_vm.sh --name=mine --zone=europe-west4-b --accelerator_type=v5litepod-16 --spot \
-#     --wheel=dist/ernie_m_jax-0.1.0-py3-none-any.whl --setup='sudo mount ADDRESS:/share /mnt' -- --config=CONFIG --workdir=/mnt/run
+#     --wheel=dist/ernie_m_jax-0.1.0-py3-none-any.whl --setup='sudo mount ADDRESS:/share /mnt' \
+#     -- --config=CONFIG --workdir=/mnt/run
 #
-# What stands after -- goes to `python -m ernie_m_jax.main` as it is. A TPU that is taken away takes its disks with it, and
-# all workers need the same work directory: it must be on shared storage, which --setup mounts.
+# What stands after -- goes to `python -m ernie_m_jax.main` as it is. A TPU that is taken away takes its disks with it,
+# and all workers need the same work directory: it must be on shared storage, which --setup mounts.
 #
-# Status 42 of the training (SIGTERM came, all is saved) starts it again; so does a TPU that is gone, a new one of the same
-# name. Any other status ends this too, and is handed on: the TPU stays then, and the command that deletes it is printed.
-# SIGTERM and Ctrl-C make the workers save and end.
+# Status 42 of the training (SIGTERM came, all is saved) starts it again; so does a TPU that is gone, a new one of the
+# same name. Any other status ends this too, and is handed on: the TPU stays then, and the command that deletes it is
+# printed. SIGTERM and Ctrl-C make the workers save and end.
 #
 #   --name=NAME              of the TPU and of the request for it; one that is there is used
 #   --zone=ZONE --project=P  P: gcloud's own default if it is not given
@@ -68,14 +69,16 @@ delete=("${queued[@]}" delete "$flag_name" --force "${where[@]}")
 copy=("${vm[@]}" scp "$flag_wheel" "$flag_name:" --worker=all "${where[@]}")
 
 # Run on every worker, in the home directory. The images' own Python is older than what the wheel needs.
-install="python3 -m pip install --quiet --user uv && ~/.local/bin/uv venv --quiet --allow-existing --python 3.12 ernie-m-jax"
+install="python3 -m pip install --quiet --user uv"
+install+=" && ~/.local/bin/uv venv --quiet --allow-existing --python 3.12 ernie-m-jax"
 install+=" && ~/.local/bin/uv pip install --quiet --python ernie-m-jax/bin/python $(line "./${flag_wheel##*/}[tpu]")"
 [[ ! $flag_setup ]] || install+=" && { $flag_setup; }"
-# gcloud runs a command again whose connection broke. What the first one left is told to save, and awaited: two processes
-# cannot share a TPU. The file is gone when the worker starts anew, so its number is no other process's.
+# gcloud runs a command again whose connection broke. What the first one left is told to save, and awaited: two
+# processes cannot share a TPU. The file is gone when the worker starts anew, so its number is no other process's.
 pid=/dev/shm/ernie-m-jax.pid
 stop="kill -TERM \"\$(cat $pid)\""
-train="if [ -e $pid ] && $stop 2>/dev/null; then while kill -0 \"\$(cat $pid)\" 2>/dev/null; do sleep 1; done; fi; echo \$\$ > $pid; exec "
+train="if [ -e $pid ] && $stop 2>/dev/null; then while kill -0 \"\$(cat $pid)\" 2>/dev/null; do sleep 1; done; fi"
+train+="; echo \$\$ > $pid; exec "
 train+=$(line env ERNIE_M_JAX_DISTRIBUTED=1 ernie-m-jax/bin/python -m ernie_m_jax.main "${given[@]}")
 
 on_workers() {
@@ -87,7 +90,7 @@ if dry_run; then
   line "${copy[@]}"
   on_workers "$install" && line "${workers[@]}"
   on_workers "$train" && line "${workers[@]}"
-  echo "# after status $RESTART the training again, after a TPU that is gone everything, $flag_max_restarts times at most"
+  echo "# after status $RESTART the training again, after a lost TPU everything, at most $flag_max_restarts times"
   line "${delete[@]}"
   exit 0
 fi

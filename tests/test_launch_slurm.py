@@ -110,7 +110,7 @@ def test_slurm_runs_a_copy_from_its_spool(launcher):
     assert launcher.calls()[0][-5:] == ["python", "-m", "ernie_m_jax.main", *RUN]
     lost = launcher.run(copy, "--", *RUN, **JOB)
     assert lost.returncode == 2
-    assert lost.stderr.startswith("error: launch/restart.sh is not in .; submit from the directory that has launch/")
+    assert lost.stderr.startswith("error: launch/restart.sh is not in .; submit from where launch/ is")
 
 
 def test_outside_a_job_it_says_how_to_submit(launcher):

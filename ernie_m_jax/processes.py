@@ -4,7 +4,8 @@
                   JAX_PROCESS_ID
     Slurm         srun starts a task per GPU; JAX reads the rest from Slurm's variables, and takes one GPU per task.
                   launch/slurm.sbatch starts one per node, with the variables of plain hosts: it takes all GPUs there
-    TPU pods      every worker runs the same command; JAX reads the rest from the machine
+    TPU pods      every worker runs the same command, outside GKE with ERNIE_M_JAX_DISTRIBUTED=1; JAX reads the rest
+                  from the machine
 
 On plain hosts the processes meet before JAX does, at the same address: JAX ends a process with a stack trace where
 another does not come, and here it is to be one line that says which.

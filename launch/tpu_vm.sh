@@ -82,7 +82,7 @@ train+="; echo \$\$ > $pid; exec "
 train+=$(line env ERNIE_M_JAX_DISTRIBUTED=1 ernie-m-jax/bin/python -m ernie_m_jax.main "${given[@]}")
 
 on_workers() {
-  workers=("${vm[@]}" ssh "$flag_name" --worker=all "--command=$1" "${where[@]}" "--ssh-flag=-o ServerAliveInterval=30")
+  workers=("${vm[@]}" ssh "$flag_name" --worker=all "--ssh-flag=-o ServerAliveInterval=30" "--command=$1" "${where[@]}")
 }
 
 if dry_run; then

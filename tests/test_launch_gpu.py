@@ -1,12 +1,19 @@
 """launch/gpu.sh, and with it what launch/restart.sh gives every launcher: flags, quoting, restarts, signals."""
 
+import os
+import pathlib
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
 from ernie_m_jax.training import preemption
 from tests import launching
-from tests.launching import LAUNCH, ends_with
+from tests.command import quick
+from tests.launching import LAUNCH, ROOT, ends_with
+from tests.test_processes import free_port
 
 launcher = launching.launcher
 ODD = (
@@ -113,3 +120,37 @@ def test_help_is_the_head_of_the_script(launcher):
     assert done.returncode == 0
     assert "launch/gpu.sh [FLAGS] -- --config=" in done.stdout
     assert "--max_restarts" in done.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_of_which_one_is_preempted_both_save_and_are_run_again(tmp_path):
+    """Real ones: what they are told by the launcher, by JAX and by one another."""
+    given = [*quick(tmp_path / "run", steps=60), f"--coordinator=localhost:{free_port()}", "--processes=2"]
+    environment = dict(os.environ, JAX_PLATFORMS="cpu", JAX_CPU_COLLECTIVES_IMPLEMENTATION="gloo")
+    flags = (f"--python={sys.executable}", "--max_restarts=1", "--restart_seconds=1", "--")
+    started = []
+    try:
+        for process in (0, 1):
+            with (tmp_path / f"{process}.log").open("w") as log:
+                command = ["bash", str(LAUNCH / "gpu.sh"), *flags, *given, f"--process={process}"]
+                started.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log))
+        metrics = tmp_path / "run" / "stage1" / "metrics.jsonl"
+        deadline = time.monotonic() + 900
+        while not (metrics.exists() and metrics.read_text().count("\n") > 3):
+            assert time.monotonic() < deadline, "no step within the time"
+            assert [launcher.poll() for launcher in started] == [None, None]
+            time.sleep(0.05)
+        second = started[1].pid
+        (training,) = pathlib.Path(f"/proc/{second}/task/{second}/children").read_text().split()
+        os.kill(int(training), signal.SIGTERM)
+        assert [launcher.wait(timeout=900) for launcher in started] == [0, 0]
+    finally:
+        for launcher in started:
+            launcher.terminate()  # and with it the training
+            launcher.wait()
+    logs = [(tmp_path / f"{process}.log").read_text() for process in (0, 1)]
+    for log in logs:
+        assert log.count("saved; the same command goes on from there") == 1
+        assert "gpu.sh: preempted, saved; restart 1 of 1" in log
+    assert "stage1: going on from step " in logs[0]
+    assert (tmp_path / "run" / "summary.json").is_file()

@@ -74,11 +74,11 @@ def test_a_dry_run_prints_every_command(launcher):
         *("--runtime-version=v2-alpha-tpuv5-lite", "--spot", *WHERE),
     ]
     assert copy == [*VM, "scp", "my dist/ours-0.1-py3-none-any.whl", "mine:", "--worker=all", *WHERE]
-    assert prepare[:7] == train[:7] == [*VM, "ssh", "mine", "--worker=all"]
-    prepared = prepare[7].removeprefix("--command=")
+    assert prepare[:8] == train[:8] == [*VM, "ssh", "mine", "--worker=all", "--ssh-flag=-o ServerAliveInterval=30"]
+    prepared = prepare[8].removeprefix("--command=")
     assert "./ours-0.1-py3-none-any.whl[tpu]" in shlex.split(prepared)
     assert prepared.endswith("&& { mount /mnt/shared; }")
-    command = shlex.split(train[7].removeprefix("--command="))
+    command = shlex.split(train[8].removeprefix("--command="))
     run = ["env", "ERNIE_M_JAX_DISTRIBUTED=1", "ernie-m-jax/bin/python", "-m", "ernie_m_jax.main", *RUN]
     assert command[-len(run) :] == run
     assert delete == [*QUEUED, "delete", "mine", "--force", *WHERE]
@@ -157,7 +157,7 @@ def test_a_signal_stops_the_workers_and_is_awaited(launcher, tpu):
 
 def test_a_worker_ends_what_a_broken_connection_left_there_before_it_trains(launcher):
     *_, train, _ = launcher.dry("tpu_vm.sh", *TPU, "--", *RUN)
-    command = train[7].removeprefix("--command=").replace("/dev/shm", str(launcher.folder))
+    command = train[8].removeprefix("--command=").replace("/dev/shm", str(launcher.folder))
     python = launcher.folder / "ernie-m-jax" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(

@@ -3,6 +3,9 @@ r"""The one entry: flags, distributed start, dispatch by --mode. Nothing else.
 python -m ernie_m_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 python -m ernie_m_jax.main --config=configs/quickstart.py --mode=print --config.train.batch_size=32
 python -m ernie_m_jax.main --workdir=runs/quickstart --mode=encode --input=sentences.txt --output=vectors.npy
+
+Exit status: 0 done; 2 what a user can fix, in one line; 42 stopped by SIGTERM, saved, to be run again; 130 stopped by
+Ctrl-C, saved.
 """
 
 import json
@@ -24,9 +27,8 @@ from ernie_m_jax.checkpoint.checkpoints import CheckpointError
 from ernie_m_jax.convert import native
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.evaluation import encode, in_use, predicted
-from ernie_m_jax.training import claim, compile, restore, run, stages
+from ernie_m_jax.training import claim, compile, preemption, restore, run, stages
 from ernie_m_jax.training.guard import TrainingError
-from ernie_m_jax.training.preemption import Interrupted
 
 MODES = {
     "train": "pre-train or fine-tune every stage; an interrupted run goes on where it stood",
@@ -80,10 +82,10 @@ def main(arguments: list[str]) -> None:
     try:
         run_mode(read_config(arguments[1:]))
         lifeline.close()
-    except Interrupted as error:
+    except preemption.Interrupted as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr)
         lifeline.close()
-        sys.exit(143)
+        sys.exit(error.status)
     except Exception as error:
         lifeline.explain()
         problem = fixable(error)
@@ -132,7 +134,8 @@ def run_mode(config: configs.Config) -> None:
     if not _WORKDIR.value:
         raise configs.ConfigError(f"--workdir=DIR is missing; --mode={_MODE.value} needs it")
     if _MODE.value == "train":
-        run.train(config, Path(_WORKDIR.value))
+        with preemption.between_steps():
+            run.train(config, Path(_WORKDIR.value))
     else:
         use(config, Path(_WORKDIR.value))
 

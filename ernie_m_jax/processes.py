@@ -2,8 +2,10 @@
 
     plain hosts   --coordinator=HOST:PORT --processes=N --process=I, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES,
                   JAX_PROCESS_ID
-    Slurm         srun starts the tasks; JAX reads the rest from Slurm's variables
-    TPU pods      every worker runs the same command; JAX reads the rest from the machine
+    Slurm         srun starts a task per GPU; JAX reads the rest from Slurm's variables, and takes one GPU per task.
+                  launch/slurm.sbatch starts one per node, with the variables of plain hosts: it takes all GPUs there
+    TPU pods      every worker runs the same command, outside GKE with ERNIE_M_JAX_DISTRIBUTED=1; JAX reads the rest
+                  from the machine
 
 On plain hosts the processes meet before JAX does, at the same address: JAX ends a process with a stack trace where
 another does not come, and here it is to be one line that says which.
@@ -65,7 +67,14 @@ def join(given: Mapping[str, str | None], seconds: float = JOIN_SECONDS) -> bool
         jax.distributed.initialize(**times)
     else:
         meet(place, seconds)
-        jax.distributed.initialize(f"{place.host}:{place.port}", place.processes, place.process, **times)
+        # "deactivate": or within Slurm it would take only the GPU numbered SLURM_LOCALID
+        jax.distributed.initialize(
+            f"{place.host}:{place.port}",
+            place.processes,
+            place.process,
+            cluster_detection_method="deactivate",
+            **times,
+        )
     return True
 
 

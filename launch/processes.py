@@ -140,14 +140,19 @@ def _on(cores: frozenset[int]) -> Iterator[None]:
 
 
 class StopRequest:
-    """Notes SIGTERM and SIGINT while it is entered; a second signal ends this process as usual.
+    """Notes SIGTERM and SIGINT while it is entered; after the first of them SIGINT ends this process as usual.
 
     Attributes:
-      made: whether one has come.
+      signal: the first that came; None: none yet.
     """
 
     def __init__(self) -> None:
-        self.made = False
+        self.signal: int | None = None
+
+    @property
+    def made(self) -> bool:
+        """Whether one has come."""
+        return self.signal is not None
 
     def __enter__(self) -> "StopRequest":
         self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -158,9 +163,9 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        self.made = True
-        self.__exit__()
+        del frame
+        self.signal = self.signal or number
+        signal.signal(signal.SIGINT, self._previous[signal.SIGINT])
 
 
 @contextlib.contextmanager

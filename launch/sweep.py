@@ -12,7 +12,8 @@ values may be added. SIGTERM and SIGINT are passed on to the runs, which save. T
 A work directory may come from anyone: the config file that its sweep.json names is executed only if --config names it.
 With --jobs=N the runs at a time divide the CPU cores of this process between them, or the GPUs it sees.
 This command is part of a checkout, in whose directory it is started, not of the wheel.
-Exit status: 0 all runs are done, 1 some failed, 2 the command is wrong, 143 interrupted.
+Exit status: 0 all runs are done, 1 some failed, 2 the command is wrong, 42 stopped by SIGTERM (run it again), 130 by
+Ctrl-C.
 """
 
 import argparse
@@ -28,6 +29,7 @@ import jax
 from ernie_m_jax import config_files
 from ernie_m_jax.config import ConfigError
 from ernie_m_jax.reporting import screen
+from ernie_m_jax.training import preemption
 from ernie_m_jax.training import run as runs
 from launch import results
 from launch.definition import Definition, define, joined
@@ -111,10 +113,10 @@ def command(arguments: argparse.Namespace, settings: Sequence[str], program: Seq
     with alone(workdir / "sweep.lock"):
         ledger = Ledger(workdir, given)  # another sweep may have ended since
         stopped = run_all(ledger, commands, shares(arguments.jobs), defined)
-    if stopped:
+    if stopped is not None:
         left = len(ledger.of_status("waiting"))
         print(f"interrupted, {left} of {len(ledger.runs)} runs left; the same command goes on", file=sys.stderr)
-        return 143
+        return preemption.status(stopped)
     report(ledger)
     failed = ledger.of_status("failed")
     for name in failed:
@@ -134,8 +136,8 @@ def _without_config(workdir: Path) -> str:
 
 def run_all(
     ledger: Ledger, commands: dict[str, list[str]], parts: Sequence[Share], defined: Callable[[], Definition]
-) -> bool:
-    """Runs what is not done, as many at a time as there are parts of the machine; returns whether it was stopped.
+) -> int | None:
+    """Runs what is not done, as many at a time as there are parts of the machine; returns the signal that stopped it.
 
     Each run reads the config file when it starts, so `defined`, what the command line means now, is compared first.
     """
@@ -160,7 +162,7 @@ def run_all(
         except Exception:
             _end_all(active)
             raise
-    return stop.made
+    return stop.signal
 
 
 def _look(ledger: Ledger, active: dict[int, tuple[str, Process]], stop: StopRequest, waiting: int) -> None:

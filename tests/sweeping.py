@@ -25,7 +25,7 @@ with (told / "calls").open("a") as calls:
 def saved(*_):
     (workdir / "saved").touch()
     print("interrupted; the same command goes on from there", file=sys.stderr)
-    sys.exit(143)
+    sys.exit(42)
 signal.signal(signal.SIGTERM, saved)
 print(f"begun {seed}", flush=True)
 (workdir / "begun").touch()

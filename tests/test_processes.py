@@ -91,3 +91,16 @@ def test_the_environment_and_flags_say_the_same():
 )
 def test_clusters_are_found(environment, several):
     assert processes.in_cluster(environment) is several
+
+
+def test_a_process_that_was_told_its_place_takes_all_devices_of_its_host_under_slurm_too():
+    # JAX would give it the one GPU whose number is SLURM_LOCALID.
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "a", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
+    environment = dict(os.environ, JAX_PLATFORMS="cpu", SLURM_LOCALID="0", **slurm)
+    place = {"coordinator": f"localhost:{free_port()}", "processes": "1", "process": "0"}
+    program = (
+        "import jax; from ernie_m_jax import processes; "
+        f"processes.join({place}); print(jax.config.values['jax_cuda_visible_devices'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout == "all\n", done.stderr

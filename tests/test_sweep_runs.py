@@ -85,7 +85,7 @@ def test_interrupted_and_killed_it_ends_like_one_that_was_not(given, tmp_path):
     def saved(name):
         return lambda: any((broken / name / "finetune" / "checkpoints").glob("*/manifest.json"))
 
-    assert interrupt(saved(NAMES[0]), signal.SIGTERM, *given, f"--workdir={broken}") == 143
+    assert interrupt(saved(NAMES[0]), signal.SIGTERM, *given, f"--workdir={broken}") == 42
     assert "the same command goes on" in (broken / f"{NAMES[0]}.log").read_text()
     assert [run["status"] for run in ledger(broken)["runs"].values()] == ["waiting", "waiting"]
     assert interrupt(saved(NAMES[1]), signal.SIGKILL, *given, f"--workdir={broken}") == -signal.SIGKILL

@@ -58,6 +58,10 @@ def test_the_wheel_holds_the_package_its_configs_and_launchers_and_nothing_else(
     files = {str(path.relative_to(installed)) for path in installed.rglob("*.py")}
     tracked = _run(["git", "ls-files", "ernie_m_jax", "configs", "launch"], ROOT).stdout.split()
     assert files == {name for name in tracked if name.endswith(".py")}
+    launchers = {str(path.relative_to(installed)) for path in (installed / "launch").rglob("*") if path.is_file()}
+    assert launchers == {name for name in tracked if name.startswith("launch/")}
+    help_of = _run(["bash", "launch/tpu_vm.sh", "--help"], installed)
+    assert help_of.returncode == 0, help_of.stderr
     sweep = _run([sys.executable, "-m", "launch.sweep", "--help"], installed)
     assert sweep.returncode == 0, sweep.stderr
 

@@ -131,7 +131,8 @@ def _loop(
             else:
                 save(index + 1)
                 saved.wait()
-            raise preemption.Interrupted(f"stopped after step {index + 1} of {last} of {stage.name}, {where}")
+            what = f"stopped after step {index + 1} of {last} of {stage.name}, {where}"
+            raise preemption.Interrupted(what, stop.signal)
     read(last)
     finite.end()
     try:
@@ -143,7 +144,7 @@ def _loop(
     save(last)
     saved.wait()
     if stop.due(last):
-        raise preemption.Interrupted(f"stopped at the end of {stage.name}, saved")
+        raise preemption.Interrupted(f"stopped at the end of {stage.name}, saved", stop.signal)
     return current
 
 

@@ -27,6 +27,8 @@ FLOORS = (
         "config_fields",
         "config_files",
         "config_renames",
+        "mirrors",
+        "stores",
         "task",
         "version",
     ),

@@ -1,0 +1,106 @@
+"""Runs whose work directory, tokenizer and data are behind URLs: killed, resumed, and used."""
+
+import json
+import uuid
+
+import fsspec
+import jax
+import numpy as np
+import pytest
+
+import ernie_m_jax
+from ernie_m_jax import config as configs
+from ernie_m_jax import mirrors, stores
+from ernie_m_jax.reporting import metrics
+from ernie_m_jax.tokenizer import Tokenizer
+from ernie_m_jax.training import preemption, run, stages
+from tests.test_train import tree
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+def at_urls(config, url, tokenizer_path):
+    """The config with its tokenizer and its text in the store too."""
+    Tokenizer.load(tokenizer_path).save(f"{url}/tokenizer")
+    config["tokenizer"]["path"] = f"{url}/tokenizer"
+    from ernie_m_jax.data import records
+
+    for kind, name in (("monolingual", "mono"), ("parallel", "pairs")):
+        stores.put(records._resolve(f"corpus:diagnostics/{name}"), f"{url}/{name}.tsv.gz")
+        config["data"][kind]["diagnostics"]["path"] = f"{url}/{name}.tsv.gz"
+    return config
+
+
+def left(config, workdir):
+    """What a run leaves: its metrics without their timing, and every array of its last checkpoint."""
+    lines = [json.loads(line) for line in (workdir / "one" / metrics.FILE).read_text().splitlines()]
+    made = run.make(config, workdir)
+    stage = stages.make_stage(config, "one", workdir / "one")
+    saved = stages.checkpoints(made, stage.directory)
+    state, streams, _ = saved.restore(None, stages.abstract_state(made, stage))
+    lines = [{key: value for key, value in line.items() if key != "timing"} for line in lines]
+    return lines, jax.tree.map(np.asarray, state), streams, saved.steps()
+
+
+def assert_same(one, other):
+    assert one[0] == other[0]
+    jax.tree.map(np.testing.assert_array_equal, one[1], other[1])
+    assert one[2:] == other[2:]
+
+
+def test_a_run_on_urls_killed_and_resumed_ends_like_a_local_one(tokenizer_path, tmp_path, monkeypatch, capsys):
+    config = configs.resolve(tree(tokenizer_path))
+    run.train(config, tmp_path / "local")
+    expected = left(config, tmp_path / "local")
+    url = f"memory://{uuid.uuid4().hex}"
+    config = configs.resolve(at_urls(tree(tokenizer_path), url, tokenizer_path))
+
+    def die(self, step):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    push = mirrors.Mirror.push
+
+    def die_in_push(self):
+        monkeypatch.setattr(mirrors.Mirror, "push", lambda self: None)  # the process is dead: nothing more arrives
+        put = mirrors.Mirror._put
+        monkeypatch.setattr(
+            mirrors.Mirror, "_put", lambda self, names: put(self, [n for n in names if "manifest" not in n])
+        )
+        with pytest.raises(RuntimeError):
+            push(self)
+            raise RuntimeError
+
+    # Killed in the upload of the first save: everything is there but the manifest.
+    with monkeypatch.context() as patch:
+        patch.setattr(mirrors.Mirror, "push", die_in_push)
+        patch.setattr(preemption.StopRequest, "due", die)
+        with pytest.raises(KeyboardInterrupt):
+            ernie_m_jax.train(config, f"{url}/run")
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    names = {name.partition("/run/")[2] for name in fsspec.core.url_to_fs(url)[0].find(f"{url}/run")}
+    assert "one/checkpoints/3/meta.json" in names
+    assert not [name for name in names if name.endswith("manifest.json")]
+    capsys.readouterr()
+    # Killed again, two steps after a save that was uploaded whole.
+    with monkeypatch.context() as patch:
+        patch.setattr(preemption.StopRequest, "due", die)
+        with pytest.raises(KeyboardInterrupt):
+            ernie_m_jax.train(config, f"{url}/run")
+    assert "one: starting from scratch" in capsys.readouterr().out
+    summary = ernie_m_jax.train(config, f"{url}/run")
+    shown = capsys.readouterr().out
+    assert f"one: going on from step 3 of {url}/run/one" in shown
+    assert summary["stages"]["one"]["steps"] == 8
+    with mirrors.mirrored(f"{url}/run") as place:
+        assert_same(left(config, place), expected)
+    assert json.loads(stores.read(f"{url}/run/summary.json"))["stages"] == summary["stages"]
+    assert ernie_m_jax.train(config, f"{url}/run") == json.loads(stores.read(f"{url}/run/summary.json"))
+    assert f"{url}/run is complete" in capsys.readouterr().out
+    model, local = ernie_m_jax.load(f"{url}/run"), ernie_m_jax.load(tmp_path / "local")
+    np.testing.assert_array_equal(model.encode(["unexpected end"]), local.encode(["unexpected end"]))
+    assert ernie_m_jax.load(f"{url}/run/one").languages == local.languages

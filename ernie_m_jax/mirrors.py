@@ -65,6 +65,7 @@ class Mirror:
         self._same: dict[str, tuple[int, int]] = {}  # files that are the same here and there -> size and time here
         self._steps: set[str] = set()  # folders of steps there
         self._complete: set[str] = set()  # those of them with a manifest
+        self._writers: list[threading.Thread] = []
 
     def pull(self) -> None:
         """Downloads what is small, and makes the folder of every step."""
@@ -140,7 +141,9 @@ class Mirror:
         start = f"{self._base}/"
         with stores.told(self.url):
             found = self._files.find(stores.join(self._base, folder) if folder else self._base, detail=True)
-        names = {path.removeprefix(start): facts["size"] for path, facts in found.items() if path.startswith(start)}
+        # Consoles make an object of a folder, whose name ends in a slash; it holds nothing.
+        files = {path: facts for path, facts in found.items() if path.startswith(start) and not path.endswith("/")}
+        names = {path.removeprefix(start): facts["size"] for path, facts in files.items()}
         for name in names:
             if {"", ".", ".."} & set(name.split("/")):
                 raise StoreError(f"{self.url}: the object {name!r} has no place in a folder")
@@ -172,6 +175,15 @@ class Mirror:
 
     def _place(self, name: str) -> str:
         return f"{self._base}/{name}"
+
+    def keep_for(self, thread: threading.Thread) -> None:
+        """Keeps the folder until a thread that writes to it, and pushes what it wrote, has ended."""
+        self._writers = [*filter(threading.Thread.is_alive, self._writers), thread]
+
+    def wait(self) -> None:
+        """Blocks until those threads have ended."""
+        for thread in self._writers:
+            thread.join()
 
     def probe(self) -> None:
         """Writes an object and removes it: a store that cannot be written to is said before there is work to lose."""
@@ -228,10 +240,12 @@ def mirrored(path: Any, writing: bool = False) -> Iterator[Path]:
         try:
             yield place
             if writing:
+                mirror.wait()
                 mirror.push()
         except BaseException as error:
             error.args = tuple(named(part) if isinstance(part, str) else part for part in error.args)
             if writing:
+                mirror.wait()  # a save under way ends, as it would on a disk
                 try:
                     mirror.push()
                 except OSError as second:

@@ -239,6 +239,31 @@ def test_what_was_written_before_an_error_is_in_the_store_and_the_error_names_th
     assert there(url) == {"metrics.jsonl": b"{}\n"}
 
 
+def test_a_save_under_way_is_finished_before_an_error_ends_the_block(url):
+    def failing():
+        with mirrors.mirrored(url, writing=True) as root:
+            checkpoints = Checkpoints(root / "stage1" / "checkpoints", 0, "aaa")
+            checkpoints.save(3, make_state(3), STREAMS, {})
+            raise ValueError("the next step failed")
+
+    with pytest.raises(ValueError, match="the next step failed"):
+        failing()
+    assert restored(url)[0] == 3
+
+
+def test_an_object_that_stands_for_a_folder_is_none(url, monkeypatch):
+    change(url, "sub/file", b"x")
+    find = MemoryFileSystem.find
+
+    def with_markers(self, path, *arguments, **keys):
+        found = find(self, path, *arguments, **keys)
+        return found | {f"{path}/": {"size": 0}, f"{path}/sub/": {"size": 0}} if keys.get("detail") else found
+
+    monkeypatch.setattr(MemoryFileSystem, "find", with_markers)
+    with mirrors.mirrored(url) as root:
+        assert [path.name for path in root.rglob("*") if path.is_file()] == ["file"]
+
+
 def test_a_reader_changes_nothing(url):
     change(url, "config.json", b"{}")
     with mirrors.mirrored(url) as root:

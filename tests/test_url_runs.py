@@ -1,6 +1,7 @@
 """Runs whose work directory, tokenizer and data are behind URLs: killed, resumed, and used."""
 
 import json
+import time
 import uuid
 
 import fsspec
@@ -11,6 +12,8 @@ import pytest
 import ernie_m_jax
 from ernie_m_jax import config as configs
 from ernie_m_jax import mirrors, stores
+from ernie_m_jax.checkpoint.checkpoints import CheckpointError
+from ernie_m_jax.data import records
 from ernie_m_jax.reporting import metrics
 from ernie_m_jax.tokenizer import Tokenizer
 from ernie_m_jax.training import preemption, run, stages
@@ -26,8 +29,6 @@ def at_urls(config, url, tokenizer_path):
     """The config with its tokenizer and its text in the store too."""
     Tokenizer.load(tokenizer_path).save(f"{url}/tokenizer")
     config["tokenizer"]["path"] = f"{url}/tokenizer"
-    from ernie_m_jax.data import records
-
     for kind, name in (("monolingual", "mono"), ("parallel", "pairs")):
         stores.put(records._resolve(f"corpus:diagnostics/{name}"), f"{url}/{name}.tsv.gz")
         config["data"][kind]["diagnostics"]["path"] = f"{url}/{name}.tsv.gz"
@@ -51,55 +52,66 @@ def assert_same(one, other):
     assert one[2:] == other[2:]
 
 
-def test_a_run_on_urls_killed_and_resumed_ends_like_a_local_one(tokenizer_path, tmp_path, monkeypatch, capsys):
-    config = configs.resolve(tree(tokenizer_path))
+def small(tokenizer_path):
+    """One objective, so one program to compile."""
+    found = tree(tokenizer_path, train__save_every=2)
+    found["stages"]["one"] |= {"weights": {"camlm": 1.0}, "steps": 5}
+    return found
+
+
+def die_at(patch, at, after):
+    """The process is gone before step `at` is dispatched, when an object is there: nothing is put any more."""
+
+    def die(self, step):
+        if step == at:
+            for _ in range(600):
+                if stores.exists(after):
+                    break
+                time.sleep(0.1)
+            patch.setattr(mirrors.Mirror, "push", lambda self: None)
+            raise KeyboardInterrupt
+
+    patch.setattr(preemption.StopRequest, "due", die)
+
+
+def lose_manifests(patch):
+    """Every upload is killed before its manifest."""
+    put = mirrors.Mirror._put
+
+    def without(self, names):
+        names = list(names)
+        if any("/checkpoints/" in name and name.endswith("manifest.json") for name in names):
+            raise OSError("killed")
+        put(self, names)
+
+    patch.setattr(mirrors.Mirror, "_put", without)
+
+
+def test_a_run_on_urls_killed_and_resumed_ends_like_a_local_one(tokenizer_path, tmp_path, capsys):
+    config = configs.resolve(small(tokenizer_path))
     run.train(config, tmp_path / "local")
     expected = left(config, tmp_path / "local")
     url = f"memory://{uuid.uuid4().hex}"
-    config = configs.resolve(at_urls(tree(tokenizer_path), url, tokenizer_path))
-
-    def die(self, step):
-        if step == 5:
-            raise KeyboardInterrupt
-
-    push = mirrors.Mirror.push
-
-    def die_in_push(self):
-        monkeypatch.setattr(mirrors.Mirror, "push", lambda self: None)  # the process is dead: nothing more arrives
-        put = mirrors.Mirror._put
-        monkeypatch.setattr(
-            mirrors.Mirror, "_put", lambda self, names: put(self, [n for n in names if "manifest" not in n])
-        )
-        with pytest.raises(RuntimeError):
-            push(self)
-            raise RuntimeError
-
-    # Killed in the upload of the first save: everything is there but the manifest.
-    with monkeypatch.context() as patch:
-        patch.setattr(mirrors.Mirror, "push", die_in_push)
-        patch.setattr(preemption.StopRequest, "due", die)
-        with pytest.raises(KeyboardInterrupt):
+    config = configs.resolve(at_urls(small(tokenizer_path), url, tokenizer_path))
+    with pytest.MonkeyPatch.context() as patch:  # in the upload of the first save
+        lose_manifests(patch)
+        with pytest.raises(CheckpointError, match="step 2 is saved, but bringing the store up to date"):
             ernie_m_jax.train(config, f"{url}/run")
-    monkeypatch.undo()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     names = {name.partition("/run/")[2] for name in fsspec.core.url_to_fs(url)[0].find(f"{url}/run")}
-    assert "one/checkpoints/3/meta.json" in names
+    assert {"config.json", "one/metrics.jsonl", "one/checkpoints/2/meta.json"} <= names
     assert not [name for name in names if name.endswith("manifest.json")]
-    capsys.readouterr()
-    # Killed again, two steps after a save that was uploaded whole.
-    with monkeypatch.context() as patch:
-        patch.setattr(preemption.StopRequest, "due", die)
+    with pytest.MonkeyPatch.context() as patch:  # in a step after a save that was put there whole
+        die_at(patch, 4, f"{url}/run/one/checkpoints/2/manifest.json")
         with pytest.raises(KeyboardInterrupt):
             ernie_m_jax.train(config, f"{url}/run")
     assert "one: starting from scratch" in capsys.readouterr().out
     summary = ernie_m_jax.train(config, f"{url}/run")
     shown = capsys.readouterr().out
-    assert f"one: going on from step 3 of {url}/run/one" in shown
-    assert summary["stages"]["one"]["steps"] == 8
+    assert f"one: going on from step 2 of {url}/run/one" in shown
     with mirrors.mirrored(f"{url}/run") as place:
         assert_same(left(config, place), expected)
-    assert json.loads(stores.read(f"{url}/run/summary.json"))["stages"] == summary["stages"]
-    assert ernie_m_jax.train(config, f"{url}/run") == json.loads(stores.read(f"{url}/run/summary.json"))
+    assert json.loads(stores.read(f"{url}/run/summary.json"))["stages"]["one"]["steps"] == 5
+    assert ernie_m_jax.train(config, f"{url}/run")["objectives"] == summary["objectives"]
     assert f"{url}/run is complete" in capsys.readouterr().out
     model, local = ernie_m_jax.load(f"{url}/run"), ernie_m_jax.load(tmp_path / "local")
     np.testing.assert_array_equal(model.encode(["unexpected end"]), local.encode(["unexpected end"]))

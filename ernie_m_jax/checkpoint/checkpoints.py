@@ -138,6 +138,8 @@ class Checkpoints:
             raise self._failed(step, error) from error
         self._thread = threading.Thread(target=self._finish, args=(step, selected), name=f"checkpoint-{step}")
         self._thread.start()
+        if (mirror := mirrors.of(self.directory)) is not None:
+            mirror.keep_for(self._thread)
 
     def wait(self) -> None:
         """Blocks until the save under way is on disk.

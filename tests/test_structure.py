@@ -27,6 +27,7 @@ FLOORS = (
         "config_fields",
         "config_files",
         "config_renames",
+        "mirror",
         "mirrors",
         "stores",
         "task",

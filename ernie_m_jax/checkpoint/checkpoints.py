@@ -30,7 +30,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
-from ernie_m_jax import config_fields, mirrors
+from ernie_m_jax import config_fields, mirrors, stores
 from ernie_m_jax.checkpoint import saved_steps, tree
 from ernie_m_jax.checkpoint.manifest import MANIFEST, CheckpointError, dump_json, load_json, write_manifest
 from ernie_m_jax.config import TrainConfig
@@ -54,10 +54,13 @@ class Checkpoints:
 
     Raises:
       ConfigError: `keep` is negative.
+      CheckpointError: the directory is a URL.
     """
 
     def __init__(self, directory: Any, keep: int, fingerprint: str | None):
         config_fields.check_value(TrainConfig, "max_to_keep", keep, "config.train.max_to_keep")
+        if stores.is_url(directory):
+            raise CheckpointError(f"{directory} is a URL; mirrors.mirrored gives a local directory that stands for it")
         self.directory = epath.Path(os.path.abspath(directory))  # Orbax refuses relative paths
         self.keep = keep
         self.fingerprint = fingerprint

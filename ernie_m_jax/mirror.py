@@ -79,10 +79,11 @@ class Mirror:
         self._get(wanted)
 
     def fetch(self, folder: Path) -> None:
-        """Downloads what is not here yet of a folder, such as a step."""
+        """Downloads what is not here yet of a step that is complete there."""
         inside = folder.relative_to(self.root).as_posix()
-        if inside in self._steps:
-            self._get([name for name in self._listing(inside) if not (self.root / name).exists()])
+        with self._lock:
+            if inside in self._complete:
+                self._get([name for name in self._listing(inside) if not (self.root / name).exists()])
 
     def push(self) -> None:
         """Makes the store like the folder; the order is the module's docstring.

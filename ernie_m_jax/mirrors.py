@@ -28,7 +28,7 @@ def of(path: Any) -> Mirror | None:
 
 
 def fetch(folder: Any) -> None:
-    """Has a mirror's folder hold everything that the store has of it; any other folder holds it already."""
+    """Has a step's folder in a mirror hold what the store has of it; any other folder holds everything already."""
     if (mirror := of(folder)) is not None:
         mirror.fetch(Path(folder))
 

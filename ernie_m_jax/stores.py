@@ -14,6 +14,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -33,8 +34,11 @@ class StoreError(OSError):
 
 
 def is_url(path: Any) -> bool:
-    """Whether a path is a URL, and so not on a disk of this machine."""
-    return "://" in os.fspath(path)
+    """Whether a path is a URL, `s3://...` or `zip://...::s3://...`, and so not on a disk of this machine.
+
+    What only has one in it, as `tfds:gs://...` and `en=s3://...,de=s3://...` do, is none.
+    """
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)", os.fspath(path)) is not None
 
 
 def join(url: Any, *names: str) -> str:

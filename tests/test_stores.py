@@ -43,6 +43,24 @@ def names(url):
     return sorted(name.removeprefix(f"{path}/") for name in files.find(path))
 
 
+@pytest.mark.parametrize(
+    ("path", "is_one"),
+    [
+        ("s3://bucket/run", True),
+        ("zip://text.txt::s3://bucket/text.zip", True),
+        ("simplecache::s3://bucket/text.txt", True),
+        ("tfds:gs://bucket/dataset", False),
+        ("en=s3://bucket/en.txt,es=s3://bucket/es.txt", False),
+        ("corpus:udhr", False),
+        ("runs/s3://", False),
+        (pathlib.Path("/runs"), False),
+    ],
+)
+def test_what_a_url_is(path, is_one):
+    assert stores.is_url(path) == is_one
+    assert is_one or not prepared.is_prepared(str(path))
+
+
 def test_a_file_is_put_whole_or_not_at_all(url):
     atomic.write(f"{url}/a", b"one")
     with pytest.raises(RuntimeError, match="in the middle"), atomic.replacing(f"{url}/a") as file:  # noqa: PT012

@@ -116,3 +116,12 @@ def test_a_run_on_urls_killed_and_resumed_ends_like_a_local_one(tokenizer_path, 
     model, local = ernie_m_jax.load(f"{url}/run"), ernie_m_jax.load(tmp_path / "local")
     np.testing.assert_array_equal(model.encode(["unexpected end"]), local.encode(["unexpected end"]))
     assert ernie_m_jax.load(f"{url}/run/one").languages == local.languages
+    # Other runs start from it.
+    others = {"resume": "one: going on from step 5 of init.resume", "params": "one: starting from the parameters of"}
+    for key, says in others.items():
+        capsys.readouterr()
+        other = small(tokenizer_path)
+        other["init"][key] = f"{url}/run"
+        other["stages"]["one"]["steps"] = 6
+        run.train(configs.resolve(other), tmp_path / key)
+        assert f"{says} {url}/run" in capsys.readouterr().out

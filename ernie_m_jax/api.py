@@ -5,11 +5,11 @@
 Nothing in the package imports this module; `ernie_m_jax` hands its names out when they are first used.
 """
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ernie_m_jax import config as configs
+from ernie_m_jax import mirrors
 from ernie_m_jax.checkpoint import tree
 from ernie_m_jax.config import Config, ModelConfig
 from ernie_m_jax.convert import layers
@@ -33,7 +33,7 @@ def load(
     """Loads a model whole into memory: of this project, or any released format (docs/conversion.md).
 
     Args:
-      path: a run, one of its stages, a model's file, folder or tar archive.
+      path: a run, one of its stages, a model's file, folder or tar archive; local or a URL.
       scan_layers: layers stacked, for `compute.scan_layers=True`; otherwise `layers_0`, `layers_1`, ...
       form: the format, where it is not to be recognised.
       style: of an ERNIE-M tokenizer: "ernie" (default) or "huggingface"; a model of this project keeps its own.
@@ -67,7 +67,7 @@ def save(
     """Writes a model for this project or another library: `save(path, model)`, or `save(path, config, params)`.
 
     Args:
-      path: a folder that does not exist or is empty.
+      path: a folder that does not exist or is empty; local or a URL.
       model: a whole Model, or an architecture whose parameters follow.
       params: nested dictionaries of arrays; layers stacked or not.
       tokenizer: goes with it; None leaves it out.
@@ -90,7 +90,8 @@ def save(
     else:
         config = model
     checked = conversion.checked(config, params)
-    conversion.write(pathlib.Path(path), config, checked, tokenizer, to, drop=drop, facts=facts)
+    with mirrors.mirrored(path, writing=True) as folder:
+        conversion.write(folder, config, checked, tokenizer, to, drop=drop, facts=facts)
 
 
 def train(config: Any, workdir: Any) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def train(config: Any, workdir: Any) -> dict[str, Any]:
 
     Args:
       config: what a config file's `get_config()` returns, or a resolved `Config`.
-      workdir: the run's directory, local or mounted.
+      workdir: the run's directory, local or a URL.
 
     Returns:
       The summary: retrieval accuracies, each stage's numbers, speed; also in `workdir/summary.json`.
@@ -111,4 +112,5 @@ def train(config: Any, workdir: Any) -> dict[str, Any]:
     """
     if not (isinstance(config, Config | Mapping) or hasattr(config, "to_dict")):
         raise TypeError(f"config is {config!r:.80}; it must be what a config file's get_config() returns, or a Config")
-    return run.train(config if isinstance(config, Config) else configs.resolve(config), run.local(workdir))
+    with mirrors.mirrored(workdir, writing=True) as place:
+        return run.train(config if isinstance(config, Config) else configs.resolve(config), place)

@@ -1,12 +1,18 @@
-"""Files that appear whole or not at all: written beside their place, synced to disk, then moved there; lock files."""
+"""Files that appear whole or not at all, and lock files.
+
+On a disk a file is written beside its place, synced, then moved there; behind a URL it is put as one object.
+"""
 
 import contextlib
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, cast
 
 from etils import epath
+
+from ernie_m_jax import stores
 
 
 @contextlib.contextmanager
@@ -14,16 +20,21 @@ def replacing(path: Any) -> Iterator[BinaryIO]:
     """A file to write that replaces `path` when the block ends, or leaves it as it was when the block raises.
 
     Args:
-      path: local, or any URL that etils.epath writes to; its directory must exist.
+      path: local, in a directory that exists, or any URL that fsspec writes to.
     """
+    if stores.is_url(path):
+        with tempfile.NamedTemporaryFile() as local:
+            yield cast(BinaryIO, local)
+            local.flush()
+            stores.put(local.name, path)
+        return
     target = epath.Path(path)
     temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}.tmp"
     try:
         with temporary.open("wb") as file:
             yield cast(BinaryIO, file)
             file.flush()
-            if is_local(target):
-                os.fsync(file.fileno())
+            os.fsync(file.fileno())
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -31,13 +42,21 @@ def replacing(path: Any) -> Iterator[BinaryIO]:
 
 def write(path: Any, content: bytes) -> None:
     """Writes one file; its directory is made if need be."""
-    epath.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if not stores.is_url(path):
+        epath.Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write(content)
 
 
 def write_all(directory: Any, contents: Mapping[str, bytes]) -> None:
-    """Writes several files; what can fail comes before any of them is replaced. The directory is made if need be."""
+    """Writes several files; what can fail comes before any of them is replaced. The directory is made if need be.
+
+    Behind a URL they are put one after the other, in the order they are given in.
+    """
+    if stores.is_url(directory):
+        for name, content in contents.items():
+            stores.write(stores.join(directory, name), content)
+        return
     folder = epath.Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -48,19 +67,21 @@ def write_all(directory: Any, contents: Mapping[str, bytes]) -> None:
 
 
 @contextlib.contextmanager
-def alone(path: str) -> Iterator[None]:
+def alone(path: str) -> Iterator[bool]:
     """Holds a lock file, which is removed when the block ends; its folder must exist.
 
-    Where a file system knows no locks, nothing is held.
+    Where a file system knows no locks, nothing is held. Yields whether the lock is.
 
     Raises:
       BlockingIOError: another process holds it, or this one already.
     """
     import fcntl  # not on every system that the package is imported on
 
+    held = False
     with open(path, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = True
         except BlockingIOError:
             raise
         except OSError:
@@ -68,12 +89,7 @@ def alone(path: str) -> Iterator[None]:
         if not os.path.exists(path) or not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
             raise BlockingIOError(f"{path}: another process has just removed it")
         try:
-            yield
+            yield held
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(path)
-
-
-def is_local(path: Any) -> bool:
-    """Whether a path is on a disk of this machine, or mounted, and so can be synced."""
-    return "://" not in os.fspath(path)

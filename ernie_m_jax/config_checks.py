@@ -143,12 +143,6 @@ def _attention(config: Any) -> Iterator[str]:
         )
 
 
-def _local_paths(config: Any) -> Iterator[str]:
-    for key in ("resume", "params"):
-        if "://" in getattr(config.init, key):
-            yield f"config.init.{key} must be a local directory, got {getattr(config.init, key)!r}"
-
-
 def _tokenizer(config: Any) -> Iterator[str]:
     if config.tokenizer.style in ("bert", "xlm") and config.tokenizer.path == "":
         yield f"config.tokenizer.style is {config.tokenizer.style!r}, which no run trains: set config.tokenizer.path"
@@ -264,7 +258,6 @@ _CHECKS = (
     _layers,
     _languages,
     _attention,
-    _local_paths,
     _tokenizer,
     _rows,
     _warmups,

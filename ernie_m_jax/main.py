@@ -8,6 +8,7 @@ Exit status: 0 done; 2 what a user can fix, in one line; 42 stopped by SIGTERM, 
 Ctrl-C, saved.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -22,7 +23,7 @@ import jax
 from absl import app, flags, logging
 
 from ernie_m_jax import config as configs
-from ernie_m_jax import config_files, lifeline, processes
+from ernie_m_jax import config_files, lifeline, mirrors, processes
 from ernie_m_jax.checkpoint.checkpoints import CheckpointError
 from ernie_m_jax.convert import native
 from ernie_m_jax.data.records import DataError
@@ -48,7 +49,9 @@ _CONFIG = flags.DEFINE_string(
     "--config.KEY=VALUE sets one key over either; configs/base.py explains them all.",
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the run: checkpoints, metrics, summary; to use a model, also one of convert's."
+    "workdir",
+    None,
+    "Directory of the run, local or a URL: checkpoints, metrics, summary; to use a model, also one of convert's.",
 )
 _MODE = flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(f"{name}: {what}" for name, what in MODES.items()))
 _INPUT = flags.DEFINE_string(
@@ -80,7 +83,8 @@ OUT_OF_MEMORY = (
 def main(arguments: list[str]) -> None:
     """Runs one mode; what a user can fix ends in one message on standard error and exit status 2."""
     try:
-        run_mode(read_config(arguments[1:]))
+        with opened_workdir() as workdir:
+            run_mode(read_config(arguments[1:], workdir), workdir)
         lifeline.close()
     except preemption.Interrupted as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr)
@@ -105,24 +109,29 @@ def fixable(error: Exception) -> str | None:
     return None
 
 
-def read_config(arguments: list[str]) -> configs.Config:
+def opened_workdir() -> contextlib.AbstractContextManager[Path | None]:
+    """--workdir as a local path, where it is a URL too; None without it."""
+    if not _WORKDIR.value:
+        return contextlib.nullcontext()
+    return mirrors.mirrored(_WORKDIR.value, writing=_MODE.value in ("train", "evaluate"))
+
+
+def read_config(arguments: list[str], workdir: Path | None) -> configs.Config:
     """The config of --config=FILE, or else of --workdir, under `arguments`: what `parse` left of the command line."""
     settings = [argument for argument in arguments if argument.startswith(config_files.PREFIX)]
     if unexpected := [argument for argument in arguments if argument not in settings]:
         raise configs.ConfigError(f"unexpected argument {unexpected[0]!r}: flags begin with --")
-    if _WORKDIR.value:
-        run.local(_WORKDIR.value)
     if _CONFIG.value:
         tree = config_files.from_file(_CONFIG.value)
-    elif _WORKDIR.value:
-        tree = config_files.from_workdir(Path(_WORKDIR.value), _MODE.value == "train", settings)
+    elif workdir is not None:
+        tree = config_files.from_workdir(workdir, _MODE.value == "train", settings)
     else:
         raise configs.ConfigError("--config=FILE is missing, for instance --config=configs/quickstart.py")
     problems = config_files.override(tree, settings)
     return configs.resolve(tree, training=_MODE.value in ("train", "compile"), problems=problems)
 
 
-def run_mode(config: configs.Config) -> None:
+def run_mode(config: configs.Config, workdir: Path | None) -> None:
     """Does what --mode says."""
     if _MODE.value == "print":
         print(json.dumps(configs.to_dict(config), indent=2, ensure_ascii=False))
@@ -131,13 +140,13 @@ def run_mode(config: configs.Config) -> None:
     if _MODE.value == "compile":
         compile.compile_steps(config)
         return
-    if not _WORKDIR.value:
+    if workdir is None:
         raise configs.ConfigError(f"--workdir=DIR is missing; --mode={_MODE.value} needs it")
     if _MODE.value == "train":
         with preemption.between_steps():
-            run.train(config, Path(_WORKDIR.value))
+            run.train(config, workdir)
     else:
-        use(config, Path(_WORKDIR.value))
+        use(config, workdir)
 
 
 def use(config: configs.Config, workdir: Path) -> None:
@@ -176,8 +185,9 @@ def predict(made: stages.Run, params: Any, workdir: Path) -> None:
     """Answers the rows of --input, or writes a submission."""
     model, tokenizer, objective = made.model, made.tokenizer, _OBJECTIVE.value or ""
     if _INPUT.value is None:
-        folders = made.evaluations.submit(model, params, tokenizer, Path(_OUTPUT.value), objective)
-        print("\n".join(map(str, folders)))
+        with mirrors.mirrored(_OUTPUT.value, writing=True) as output:
+            folders = made.evaluations.submit(model, params, tokenizer, output, objective)
+            print("\n".join(mirrors.named(str(folder)) for folder in folders))
         return
     place = native.find(workdir)
     known = native.read_config(place, None)[2].objectives if place else {}

@@ -234,6 +234,6 @@ def test_train_says_what_a_config_is(config, tmp_path):
         ernie_m_jax.train(config, tmp_path)
 
 
-def test_train_takes_no_url(small_config):
-    with pytest.raises(configs.ConfigError, match="must be a local or mounted directory, got 'gs://bucket/run'"):
-        ernie_m_jax.train(small_config(), "gs://bucket/run")
+def test_a_url_that_nothing_opens_is_said_at_once(small_config):
+    with pytest.raises(OSError, match=r"^nosuch://bucket/run: Protocol not known: nosuch"):
+        ernie_m_jax.train(small_config(), "nosuch://bucket/run")

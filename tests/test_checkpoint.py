@@ -75,7 +75,8 @@ def test_a_relative_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert_same(saved("runs/checkpoints", 3).restore(3, abstract(make_state()))[0], make_state(3))
     assert (tmp_path / "runs" / "checkpoints" / "3" / "manifest.json").exists()
-    assert str(Checkpoints("gs://bucket/run", 0, "aaa").directory) == "gs://bucket/run"
+    with pytest.raises(CheckpointError, match=r"^gs://bucket/run is a URL; mirrors\.mirrored gives"):
+        Checkpoints("gs://bucket/run", 0, "aaa")
 
 
 def test_state_may_be_donated_as_soon_as_save_returns(tmp_path):

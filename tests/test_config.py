@@ -73,7 +73,6 @@ def changed(**keys):
         ({"optimizer__layer_decay": 0.0}, r"config\.optimizer\.layer_decay is 0\.0; it must be above 0 and at most 1"),
         ({"model__layer_norm_eps": -1.0}, r"config\.model\.layer_norm_eps is -1\.0; it must be above 0"),
         ({"model__initializer_range": 0.0}, r"config\.model\.initializer_range is 0\.0; it must be above 0"),
-        ({"init__params": "gs://bucket/run"}, r"config\.init\.params must be a local directory"),
         ({"model__labels": ("a", "b", "c")}, r"config\.model\.labels names 3 labels, config\.model\.num_labels is 2"),
         ({"model__labels": "ab"}, r"config\.model\.labels must be a list, got 'ab'"),
         ({"stages": {}}, r"config\.stages is empty"),

@@ -97,7 +97,7 @@ def test_a_process_that_was_told_its_place_takes_all_devices_of_its_host_under_s
     # JAX would give it the one GPU whose number is SLURM_LOCALID.
     slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "a", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
     environment = dict(os.environ, JAX_PLATFORMS="cpu", SLURM_LOCALID="0", **slurm)
-    place = {"coordinator": f"localhost:{free_port()}", "processes": "1", "process": "0"}
+    place = {"coordinator": f"localhost:{several.free_port()}", "processes": "1", "process": "0"}
     program = (
         "import jax; from ernie_m_jax import processes; "
         f"processes.join({place}); print(jax.config.values['jax_cuda_visible_devices'])"

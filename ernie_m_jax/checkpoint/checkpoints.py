@@ -30,7 +30,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
-from ernie_m_jax import config_fields
+from ernie_m_jax import config_fields, mirrors, stores
 from ernie_m_jax.checkpoint import saved_steps, tree
 from ernie_m_jax.checkpoint.manifest import MANIFEST, CheckpointError, dump_json, load_json, write_manifest
 from ernie_m_jax.config import TrainConfig
@@ -42,7 +42,7 @@ _STREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class Checkpoints:
-    """The checkpoints of one run, in one directory (local, or a bucket path that `etils.epath` understands).
+    """The checkpoints of one run, in one local directory, perhaps of a mirror (`mirrors.py`).
 
     Nothing is created before the first `save`, so an instance also serves for reading another run's checkpoints.
 
@@ -54,12 +54,14 @@ class Checkpoints:
 
     Raises:
       ConfigError: `keep` is negative.
+      CheckpointError: the directory is a URL.
     """
 
     def __init__(self, directory: Any, keep: int, fingerprint: str | None):
         config_fields.check_value(TrainConfig, "max_to_keep", keep, "config.train.max_to_keep")
-        path = os.fspath(directory)
-        self.directory = epath.Path(path if "://" in path else os.path.abspath(path))  # Orbax refuses relative paths
+        if stores.is_url(directory):
+            raise CheckpointError(f"{directory} is a URL; mirrors.mirrored gives a local directory that stands for it")
+        self.directory = epath.Path(os.path.abspath(directory))  # Orbax refuses relative paths
         self.keep = keep
         self.fingerprint = fingerprint
         self._thread: threading.Thread | None = None
@@ -139,6 +141,8 @@ class Checkpoints:
             raise self._failed(step, error) from error
         self._thread = threading.Thread(target=self._finish, args=(step, selected), name=f"checkpoint-{step}")
         self._thread.start()
+        if (mirror := mirrors.of(self.directory)) is not None:
+            mirror.keep_for(self._thread)
 
     def wait(self) -> None:
         """Blocks until the save under way is on disk.
@@ -246,7 +250,7 @@ class Checkpoints:
             self._orbax.save(target / "state", args=ocp.args.PyTreeSave(nested))
 
     def _finish(self, step: int, selected: bool) -> None:
-        """Background thread: after Orbax, the manifest; after the manifest, the deleting of old steps."""
+        """Background thread: after Orbax the manifest, then the deleting of old steps, then a mirror's push."""
         target = self.directory / str(step)
         try:
             self._orbax.wait_until_finished()
@@ -262,12 +266,12 @@ class Checkpoints:
         try:
             if jax.process_index() == 0:
                 saved_steps.delete_old(self.directory, self.keep, step)
+            mirrors.push(self.directory)
         except Exception as error:
-            self._failure = CheckpointError(
-                f"step {step} is saved, but deleting an old one in {self.directory} failed: {error}"
-            )
+            what = "deleting an old one" if mirrors.of(self.directory) is None else "bringing the store up to date"
+            self._failure = CheckpointError(f"step {step} is saved, but {what} in {self.directory} failed: {error}")
             self._failure.__cause__ = error
-            logging.error("%s", self._failure)
+            logging.error("%s", mirrors.named(str(self._failure)))
 
     def _failed(self, step: int, error: Exception) -> CheckpointError:
         """Removes what there is of a step and returns the error to raise."""

@@ -82,10 +82,8 @@ def _directories(directory: Any) -> Iterator[Any]:
 
 
 def _sync(*paths: Any) -> None:
-    """Has the system write files and directories to disk; an object store does so by itself."""
+    """Has the system write files and directories to disk."""
     for path in paths:
-        if not atomic.is_local(path):
-            continue
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

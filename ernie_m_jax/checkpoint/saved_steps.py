@@ -18,6 +18,7 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
+from ernie_m_jax import mirrors, stores
 from ernie_m_jax.checkpoint.manifest import MANIFEST, CheckpointError, verify
 from ernie_m_jax.reporting import files, screen
 
@@ -38,15 +39,17 @@ def found(directory: Any) -> list[tuple[int, bool]]:
 
 
 def check(directory: Any) -> None:
-    """Compares all files of a step's directory with its manifest.
+    """Compares all files of a step's directory with its manifest; what a store has of them is downloaded first.
 
     Raises:
       CheckpointError: a file is missing, altered or not listed; on all processes if one finds it.
+      StoreError: the store could not be read, which is no damage.
     """
-    error = None
+    error: Exception | None = None
     try:
+        mirrors.fetch(directory)
         verify(directory)
-    except CheckpointError as caught:
+    except (CheckpointError, stores.StoreError) as caught:
         error = caught
     raise_together(error, f"checking {directory}")
 

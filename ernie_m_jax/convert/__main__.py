@@ -8,10 +8,10 @@ python -m ernie_m_jax.convert --source runs/mine/stage2 --output mine-hf/ --to h
 
 import argparse
 import math
-import pathlib
 import sys
 from collections.abc import Sequence
 
+from ernie_m_jax import mirrors
 from ernie_m_jax.checkpoint.manifest import CheckpointError
 from ernie_m_jax.convert import model, parts, rules, targets
 from ernie_m_jax.weights.tensors import ConversionError
@@ -76,10 +76,10 @@ def convert(flags: argparse.Namespace) -> None:
         )
         if source.left_out:
             print(f"  left out: {', '.join(source.left_out)}")
-        output = pathlib.Path(flags.output)
-        config = model.write(
-            output, source.config, source.read(), source.tokenizer, flags.to, drop=flags.drop, facts=source.facts
-        )
+        with mirrors.mirrored(flags.output, writing=True) as output:
+            config = model.write(
+                output, source.config, source.read(), source.tokenizer, flags.to, drop=flags.drop, facts=source.facts
+            )
     kept = model.shapes(config)
     if dropped := sorted(set(source.shapes) - set(kept)):
         print(f"  dropped: {', '.join(dropped)}")

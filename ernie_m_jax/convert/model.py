@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ernie_m_jax import mirrors, stores
 from ernie_m_jax.checkpoint import tree
 from ernie_m_jax.config import ComputeConfig, ConfigError, ModelConfig
 from ernie_m_jax.config_checks import validate_model
@@ -88,7 +89,7 @@ def open_source(
     """Opens a checkpoint; its arrays can be read inside the `with` block.
 
     Args:
-      path: a model's file, folder or tar archive; a run of this project or one of its stages.
+      path: a model's file, folder or tar archive; a run of this project or one of its stages. Local or a URL.
       form: the format, where it is not to be recognised.
       style: of an ERNIE-M tokenizer: "ernie" (default) or "huggingface"; a model of this project keeps its own.
       num_heads: attention heads, where neither the checkpoint nor the width of 64 per head gives them.
@@ -102,11 +103,13 @@ def open_source(
         raise ConversionError(f"style {style!r} is unknown; an ERNIE-M tokenizer's is ernie or huggingface")
     if form not in ("", "native", *rules.FORMATS):
         raise ConversionError(f"format {form!r} is unknown; there are native, {', '.join(rules.FORMATS)}")
-    if not str(path) or not pathlib.Path(path).exists():
+    if not stores.is_url(path) and not (str(path) and pathlib.Path(path).exists()):
         raise ConversionError(f"{str(path)!r}: no such file or directory")
-    path, wanted_style = pathlib.Path(path), style if with_tokenizer else None
-    with archives.opened(path) as opened:
+    wanted_style = style if with_tokenizer else None
+    with mirrors.mirrored(path) as copy, archives.opened(copy) as opened:
         try:
+            if stores.is_url(path) and opened.is_dir() and not any(opened.iterdir()):
+                raise ConversionError(f"{str(path)!r}: no such file or folder")
             place = native.find(opened)
             if form == "native" and place is None:
                 raise ConversionError(f"{path}: not a model or run of this project: no checkpoints in it")

@@ -87,7 +87,7 @@ def read_config(place: pathlib.Path, style: str | None = "") -> tuple[ModelConfi
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConversionError(f"{path}: not a model of this project ({type(error).__name__}: {error})") from None
     own = path.parent / "tokenizer"
-    folder = own if own.is_dir() else pathlib.Path(named) if named else None
+    folder = own if own.is_dir() else named or None
     if style is None or folder is None or not saved:
         return model, None, facts
     if style not in ("", saved):

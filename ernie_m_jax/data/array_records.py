@@ -9,12 +9,14 @@ import contextlib
 import json
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from array_record.python import array_record_module
 
+from ernie_m_jax import stores
 from ernie_m_jax.data.readers import DataError
 from ernie_m_jax.task import RandomAccess, Record
 
@@ -30,7 +32,7 @@ def write(path: str, lines: Iterable[bytes]) -> int:
     Raises:
       DataError: it cannot be written.
     """
-    folder, name = os.path.split(path)
+    folder, name = (tempfile.gettempdir(), "url") if stores.is_url(path) else os.path.split(path)
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
     count = 0
     try:
@@ -41,7 +43,10 @@ def write(path: str, lines: Iterable[bytes]) -> int:
         writer.close()
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if stores.is_url(path):
+            stores.put(temporary, path)
+        else:
+            os.replace(temporary, path)
     except (RuntimeError, OSError) as error:
         raise DataError(f"{path}: cannot be written: {error}") from error
     finally:

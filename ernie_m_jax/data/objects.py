@@ -6,7 +6,6 @@ them; `columns` of the source, entries `NAME=KEY` with dots for nested keys, say
 """
 
 import json
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from array_record.python import array_record_module
 
+from ernie_m_jax import stores
 from ernie_m_jax.data.readers import DataError, MissingData, Texts, lines
 from ernie_m_jax.task import Record
 
@@ -125,7 +125,7 @@ class ArrayRecords:
     """JSON objects of an ArrayRecord file. Threads may read it; a copy, also in another process, opens it anew."""
 
     def __init__(self, path: str):
-        if "://" not in path and not os.path.isfile(path):
+        if not stores.exists(path):
             raise DataError(f"{path}: no such file")
         self.path = path
         self._lock = threading.Lock()
@@ -133,7 +133,7 @@ class ArrayRecords:
             # For one record at a time, anywhere in the file: with the reader's own threads, or by its `read([index])`,
             # a record takes 2 ms of a processor; so 0.01 ms.
             self._reader = array_record_module.ArrayRecordReader(
-                path, options="readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=32768
+                stores.local(path), options="readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=32768
             )
             if not self._reader.ok():
                 self._reader.read()  # raises what is wrong

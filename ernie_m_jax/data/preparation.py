@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
+from ernie_m_jax import stores
 from ernie_m_jax import task as tasks
 from ernie_m_jax.config import SourceConfig
 from ernie_m_jax.data import array_records, preparation_checks, prepared, published, records
@@ -121,7 +122,7 @@ def parallel(name: str, source: str, output: str, languages: Sequence[str] = (),
         for pair, sequence in opened.items():
             _written(writer, f"{pair}{array_records.SUFFIX}", array_records.text_lines(sequence), {}, "")
         writer.finish(name, (), source)
-    path = os.path.join(output, f"{{pair}}{array_records.SUFFIX}")
+    path = stores.join(output, f"{{pair}}{array_records.SUFFIX}")
     train, search = (
         shlex.quote(f"--config.{key}={path}") for key in ("data.parallel.NAME.path", "evals.NAME.source.path")
     )
@@ -146,7 +147,8 @@ def array_record(source: SourceConfig, languages: tuple[str, ...], kind: records
     counts = {}
     for name, sequence in records.open_source("input", source, languages, kind).items():
         path = output.replace(key, name)
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        if not stores.is_url(path):
+            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         counts[name] = array_records.write(path, array_records.text_lines(sequence))
     return counts
 

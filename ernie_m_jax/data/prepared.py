@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ernie_m_jax import atomic
+from ernie_m_jax import atomic, mirrors, stores
 from ernie_m_jax.data import array_records, objects
 from ernie_m_jax.data.array_records import SUFFIX, UNFINISHED
 from ernie_m_jax.data.readers import DataError, MissingData
@@ -28,6 +28,7 @@ VERSION = 1
 MANIFEST = "manifest.json"
 LOCK = ".preparing.lock"
 _DATA = re.compile(r"(train|dev|test)-[^/]+\.array_record")
+_FILES = (".gz", ".tsv", ".txt", ".jsonl", SUFFIX)  # URLs of files end so; for others the store is asked
 _BLOCK = 1 << 20  # bytes hashed at a time
 
 
@@ -120,8 +121,9 @@ def writing(directory: str) -> Iterator[Writer]:
       DataError: there is a finished folder, it is being written, or it cannot be made.
     """
     check_free(directory)
-    lock = os.path.join(directory, LOCK)
     with contextlib.ExitStack() as stack:
+        directory = str(stack.enter_context(mirrors.mirrored(directory, writing=True)))
+        lock = os.path.join(directory, LOCK)
         try:
             os.makedirs(directory, exist_ok=True)
             began = os.path.exists(lock)
@@ -141,7 +143,8 @@ def writing(directory: str) -> Iterator[Writer]:
 
 def check_free(directory: str) -> None:
     """Raises `DataError` where a prepared folder is complete already: what trains on it must not find other data."""
-    if os.path.lexists(os.path.join(directory, MANIFEST)):
+    path = stores.join(directory, MANIFEST)
+    if stores.exists(path) or os.path.lexists(path):
         raise DataError(f"{directory}: prepared already; remove the folder, or name another one")
 
 
@@ -181,6 +184,8 @@ def is_prepared(path: str) -> bool:
     Raises:
       DataError: it is one whose preparation did not finish.
     """
+    if stores.is_url(path):
+        return not path.endswith(_FILES) and stores.exists(stores.join(path, MANIFEST))
     if not os.path.isdir(path):
         return False
     if os.path.isfile(os.path.join(path, MANIFEST)):
@@ -196,10 +201,9 @@ def manifest(path: str) -> Manifest:
     Raises:
       DataError: it is missing, damaged or of another version.
     """
-    name = os.path.join(path, MANIFEST)
+    name = stores.join(path, MANIFEST)
     try:
-        with open(name, "rb") as file:
-            tree = json.loads(file.read())
+        tree = json.loads(stores.read(name))
         version = tree.pop("version")
         if version == VERSION:
             files = {
@@ -244,7 +248,7 @@ def open_split(path: str, task: str, split: str, languages: Sequence[str], label
         if name not in found.files:
             there = ", ".join(other.removesuffix(SUFFIX) for other in found.files) or "nothing"
             raise MissingData(f"{path}: no {split} split in {language!r}; prepared are: {there}", language)
-    return {language: Records(os.path.join(path, name), found.files[name]) for language, name in names.items()}
+    return {language: Records(stores.join(path, name), found.files[name]) for language, name in names.items()}
 
 
 def verify(path: str) -> Manifest:
@@ -253,6 +257,12 @@ def verify(path: str) -> Manifest:
     Raises:
       DataError: naming every file that differs, and every other one of a prepared folder's kind.
     """
+    with mirrors.mirrored(path) as folder:
+        return _verified(str(folder))
+
+
+def _verified(path: str) -> Manifest:
+    """See `verify`; the folder is a local one."""
     found = manifest(path)
     others = [name for name in sorted(os.listdir(path)) if is_own(name) and name not in (MANIFEST, *found.files)]
     wrong = [f"{name}: the manifest does not name it; remove it" for name in others]
@@ -274,15 +284,17 @@ _WAY = "copy the folder again, or prepare the data again"
 
 def _sized(path: str, file: File) -> None:
     """Raises `DataError` where a file has not the size that the manifest says."""
-    if not os.path.isfile(path):
+    if not stores.exists(path):
         raise DataError(f"{path}: no such file, but the manifest names it; {_WAY}")
-    if (size := os.path.getsize(path)) != file.bytes:
+    if (size := os.path.getsize(stores.local(path))) != file.bytes:
         raise DataError(f"{path}: {size} bytes, the manifest has {file.bytes}; {_WAY}")
 
 
 def _checked(path: str, file: File) -> objects.ArrayRecords:
-    """A file, opened, that has the size and the number of records that the manifest says."""
+    """A file, opened, that has the size and number of records that the manifest says, and if downloaded the digest."""
     _sized(path, file)
+    if stores.is_url(path) and _digest(Path(stores.local(path))) != file.sha256:
+        raise DataError(f"{path}: its SHA-256 is not the manifest's; {_WAY}")
     opened = objects.ArrayRecords(path)
     if len(opened) != file.records:
         raise DataError(f"{path}: {len(opened)} records, the manifest has {file.records}; {_WAY}")

@@ -1,7 +1,7 @@
 """Text files in, indexed lines and cells out: the byte level under `records.py`.
 
-A file becomes a byte buffer (memory-mapped when local and uncompressed, otherwise held in memory) and int64 offsets
-into it, built by NumPy in blocks: no Python object per line. A text is decoded when it is asked for. Files are checked
+A file, or a local copy of a URL's, becomes a byte buffer (memory-mapped unless it is compressed) and int64 offsets into
+it, built by NumPy in blocks: no Python object per line. A text is decoded when it is asked for. Files are checked
 to be UTF-8 while they are indexed, so a bad byte is an error at opening, with its line. `labelled.py`, which may leave
 bad rows out, asks for `lines(strict=False)` and `Cells` and judges the rows itself.
 """
@@ -14,10 +14,9 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-import fsspec
 import numpy as np
-from etils import epath
 
+from ernie_m_jax import stores
 from ernie_m_jax.task import Record
 
 BLOCK = 4 << 20  # bytes indexed at a time
@@ -49,7 +48,7 @@ class Buffer:
     """The bytes of one file, as `data`, uint8[N]. Pickles as its path where it is a memory map."""
 
     def __init__(self, path: str):
-        """Opens a local path or any URL known to etils.epath or fsspec; `.gz` is unpacked.
+        """Opens a local path or any URL known to fsspec; `.gz` is unpacked.
 
         Raises:
           DataError: the file is missing, empty, not readable or not valid gzip.
@@ -243,19 +242,13 @@ def table(path: str, columns: tuple[str, ...] = ()) -> dict[str, Texts]:
 def _load(path: str) -> tuple[np.ndarray, bool]:
     """The bytes, and whether they are a memory map."""
     try:
-        if "://" not in path:
-            if not path.endswith(".gz"):
-                if not os.path.getsize(path):
-                    return np.zeros(0, np.uint8), False
-                return np.asarray(np.memmap(path, np.uint8, "r")), True
-            with open(path, "rb") as file:
-                content = file.read()
-        elif path.startswith(("gs://", "s3://")):
-            content = epath.Path(path).read_bytes()
-        else:
-            with fsspec.open(path, "rb") as file:
-                content = file.read()
-        return np.frombuffer(gzip.decompress(content) if path.endswith(".gz") else content, np.uint8), False
+        here = stores.local(path)
+        if not path.endswith(".gz"):
+            if not os.path.getsize(here):
+                return np.zeros(0, np.uint8), False
+            return np.asarray(np.memmap(here, np.uint8, "r")), True
+        with open(here, "rb") as file:
+            return np.frombuffer(gzip.decompress(file.read()), np.uint8), False
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (OSError, EOFError, zlib.error) as error:

@@ -12,7 +12,7 @@
 | tfds         | `tfds:NAME/CONFIG`, or `tfds:/DIRECTORY` of a prepared data set; `split` as in TFDS | an example |
 
 `.gz` may follow text, tsv, jsonl and moses names. `corpus:NAME` is a corpus bundled with the package (`CORPORA`). Paths
-are local or any URL that etils.epath or fsspec opens. For jsonl, array_record and tfds, `columns` maps names to keys:
+are local or any URL that fsspec opens. For jsonl, array_record and tfds, `columns` maps names to keys:
 `("text=sentence",)`, `("en=source", "de=target")`, `("translation=translations",)`; dots reach into nested keys.
 
 Blank lines, and pairs with a blank side, are skipped. text, tsv, moses and jsonl are read through once at opening to
@@ -26,6 +26,7 @@ from typing import Literal
 
 import numpy as np
 
+from ernie_m_jax import stores
 from ernie_m_jax.config import SourceConfig
 from ernie_m_jax.data import objects, readers
 from ernie_m_jax.data.readers import DataError as DataError
@@ -211,7 +212,7 @@ def _fill_pair(path: str, pair: tuple[str, ...]) -> str:
     """The pair's name in the path; OPUS sorts the codes, so a file named the other way round is the same pair."""
     given, turned = (path.replace("{pair}", "-".join(order)) for order in (pair, pair[::-1]))
     samples = [template.replace("{language}", pair[0]) for template in (given, turned)]
-    found = [os.path.isfile(sample) for sample in samples]
+    found = [stores.exists(sample) for sample in samples]
     return turned if found == [False, True] else given
 
 

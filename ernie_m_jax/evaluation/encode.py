@@ -10,6 +10,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ import numpy as np
 from etils import epath
 from rich import progress as rich_progress
 
-from ernie_m_jax import atomic, config_fields, sharding
+from ernie_m_jax import atomic, config_fields, sharding, stores
 from ernie_m_jax.config import ConfigError, EncodeConfig, ModelConfig
 from ernie_m_jax.data import batch as batches
 from ernie_m_jax.data.records import DataError
@@ -153,7 +154,7 @@ def encode_file(
       DataError: invalid UTF-8 (named by file and line), or an input without lines.
       ConfigError: an output not ending in `.npy`, or an argument out of range.
     """
-    source, target = epath.Path(input_path), epath.Path(output_path)
+    source, target = epath.Path(stores.local(input_path)), Path(output_path)
     if not source.is_file():
         raise FileNotFoundError(f"input {str(source)!r} is not a file; expected a text file with one sentence per line")
     if target.suffix != ".npy":
@@ -175,8 +176,9 @@ def encode_file(
         max_length=max_length,
         batch_size=batch_size,
     )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic.replacing(target) as file, _progress() as bar:
+    if not stores.is_url(output_path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic.replacing(output_path) as file, _progress() as bar:
         task = bar.add_task(f"encode {source.name}", total=shape[0])
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)

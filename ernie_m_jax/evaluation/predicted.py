@@ -11,9 +11,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 
-from ernie_m_jax import atomic
+from ernie_m_jax import atomic, stores
 from ernie_m_jax.config import ConfigError
 from ernie_m_jax.data import finite
 from ernie_m_jax.data import given as givens
@@ -137,8 +136,7 @@ def answer_file(
       DataError: the file, or a row of it, cannot be used; with file and line.
       ConfigError: a target of another name, or the source itself.
     """
-    path = epath.Path(target)
-    if not target.endswith(".jsonl") or path.is_dir():
+    if not target.endswith(".jsonl") or os.path.isdir(target):
         raise ConfigError(f"output {target!r} must be a file whose name ends in '.jsonl'")
     if os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target):
         raise ConfigError(f"output {target!r} is the input; name another file")
@@ -154,8 +152,9 @@ def answer_file(
         for chunk in chunks:
             answer(chunk)
         return count
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic.replacing(path) as file:
+    if not stores.is_url(target):
+        os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
+    with atomic.replacing(target) as file:
         for chunk in chunks:
             for said in answer(chunk):
                 file.write((json.dumps(said, ensure_ascii=False, allow_nan=False) + "\n").encode())

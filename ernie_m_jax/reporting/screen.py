@@ -18,6 +18,7 @@ import rich.progress
 import rich.table
 import rich.text
 
+from ernie_m_jax import mirrors
 from ernie_m_jax.reporting import files
 
 # Light to dark blue, readable to colour-blind people; with the text colour of each step.
@@ -105,7 +106,7 @@ class Progress:
 
     def log(self, text: str) -> None:
         """Prints a line, above the bar where there is one; never wrapped."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(mirrors.named(text), markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> "Progress":
         if self._live is not None:
@@ -137,7 +138,7 @@ def show(*items: Any, console: rich.console.Console | None = None) -> None:
     before = console.size
     for item in items:
         if isinstance(item, str):
-            console.print(item, markup=False, highlight=False, soft_wrap=True)
+            console.print(mirrors.named(item), markup=False, highlight=False, soft_wrap=True)
             continue
         console.size = rich.console.ConsoleDimensions(10_000, before.height)
         console.width = max(before.width, console.measure(item).maximum)

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from etils import epath
 
+from ernie_m_jax import stores
 from ernie_m_jax.tokenizer import files as tokenizer_files
 
 MODEL_FILE = "sentencepiece.bpe.model"
@@ -92,8 +93,9 @@ class Tokenizer(abc.ABC):
         """Reads a tokenizer.
 
         Args:
-          path: a directory. "ernie", "huggingface": `sentencepiece.bpe.model` and `vocab.txt` (one token per line,
-            perhaps a tab and its id; a token's id is its line, counted from 0, whatever id SentencePiece gives it).
+          path: a directory, or its URL. "ernie", "huggingface": `sentencepiece.bpe.model` and `vocab.txt` (one token
+            per line, perhaps a tab and its id; a token's id is its line, counted from 0, whatever id SentencePiece
+            gives it).
             "xlm-roberta": `sentencepiece.bpe.model`. "bert": `vocab.txt`, with the settings in `tokenizer_config.json`
             or `tokenizer.json` where they are there. "xlm": `vocab.json` and `merges.txt`, perhaps
             `tokenizer_config.json`. Other files may lie beside them.
@@ -116,9 +118,9 @@ class Tokenizer(abc.ABC):
         kind = getattr(importlib.import_module(module), kind_name)  # by name: each needs a library of its own
         files = {}
         for name in (*kind.required, *kind.optional):
-            file = epath.Path(path) / name
-            if file.is_file():
-                files[name] = file.read_bytes()
+            file = stores.join(path, name)
+            if stores.exists(file):
+                files[name] = stores.read(file)
             elif name in kind.required:
                 raise FileNotFoundError(
                     f"{file}: no such file; a tokenizer of style {style!r} is a directory with "
@@ -136,11 +138,10 @@ class Tokenizer(abc.ABC):
           NotADirectoryError, IsADirectoryError: `directory` is a file, or has a directory in a file's place.
           FileExistsError: a file is there that `load` would read and that this tokenizer was made without.
         """
-        target = epath.Path(directory)
         for name in self.optional:
-            if name not in self._files and (target / name).exists():
-                raise FileExistsError(f"{target / name}: would change the tokenizer saved beside it; remove it first")
-        tokenizer_files.write(target, self._files)
+            if name not in self._files and stores.exists(file := stores.join(directory, name)):
+                raise FileExistsError(f"{file}: would change the tokenizer saved beside it; remove it first")
+        tokenizer_files.write(directory, self._files)
 
     @abc.abstractmethod
     def encode_ids(self, text: str) -> list[int]:

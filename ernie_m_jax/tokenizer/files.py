@@ -11,7 +11,7 @@ from typing import Any
 
 from etils import epath
 
-from ernie_m_jax import atomic
+from ernie_m_jax import atomic, stores
 
 CONFIG_FILE = "tokenizer_config.json"
 
@@ -23,16 +23,17 @@ def digest(contents: Iterable[bytes], ending: str) -> str:
     return hashlib.sha256(sizes + b"".join(parts) + ending.encode()).hexdigest()
 
 
-def write(directory: epath.Path, files: Mapping[str, bytes]) -> None:
+def write(directory: epath.PathLike, files: Mapping[str, bytes]) -> None:
     """Writes every file beside its place, then moves all there: what can fail comes before anything is replaced.
 
     Raises NotADirectoryError where `directory` is a file, IsADirectoryError where a file's place is taken by one.
     """
-    if directory.exists() and not directory.is_dir():
+    folder = None if stores.is_url(directory) else epath.Path(directory)
+    if folder is not None and folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"output {os.fspath(directory)}: not a directory")
     for name in files:
-        if (directory / name).is_dir():
-            raise IsADirectoryError(f"{directory / name}: is a directory; a file of the tokenizer must go there")
+        if folder is not None and (folder / name).is_dir():
+            raise IsADirectoryError(f"{folder / name}: is a directory; a file of the tokenizer must go there")
     atomic.write_all(directory, files)
 
 

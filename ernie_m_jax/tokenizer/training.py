@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import sentencepiece
 from etils import epath
 
+from ernie_m_jax import stores
 from ernie_m_jax.tokenizer import base
 from ernie_m_jax.tokenizer import files as tokenizer_files
 from ernie_m_jax.tokenizer.sentencepiece import CleaningTable, ErnieTokenizer
@@ -43,7 +44,7 @@ def train(
     Args:
       inputs: paths (`os.PathLike`: text files, UTF-8, one sentence per line) or lines (`str`).
       vocab_size: number of lines of vocab.txt: [CLS] [PAD] [SEP] [UNK], the pieces, [MASK].
-      output_dir: directory to write; made where missing.
+      output_dir: directory to write, made where missing, or its URL.
       character_coverage: share of the text's characters that get a piece, 0.98 to 1.
 
     Returns:
@@ -56,9 +57,8 @@ def train(
       ValueError: no text, invalid UTF-8 (with file and line), a size that the text is too small for (with the largest
         possible one) or that is too small for the text's characters (with the smallest), or a coverage out of range.
     """
-    output = epath.Path(output_dir)
-    if output.exists() and not output.is_dir():
-        raise NotADirectoryError(f"output {os.fspath(output)}: not a directory")
+    if os.path.exists(output_dir) and not os.path.isdir(output_dir):
+        raise NotADirectoryError(f"output {os.fspath(output_dir)}: not a directory")
     if vocab_size <= _SPECIALS:
         raise ValueError(f"vocab_size {vocab_size}: must be above {_SPECIALS}, the special tokens")
     if not 0.98 <= character_coverage <= 1:
@@ -72,7 +72,7 @@ def train(
     trained = ErnieTokenizer(files)
     if trained.vocab_size != vocab_size:
         raise AssertionError(f"SentencePiece returned {len(pieces)} pieces for vocab_size {vocab_size}")
-    tokenizer_files.write(output, files)
+    tokenizer_files.write(output_dir, files)
     return trained
 
 
@@ -202,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         if arguments.command == "train":
-            files = [pathlib.Path(name) for name in arguments.input]
+            files = [pathlib.Path(stores.local(name)) for name in arguments.input]
             tokenizer = train(files, arguments.vocab_size, arguments.output, arguments.character_coverage)
             print(f"{arguments.output}: {tokenizer.vocab_size} tokens, fingerprint {tokenizer.fingerprint}")
         else:

@@ -13,6 +13,7 @@ import jax
 import optax
 
 from ernie_m_jax import config as configs
+from ernie_m_jax import mirrors
 from ernie_m_jax.checkpoint import saved_steps
 from ernie_m_jax.checkpoint.checkpoints import Checkpoints
 from ernie_m_jax.config import ConfigError
@@ -37,7 +38,8 @@ def begin(
         screen.show(f"{stage.name}: going on from step {step} of {stage.directory}")
         return restored, streams
     if previous is None and init.resume:
-        restored, streams, meta = stages.checkpoints(run, find_stage(Path(init.resume))).restore(None, abstract)
+        with mirrors.mirrored(init.resume) as place:
+            restored, streams, meta = stages.checkpoints(run, find_stage(place)).restore(None, abstract)
         if meta["stage"] != stage.name:
             raise ConfigError(
                 f"config.init.resume {init.resume} is of stage {meta['stage']!r}, but this run begins with "

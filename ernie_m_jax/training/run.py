@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from ernie_m_jax import sharding, tokenizer
+from ernie_m_jax import mirrors, sharding, tokenizer
 from ernie_m_jax import task as tasks
 from ernie_m_jax.checkpoint import saved_steps
 from ernie_m_jax.config import Config, ConfigError, MeshConfig, to_dict
@@ -91,7 +91,7 @@ def open_entries(config: Config, sources: mixture.Sources) -> dict[str, Mapping[
 
 
 def local(workdir: str | os.PathLike[str]) -> Path:
-    """A work directory's path.
+    """The path of a work directory that cannot be behind a URL: a sweep's, whose runs are processes of their own.
 
     Raises:
       ConfigError: it is a URL.
@@ -148,10 +148,16 @@ def is_complete(run: stages.Run, workdir: Path) -> bool:
 def train(config: Config, workdir: Path) -> dict[str, Any]:
     """Trains every stage, evaluates before the first and after each, and writes and returns the summary.
 
+    Args:
+      config: the whole run.
+      workdir: local; of a URL, its mirror.
+
     Raises:
       ConfigError, DataError, CheckpointError: what is wrong and where; what is on disk stays intact.
       Interrupted: a signal asked to stop; the same command goes on from there.
     """
+    if mirrors.of(workdir) is not None and jax.process_count() > 1:
+        raise ConfigError("--workdir is a URL, which one process trains in; several need a directory that they share")
     begun = claim.is_begun(workdir)
     config = lengths.as_stored(config, workdir) if begun else config
     claim.check(config, workdir)
@@ -173,6 +179,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
         stage = stages.make_stage(config, name, workdir / name)
         needed = following is not None and not saved_steps.complete(workdir / following / "checkpoints")
         stage_numbers = run_stage(run, stage, previous, needed)
+        mirrors.push(workdir)
         previous = stage.directory
         if jax.process_index() != 0:
             continue  # the first process has the numbers

@@ -1,0 +1,164 @@
+"""Files behind URLs: `s3://`, `gs://`, `memory://` and whatever else fsspec opens. `mirrors.py` has whole folders.
+
+One object is put whole or not at all, so a single file needs no renaming. What must be a file of this machine to be
+read (memory maps, ArrayRecord) is downloaded once into a cache:
+
+    $XDG_CACHE_HOME/ernie_m_jax/files/<SHA-256 of URL and version>/<name>
+
+The version is what the store says of the object: its entity tag, checksum or time. Where it says nothing, the copy is
+this process's own. The cache may be removed at any time when nothing runs.
+"""
+
+import atexit
+import contextlib
+import functools
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+# What tells one version of an object from another, whatever the store calls it.
+_VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "mtime", "created")
+_EXTRA = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}  # URL scheme -> our extra that brings its library
+
+
+class StoreError(OSError):
+    """A store that does not do what it is asked; the message has the URL and the cause, in one line."""
+
+
+def is_url(path: Any) -> bool:
+    """Whether a path is a URL, `s3://...` or `zip://...::s3://...`, and so not on a disk of this machine.
+
+    What only has one in it, as `tfds:gs://...` and `en=s3://...,de=s3://...` do, is none.
+    """
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)", os.fspath(path)) is not None
+
+
+def join(url: Any, *names: str) -> str:
+    """The URL of something in a folder; of a local folder, its path."""
+    if not is_url(url):
+        return os.path.join(url, *names)
+    return "/".join([os.fspath(url).rstrip("/"), *names])
+
+
+def cache(name: str) -> Path:
+    """A folder for what is kept between runs and may be removed when nothing runs."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ernie_m_jax" / name
+
+
+def opened(url: Any) -> tuple[Any, str]:
+    """The file system of a URL, which keeps no listings, and the path in it.
+
+    Raises:
+      StoreError: nothing knows the scheme, or the library that does is not installed.
+    """
+    scheme = os.fspath(url).partition("://")[0]
+    try:
+        return fsspec.core.url_to_fs(os.fspath(url), use_listings_cache=False)
+    except ImportError as error:
+        package = f'pip install "ernie_m_jax[{_EXTRA[scheme]}]"; ' if scheme in _EXTRA else ""
+        raise StoreError(f"{url}: {scheme}:// needs a library that is not installed: {package}{_line(error)}") from None
+    except ValueError as error:
+        raise StoreError(f"{url}: {_line(error)}; {scheme}:// is no scheme that fsspec knows") from None
+
+
+@contextlib.contextmanager
+def told(url: Any) -> Iterator[None]:
+    """Whatever a store raises in the block becomes one line.
+
+    Raises:
+      FileNotFoundError: the object, or the bucket, is not there.
+      StoreError: anything else.
+    """
+    try:
+        yield
+    except StoreError:
+        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{url}: no such file or bucket: {_line(error)}") from error
+    except Exception as error:  # each library has exceptions of its own
+        advice = ""
+        if "credentials" in f"{type(error).__name__} {error}".lower():
+            advice = "; say who you are as the store's own tools are told (AWS_ACCESS_KEY_ID, AWS_PROFILE, gcloud auth)"
+        raise StoreError(f"{url}: {type(error).__name__}: {_line(error)}{advice}") from error
+
+
+def exists(url: Any) -> bool:
+    """Whether there is a file at a URL or local path."""
+    if not is_url(url):
+        return os.path.isfile(url)
+    files, path = opened(url)
+    with told(url):
+        return bool(files.isfile(path))
+
+
+def read(url: Any) -> bytes:
+    """The content of a file at a URL or local path."""
+    if not is_url(url):
+        return Path(url).read_bytes()
+    files, path = opened(url)
+    with told(url):
+        return files.cat_file(path)
+
+
+def write(url: Any, content: bytes) -> None:
+    """Puts one object, which appears whole or not at all."""
+    files, path = opened(url)
+    with told(url):
+        files.pipe_file(path, content)
+
+
+def put(local: Any, url: Any) -> None:
+    """Puts a local file's content as one object, which appears whole or not at all."""
+    files, path = opened(url)
+    with told(url):
+        files.put_file(os.fspath(local), path)
+
+
+def local(path: Any) -> str:
+    """A file of this machine with the content behind a URL, downloaded if need be; a local path as it is.
+
+    Raises:
+      FileNotFoundError: there is none.
+      StoreError: it cannot be read, or what came is not of its size.
+    """
+    if not is_url(path):
+        return os.fspath(path)
+    files, inside = opened(path)
+    with told(path):
+        facts = files.info(inside)
+    version = next((str(facts[name]) for name in _VERSIONS if facts.get(name)), "")
+    key = hashlib.sha256(f"{os.fspath(path)}\n{version}\n{facts.get('size')}".encode()).hexdigest()
+    folder = (cache("files") if version else _own()) / key
+    target = folder / (inside.rstrip("/").rpartition("/")[2] or "file")
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{uuid.uuid4().hex}.tmp"
+        try:
+            with told(path):
+                files.get_file(inside, str(temporary))
+            if facts.get("size") not in (None, size := temporary.stat().st_size):
+                raise StoreError(f"{path}: {size} bytes were read, but it has {facts['size']}")
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return str(target)
+
+
+@functools.cache
+def _own() -> Path:
+    """A folder that goes with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="ernie_m_jax-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or "no message"

@@ -13,7 +13,7 @@ from ernie_m_jax import lifeline
 from tests import launching
 from tests.command import quick
 from tests.launching import LAUNCH, ROOT, ends_with
-from tests.test_processes import free_port
+from tests.several import free_port
 
 launcher = launching.launcher
 ODD = (

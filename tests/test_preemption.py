@@ -1,5 +1,6 @@
 """Signals to stop, and the exit status that they lead to."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -21,10 +22,11 @@ from tests.command import ROOT
     ],
 )
 def test_the_exit_status_says_whether_to_run_it_again(number, status, monkeypatch, capsys):
-    def interrupted(config):
+    def interrupted(config, workdir):
         raise preemption.Interrupted("stopped after step 3 of 9 of one, saved", number)
 
-    monkeypatch.setattr(main, "read_config", lambda arguments: None)
+    monkeypatch.setattr(main, "opened_workdir", contextlib.nullcontext)
+    monkeypatch.setattr(main, "read_config", lambda arguments, workdir: None)
     monkeypatch.setattr(main, "run_mode", interrupted)
     with pytest.raises(SystemExit) as ended:
         main.main(["main"])

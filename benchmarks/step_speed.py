@@ -5,7 +5,7 @@
 
 Each argument is a variant: keys of the list below joined by commas. Batches are synthetic and full: random tokens, as
 many positions to predict as the objective asks for. A row of the table has the compile time, the median seconds of a
-step, real tokens a second, the share of the device's peak (model FLOPs by the formula in `model_flops`, not what the
+step, real tokens a second, the share of the device's peak (model FLOPs by the formula of `ernie_m_jax/model/flops.py`, not what the
 compiler counts) and the program's memory. `--trace DIR` writes a profile of each variant's last steps and
 prints the kernels that took longest. Keys: size, length, rows (computed at a time), objective, attention, remat, chunk
 (compute.vocab_chunk), keep (compute.keep_logits), norm
@@ -32,6 +32,7 @@ from ernie_m_jax import sharding
 from ernie_m_jax import task as tasks
 from ernie_m_jax.data import batch as batches
 from ernie_m_jax.evaluation.runner import Evaluations
+from ernie_m_jax.model import flops
 from ernie_m_jax.model.encoder import ErnieM
 from ernie_m_jax.objectives import btmlm, camlm
 from ernie_m_jax.task import IGNORE
@@ -75,21 +76,9 @@ def config_of(keys: dict[str, str]) -> configuration.Config:
 
 
 def model_flops(config: configuration.Config, objective: str) -> tuple[float, float]:
-    """FLOPs of a training step per real token, and of BTMLM's generation pass.
-
-    Three times the forward pass of the dense maps, attention over a row's length and the head at the positions that are
-    predicted; embeddings, norms, dropout and the optimizer count nothing, work done twice counts once.
-    """
-    model, keys = config.model, config.objectives[objective]
-    width, length = model.hidden_size, config.data.sequence_length
-    body = 6 * model.num_layers * (4 * width**2 + 2 * width * model.ffn_size) + 12 * model.num_layers * length * width
-    word = 6 * (width**2 + width * model.vocab_size)
-    share = {
-        "camlm": keys.mask_ratio / (1 + keys.mask_ratio),
-        "btmlm": keys.mask_ratio / (1 + getattr(keys, "length_ratio", 1.0)),
-    }.get(objective, keys.mask_ratio)
-    written = getattr(keys, "length_ratio", 0.0) / (1 + getattr(keys, "length_ratio", 0.0))
-    return body + share * word, (body + written * word) / 3 if objective == "btmlm" else 0.0
+    """FLOPs of a training step per real token, and of BTMLM's generation pass; each row is one example."""
+    task, length = tasks.bind(config, objective), config.data.sequence_length
+    return flops.per_token(config.model, length, task.predictions() / length, task.written()[0] / length)
 
 
 def synthetic(config: configuration.Config, objective: str) -> dict[str, np.ndarray]:

@@ -1,10 +1,11 @@
 """What the project's steps need on TPUs: every cell compiled by libtpu's compiler, on a machine without a TPU.
 
     pip install libtpu
-    python benchmarks/compile_table.py --output benchmarks/results/compile_tpu.json --table benchmarks/results/compile_tpu.md
+    python benchmarks/compile_table.py --output benchmarks/results/compile_tpu.json
 
-Each cell is `--mode=compile --topology=...` in a process of its own. A cell that the output has already is not compiled
-again, so that a run which was stopped goes on; `--again` begins anew. `--cells TEXT` takes those whose name contains it.
+Each cell is `--mode=compile --topology=...` in a process of its own. The table is written beside the output, as
+Markdown. A cell that the output has already is not compiled again, so that a run which was stopped goes on; `--again`
+begins anew. `--cells TEXT` takes those whose name contains it.
 """
 
 import argparse
@@ -36,8 +37,8 @@ class Cell(NamedTuple):
         return f"{self.size} {self.objective} {self.topology} fsdp={self.fsdp}"
 
 
-# Base: data parallel, 32 rows of 512 tokens per chip and part, as far as 2,048 rows go. Large: 16 rows, fsdp where there
-# are chips for it. Fine-tuning: XNLI's rows of 256 tokens. The order is that of what is most wanted.
+# Base: data parallel, 32 rows of 512 tokens per chip and part, as far as 2,048 rows go. Large: 16 rows, fsdp where
+# there are chips for it. Fine-tuning: XNLI's rows of 256 tokens. The order is that of what is most wanted.
 CELLS = (
     Cell("base", "mmlm", "v5e:1x1", 64),
     Cell("base", "btmlm", "v5e:8x8", 1),
@@ -119,8 +120,8 @@ def verdict(step: dict[str, Any], gib: int) -> str:
 def table(results: dict[str, Any]) -> str:
     """The table in Markdown, the cells in the order of size, objective and chips."""
     lines = [
-        "| size | step | topology | chips | data x fsdp | rows x parts | arguments | temporary | total GiB | of a chip's "
-        "| collectives, GiB per step | GFLOP per token | tokens/s at 40 % |",
+        "| size | step | topology | chips | data x fsdp | rows x parts | arguments | temporary | total GiB "
+        "| of a chip's | collectives, GiB per step | GFLOP per token | tokens/s at 40 % |",
         "| --- " * 13 + "|",
     ]
     order = [cell for cell in CELLS if cell.name in results]
@@ -135,7 +136,6 @@ def main() -> None:
     """Compiles what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True, help="JSON file of the results")
-    parser.add_argument("--table", required=True, help="Markdown file of the table")
     parser.add_argument("--cells", default="", help="only those whose name contains this")
     parser.add_argument("--again", action="store_true", help="compile what is there already, too")
     arguments = parser.parse_args()
@@ -148,7 +148,7 @@ def main() -> None:
         stored[cell.name] = result | {"date": str(datetime.date.today())}
         print(f"{cell.name}: {result['seconds']:.0f} s {result.get('error', '')}", flush=True)
         output.write_text(json.dumps({"cells": stored}, indent=1) + "\n")
-        pathlib.Path(arguments.table).write_text(table(stored))
+        output.with_suffix(".md").write_text(table(stored))
     missing = [cell.name for cell in CELLS if "step" not in stored.get(cell.name, {})]
     print(f"missing: {', '.join(missing) or 'none'}")
 

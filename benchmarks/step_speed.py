@@ -5,8 +5,8 @@
 
 Each argument is a variant: keys of the list below joined by commas. Batches are synthetic and full: random tokens, as
 many positions to predict as the objective asks for. A row of the table has the compile time, the median seconds of a
-step, real tokens a second, the share of the device's peak (model FLOPs by the formula of `ernie_m_jax/model/flops.py`, not what the
-compiler counts) and the program's memory. `--trace DIR` writes a profile of each variant's last steps and
+step, real tokens a second, the share of the device's peak (model FLOPs by the formula of `ernie_m_jax/model/flops.py`,
+not what the compiler counts) and the program's memory. `--trace DIR` writes a profile of each variant's last steps and
 prints the kernels that took longest. Keys: size, length, rows (computed at a time), objective, attention, remat, chunk
 (compute.vocab_chunk), keep (compute.keep_logits), norm
 (compute.layer_norm), dtype, dropout (hidden and attention), micro (parts of a batch), scan.

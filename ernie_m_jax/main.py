@@ -56,8 +56,8 @@ _INPUT = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "File that --mode=encode (.npy), --mode=predict (.jsonl) or --mode=compile (.json) writes; predict without --input: "
-    "a folder.",
+    "File that --mode=encode (.npy), --mode=predict (.jsonl) or --mode=compile (.json) writes; of predict without "
+    "--input a folder.",
 )
 _OBJECTIVE = flags.DEFINE_string("objective", None, "Entry of config.objectives to predict with, where several could.")
 _TOPOLOGY = flags.DEFINE_string(

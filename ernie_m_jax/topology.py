@@ -1,7 +1,7 @@
 """Machines that are not here: a name in, as "v5e:16x16" or "h100:8", devices to compile for and what is known of them.
 
-TPUs are described by libtpu, whose compiler runs on any CPU machine. For GPUs there is no such compiler: as many virtual
-devices of XLA's CPU compiler stand for them, which the same partitioner divides the step over.
+TPUs are described by libtpu, whose compiler runs on any CPU machine. For GPUs there is no such compiler: as many
+virtual devices of XLA's CPU compiler stand for them, over which the same partitioner divides the step.
 """
 
 import dataclasses

@@ -24,9 +24,9 @@ def show_about(about: Mapping[str, Any]) -> None:
     ]
     if about["virtual"]:
         lines.append(
-            "No GPU's compiler runs here: these are as many virtual devices of XLA's CPU compiler. Its partitioner is the "
-            "same, so the collectives count; the memory is what the CPU's code would take, an estimate, and attention "
-            "kernels of the GPU are not in it."
+            "No GPU's compiler runs here: these are as many virtual devices of XLA's CPU compiler. Its partitioner is "
+            "the same, so the collectives count; the memory is what the CPU's code would take, an estimate, and "
+            "attention kernels of the GPU are not in it."
         )
     if chip and about["dtype"] != "bfloat16":
         lines.append(f"The peak is bfloat16's, but config.compute.dtype is {about['dtype']}.")
@@ -39,8 +39,8 @@ def show_results(about: Mapping[str, Any], results: Mapping[str, Mapping[str, An
     if any(step["collectives"] for step in results.values()):
         screen.show(_traffic(results))
         screen.show(
-            "Bytes of the arrays that a device gives into a collective (of all-gather: gets), per step; a loop's body as "
-            "often as it runs, of a conditional the branch with the fewest bytes (at most: with the most)."
+            "Bytes of the arrays that a device gives into a collective (of all-gather: gets), per step; a loop's body "
+            "as often as it runs, of a conditional the branch with the fewest bytes (at most: with the most)."
         )
     if loops := sum(step["unknown_loops"] for step in results.values()):
         screen.show(f"{loops} loops do not say how often they run; their collectives are counted once.")

@@ -28,7 +28,7 @@ import numpy as np
 
 from configs import base, recipes
 from ernie_m_jax import config as configuration
-from ernie_m_jax import sharding
+from ernie_m_jax import sharding, topology
 from ernie_m_jax import task as tasks
 from ernie_m_jax.data import batch as batches
 from ernie_m_jax.evaluation.runner import Evaluations
@@ -42,8 +42,6 @@ DEFAULTS = {
     "size": "base", "length": "512", "rows": "128", "objective": "mmlm", "attention": "flash", "remat": "none",
     "chunk": "16384", "keep": "0", "norm": "xla", "dtype": "bfloat16", "dropout": "0", "micro": "1", "scan": "1",
 }  # fmt: skip
-# Dense 16-bit peak in FLOP/s, by a part of the device's name (data sheets).
-PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 WARM, TIMED = 3, 12
 
 
@@ -139,7 +137,8 @@ def measure(text: str, trace: str) -> dict[str, Any]:
     tokens = config.train.batch_size * config.data.sequence_length
     flops, generation = model_flops(config, keys["objective"])
     device = jax.devices()[0].device_kind
-    peak = next((value for name, value in PEAKS.items() if name in device), float("nan"))
+    chip = topology.chip_of(device)
+    peak = chip.teraflops * 1e12 if chip else float("nan")
     result = {
         "variant": text,
         "compile_seconds": compile_seconds,

@@ -83,7 +83,7 @@ def chip_of(device_kind: str) -> Chip | None:
     """The chip of a device that is here, by the name that JAX gives it; None for one that is not in the table."""
     # JAX calls a v5p "TPU v5", which is part of no other name but "TPU v5 lite".
     kind = "TPU v5p" if device_kind == "TPU v5" else device_kind
-    return next((chip for chip in CHIPS.values() if chip.kind in kind), None)
+    return next((chip for chip in CHIPS.values() if re.search(rf"\b{chip.kind}\b", kind)), None)
 
 
 def parse(name: str) -> tuple[Chip, tuple[int, ...]]:

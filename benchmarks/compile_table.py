@@ -41,8 +41,8 @@ class Cell(NamedTuple):
 # there are chips for it. Fine-tuning: XNLI's rows of 256 tokens. The order is that of what is most wanted.
 CELLS = (
     Cell("base", "mmlm", "v5e:1x1", 64),
-    Cell("base", "btmlm", "v5e:8x8", 1),
     Cell("large", "mmlm", "v5e:16x16", 1, fsdp=8),
+    Cell("base", "btmlm", "v5e:8x8", 1),
     Cell("base", "camlm", "v6e:2x4", 8),
     Cell("base", "xnli", "v5e:2x2", 1, rows=128),
     Cell("large", "btmlm", "v5p:4x4x4", 2, fsdp=4),

@@ -45,6 +45,7 @@ class _Instruction:
     line: str
 
 
+_ENDS = ("async-update", "async-done")  # of a call that "async-start" has begun, and that was counted there
 _HEAD = re.compile(r"^\s*(?:ROOT )?%?(?P<name>[\w.\-]+) = ")
 _OPCODE = re.compile(r" (?P<opcode>[a-z][\w\-]*)\(")
 _COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{$")
@@ -63,7 +64,7 @@ def collectives(text: str, devices: int) -> Collectives:
       text: the program.
       devices: how many run it; the size of a collective's group where the program does not say it.
     """
-    program = {name: list(lines) for name, lines in _computations(text)}
+    program = dict(_computations(text))
     unknown: set[str] = set()
 
     @functools.cache
@@ -83,22 +84,21 @@ def collectives(text: str, devices: int) -> Collectives:
                 _add(total, of(condition), 1 if rounds is None else rounds + 1)
             elif one.opcode == "conditional":
                 _add(total, _cheapest([of(name) for name in _branches(one.line)]))
-            else:  # what a reduction applies has no collectives, a fusion or an asynchronous call may
+            elif one.opcode not in _ENDS:  # what a reduction applies has no collectives, a fusion or a call may
                 for called in _CALLED.findall(one.line):
                     _add(total, of(called))
         return total
 
-    entry = next((name for name in program if name.startswith("ENTRY ")), "")
-    program[entry.removeprefix("ENTRY ")] = program.get(entry, [])
-    return Collectives(of(entry.removeprefix("ENTRY ")), len(unknown))
+    return Collectives(of("ENTRY"), len(unknown))
 
 
-def _computations(text: str) -> Iterator[tuple[str, Iterable[_Instruction]]]:
-    """Each computation's name, "ENTRY " before that of the first to run, and its instructions."""
-    name, lines = "", []
+def _computations(text: str) -> Iterator[tuple[str, list[_Instruction]]]:
+    """Each computation's name, "ENTRY" for the one that is run first, and its instructions."""
+    name = ""
+    lines: list[_Instruction] = []
     for line in text.splitlines():
         if (head := _COMPUTATION.match(line)) and " = " not in line.partition("(")[0]:
-            name, lines = (head["entry"] or "") + head["name"], []
+            name, lines = "ENTRY" if head["entry"] else head["name"], []
         elif line.startswith("}"):
             yield name, lines
         elif instruction := _instruction(line):

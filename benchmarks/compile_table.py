@@ -19,6 +19,7 @@ import time
 from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
+OBJECTIVES = ("mmlm", "tlm", "camlm", "btmlm", "xnli")
 
 
 class Cell(NamedTuple):
@@ -125,11 +126,11 @@ def table(results: dict[str, Any]) -> str:
         "| --- " * 13 + "|",
     ]
     order = [cell for cell in CELLS if cell.name in results]
-    order.sort(key=lambda cell: (cell.size, CELLS_OBJECTIVES.index(cell.objective), results[cell.name].get("chips", 0)))
-    return "\n".join([*lines, *(row(cell, results[cell.name]) for cell in order)]) + "\n"
-
-
-CELLS_OBJECTIVES = ("mmlm", "tlm", "camlm", "btmlm", "xnli")
+    order.sort(key=lambda cell: (cell.size, OBJECTIVES.index(cell.objective), results[cell.name].get("chips", 0)))
+    lines += [row(cell, results[cell.name]) for cell in order]
+    if left := [f"{cell.size} {cell.objective} {cell.topology}" for cell in CELLS if cell not in order]:
+        lines += ["", f"Not compiled yet: {', '.join(left)}."]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -148,9 +149,7 @@ def main() -> None:
         stored[cell.name] = result | {"date": str(datetime.date.today())}
         print(f"{cell.name}: {result['seconds']:.0f} s {result.get('error', '')}", flush=True)
         output.write_text(json.dumps({"cells": stored}, indent=1) + "\n")
-        output.with_suffix(".md").write_text(table(stored))
-    missing = [cell.name for cell in CELLS if "step" not in stored.get(cell.name, {})]
-    print(f"missing: {', '.join(missing) or 'none'}")
+    output.with_suffix(".md").write_text(table(stored))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def test_gpus_are_virtual_devices_and_the_numbers_those_of_the_chip(tmp_path):
     done = call(*STAGE1, "--topology=h100:4", f"--output={output}", "--config.mesh.fsdp=4")
     for shown in ("h100:4: 4 x H100, 80 GiB and 989 TFLOP/s", "virtual devices", "all-reduce", "fits", "stage1/mmlm"):
         assert shown in done.stdout
-    assert done.stderr == ""
+    assert "Traceback" not in done.stderr
     found = json.loads(output.read_text())
     assert (found["chips"], found["mesh"], found["virtual"]) == (4, {"data": 1, "fsdp": 4, "tensor": 1}, True)
     (step,) = found["steps"].values()

@@ -104,7 +104,8 @@ def row(cell: Cell, result: dict[str, Any]) -> str:
         f"{rows} x {cell.parts}",
         *(f"{gib[kind]:.2f}" if gib else "-" for kind in ("arguments", "temporary", "total")),
         verdict(step, result["chip"]["gib"]),
-        ", ".join(f"{kind} {traffic['bytes'] / 2**30:.2f}" for kind, traffic in step["collectives"].items()) or "none",
+        ", ".join(f"{kind} {traffic['bytes'] / 2**30:.2f}" for kind, traffic in step["collectives"].items())
+        or ("not readable" if "unreadable" in step else "none"),
         f"{step['gflop_per_token'] + step['gflop_written_per_token']:.3f}",
         f"{speed / 1e3:,.0f}k",
     ]

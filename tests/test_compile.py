@@ -4,10 +4,12 @@ import importlib.util
 import json
 import types
 
+import jax
 import pytest
 
 from configs import base
 from ernie_m_jax.model import flops
+from ernie_m_jax.training import compile
 from tests.command import call
 
 STAGE1 = (
@@ -44,6 +46,14 @@ def test_gpus_are_virtual_devices_and_the_numbers_those_of_the_chip(tmp_path):
     parameters = 4 * (800 * 64 + 512 * 64 + 2 * (4 * 64**2 + 2 * 64 * 512))
     exchanged = sum(traffic["bytes"] for traffic in step["collectives"].values())
     assert parameters < exchanged < 2 * 4 * parameters
+
+
+def test_a_program_that_cannot_be_read_costs_only_its_collectives():
+    def as_text():
+        raise jax.errors.JaxRuntimeError("INTERNAL: async-update sees 3\nmore")
+
+    found = compile.traffic_of(types.SimpleNamespace(as_text=as_text), 4)
+    assert found == {"collectives": {}, "unknown_loops": 0, "unreadable": "INTERNAL: async-update sees 3"}
 
 
 @pytest.mark.slow

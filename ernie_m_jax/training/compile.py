@@ -111,7 +111,7 @@ def measure(
       "refused" has what it said, and "missing_gib" how much is missing, if it said so. "fits": None where the memory of
       a chip is not known. "gflop_per_token", "gflop_written_per_token" (the pass without gradient), "pflop_per_step",
       "tokens_per_step", "tokens_per_second" at `UTILISATION` of the peak, over all chips; "collectives" by kind;
-      "unknown_loops" (`collectives`); "compile_seconds".
+      "unknown_loops" (`collectives`); "unreadable" where they are not known; "compile_seconds".
     """
     config, task = run.config, tasks.bind(run.config, objective)
     length = config.data.sequence_length
@@ -138,15 +138,23 @@ def measure(
     seconds = time.perf_counter() - began
     gib = _memory(compiled)
     room = chip.gib - gib["total"] if chip else None
-    found = collectives(compiled.as_text() or "", run.mesh.size)
     return result | {
         "gib": gib,
         "fits": None if room is None else room >= 0,
         "missing_gib": None if room is None or room >= 0 else -room,
-        "collectives": {kind: dataclasses.asdict(traffic) for kind, traffic in sorted(found.kinds.items())},
-        "unknown_loops": found.unknown_loops,
         "compile_seconds": seconds,
+        **traffic_of(compiled, run.mesh.size),
     }
+
+
+def traffic_of(compiled: Any, devices: int) -> dict[str, Any]:
+    """The collectives of a program; none where JAX cannot read a newer compiler's program: "unreadable" says why."""
+    try:
+        found = collectives(compiled.as_text() or "", devices)
+    except jax.errors.JaxRuntimeError as error:
+        return {"collectives": {}, "unknown_loops": 0, "unreadable": str(error).splitlines()[0]}
+    kinds = {kind: dataclasses.asdict(traffic) for kind, traffic in sorted(found.kinds.items())}
+    return {"collectives": kinds, "unknown_loops": found.unknown_loops}
 
 
 def _memory(compiled: Any) -> dict[str, float]:

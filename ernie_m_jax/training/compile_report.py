@@ -42,6 +42,9 @@ def show_results(about: Mapping[str, Any], results: Mapping[str, Mapping[str, An
             "Bytes of the arrays that a device gives into a collective (of all-gather: gets), per step; a loop's body "
             "as often as it runs, of a conditional the branch with the fewest bytes (at most: with the most)."
         )
+    for name, step in results.items():
+        if reason := step.get("unreadable"):
+            screen.show(f"{name}: its collectives are not known, JAX cannot read the compiled program ({reason})")
     if loops := sum(step["unknown_loops"] for step in results.values()):
         screen.show(f"{loops} loops do not say how often they run; their collectives are counted once.")
 

@@ -5,8 +5,8 @@
 
 Each argument is a variant: keys of the list below joined by commas. Batches are synthetic and full: random tokens, as
 many positions to predict as the objective asks for. A row of the table has the compile time, the median seconds of a
-step, real tokens a second, the share of the device's peak (model FLOPs by the formula in `model_flops`, not what the
-compiler counts) and the program's memory. `--trace DIR` writes a profile of each variant's last steps and
+step, real tokens a second, the share of the device's peak (model FLOPs by the formula of `ernie_m_jax/model/flops.py`,
+not what the compiler counts) and the program's memory. `--trace DIR` writes a profile of each variant's last steps and
 prints the kernels that took longest. Keys: size, length, rows (computed at a time), objective, attention, remat, chunk
 (compute.vocab_chunk), keep (compute.keep_logits), norm
 (compute.layer_norm), dtype, dropout (hidden and attention), micro (parts of a batch), scan.
@@ -28,10 +28,11 @@ import numpy as np
 
 from configs import base, recipes
 from ernie_m_jax import config as configuration
-from ernie_m_jax import sharding
+from ernie_m_jax import sharding, topology
 from ernie_m_jax import task as tasks
 from ernie_m_jax.data import batch as batches
 from ernie_m_jax.evaluation.runner import Evaluations
+from ernie_m_jax.model import flops
 from ernie_m_jax.model.encoder import ErnieM
 from ernie_m_jax.objectives import btmlm, camlm
 from ernie_m_jax.task import IGNORE
@@ -41,8 +42,6 @@ DEFAULTS = {
     "size": "base", "length": "512", "rows": "128", "objective": "mmlm", "attention": "flash", "remat": "none",
     "chunk": "16384", "keep": "0", "norm": "xla", "dtype": "bfloat16", "dropout": "0", "micro": "1", "scan": "1",
 }  # fmt: skip
-# Dense 16-bit peak in FLOP/s, by a part of the device's name (data sheets).
-PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 WARM, TIMED = 3, 12
 
 
@@ -75,21 +74,9 @@ def config_of(keys: dict[str, str]) -> configuration.Config:
 
 
 def model_flops(config: configuration.Config, objective: str) -> tuple[float, float]:
-    """FLOPs of a training step per real token, and of BTMLM's generation pass.
-
-    Three times the forward pass of the dense maps, attention over a row's length and the head at the positions that are
-    predicted; embeddings, norms, dropout and the optimizer count nothing, work done twice counts once.
-    """
-    model, keys = config.model, config.objectives[objective]
-    width, length = model.hidden_size, config.data.sequence_length
-    body = 6 * model.num_layers * (4 * width**2 + 2 * width * model.ffn_size) + 12 * model.num_layers * length * width
-    word = 6 * (width**2 + width * model.vocab_size)
-    share = {
-        "camlm": keys.mask_ratio / (1 + keys.mask_ratio),
-        "btmlm": keys.mask_ratio / (1 + getattr(keys, "length_ratio", 1.0)),
-    }.get(objective, keys.mask_ratio)
-    written = getattr(keys, "length_ratio", 0.0) / (1 + getattr(keys, "length_ratio", 0.0))
-    return body + share * word, (body + written * word) / 3 if objective == "btmlm" else 0.0
+    """FLOPs of a training step per real token, and of BTMLM's generation pass; each row is one example."""
+    task, length = tasks.bind(config, objective), config.data.sequence_length
+    return flops.per_token(config.model, length, task.predictions() / length, task.written()[0] / length)
 
 
 def synthetic(config: configuration.Config, objective: str) -> dict[str, np.ndarray]:
@@ -150,7 +137,8 @@ def measure(text: str, trace: str) -> dict[str, Any]:
     tokens = config.train.batch_size * config.data.sequence_length
     flops, generation = model_flops(config, keys["objective"])
     device = jax.devices()[0].device_kind
-    peak = next((value for name, value in PEAKS.items() if name in device), float("nan"))
+    chip = topology.chip_of(device)
+    peak = chip.teraflops * 1e12 if chip else float("nan")
     result = {
         "variant": text,
         "compile_seconds": compile_seconds,

@@ -2,6 +2,7 @@ r"""The one entry: flags, distributed start, dispatch by --mode. Nothing else.
 
 python -m ernie_m_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 python -m ernie_m_jax.main --config=configs/quickstart.py --mode=print --config.train.batch_size=32
+python -m ernie_m_jax.main --config=configs/pretrain/stage1.py:size=large --mode=compile --topology=v5e:16x16
 python -m ernie_m_jax.main --workdir=runs/quickstart --mode=encode --input=sentences.txt --output=vectors.npy
 
 Exit status: 0 done; 2 what a user can fix, in one line; 42 stopped by SIGTERM, saved, to be run again; 130 stopped by
@@ -23,7 +24,7 @@ import jax
 from absl import app, flags, logging
 
 from ernie_m_jax import config as configs
-from ernie_m_jax import config_files, lifeline, mirrors, processes
+from ernie_m_jax import config_files, lifeline, mirrors, processes, topology
 from ernie_m_jax.checkpoint.checkpoints import CheckpointError
 from ernie_m_jax.convert import native
 from ernie_m_jax.data.records import DataError
@@ -38,7 +39,8 @@ MODES = {
     "predict": "answer the rows of --input (lines, .tsv, .jsonl) into --output (.jsonl) with a fine-tuned model, "
     "or find the most similar sentences with one that has no head; without --input the test data of config.evals, as a "
     "submission to XTREME, into the folder --output",
-    "compile": "compile every step without data and print what it needs",
+    "compile": "compile every step without data and print what it needs: for the devices here, or for --topology; "
+    "--output has it as JSON",
     "print": "show the resolved config",
 }
 
@@ -58,9 +60,15 @@ _INPUT = flags.DEFINE_string(
     "input", None, "File to encode (a sentence per line), or of rows to predict for (lines, .tsv, .jsonl; .gz)."
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "File that --mode=encode (.npy) or --mode=predict (.jsonl) writes; without --input a folder."
+    "output",
+    None,
+    "File that --mode=encode (.npy), --mode=predict (.jsonl) or --mode=compile (.json) writes; of predict without "
+    "--input a folder.",
 )
 _OBJECTIVE = flags.DEFINE_string("objective", None, "Entry of config.objectives to predict with, where several could.")
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", None, f"Machine that --mode=compile compiles for, on any CPU: {topology.NAMES}."
+)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0, where several processes train together; with --processes, --process."
 )
@@ -136,9 +144,12 @@ def run_mode(config: configs.Config, workdir: Path | None) -> None:
     if _MODE.value == "print":
         print(json.dumps(configs.to_dict(config), indent=2, ensure_ascii=False))
         return
-    start_jax()
+    if _TOPOLOGY.value is not None and _MODE.value != "compile":
+        raise configs.ConfigError(f"--topology is for --mode=compile; --mode={_MODE.value} uses the devices there are")
+    elsewhere = topology.open_topology(_TOPOLOGY.value) if _TOPOLOGY.value is not None else None
+    start_jax(joining=elsewhere is None)
     if _MODE.value == "compile":
-        compile.compile_steps(config)
+        compile.compile_steps(config, elsewhere, _OUTPUT.value or "")
         return
     if workdir is None:
         raise configs.ConfigError(f"--workdir=DIR is missing; --mode={_MODE.value} needs it")
@@ -196,11 +207,12 @@ def predict(made: stages.Run, params: Any, workdir: Path) -> None:
     print(f"{_OUTPUT.value}: {count} answers")
 
 
-def start_jax() -> None:
+def start_jax(joining: bool = True) -> None:
     """Joins the other processes, if there are any, and keeps compiled programs between runs."""
-    given = {"coordinator": _COORDINATOR.value, "processes": _PROCESSES.value, "process": _PROCESS.value}
-    if processes.join(given, _JOIN_SECONDS.value):
-        lifeline.start()
+    if joining:
+        given = {"coordinator": _COORDINATOR.value, "processes": _PROCESSES.value, "process": _PROCESS.value}
+        if processes.join(given, _JOIN_SECONDS.value):
+            lifeline.start()
     if jax.config.values["jax_compilation_cache_dir"] is None:
         cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "ernie_m_jax", "jax"))
@@ -219,7 +231,7 @@ def parse(arguments: list[str]) -> list[str]:
 
 def cli() -> None:
     """Entry of the installed command `ernie-m-jax`."""
-    for name in ("config", "workdir", "mode", "input", "output", "objective", "language", *FLAGS):
+    for name in ("config", "workdir", "mode", "input", "output", "objective", "language", "topology", *FLAGS):
         # --help lists the key flags of the program that runs, here the script.
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     app.run(main, flags_parser=parse)

@@ -158,6 +158,9 @@ class Task:
         compile.
       loss: `(cfg, keys, model, params, batch, rng, deterministic) -> Sums`, device; never divides. `Sums["loss"]` is
         what is trained on. `deterministic` leaves dropout out, for held-out data.
+      predictions: `(cfg, keys) -> number` of words that a full row has to predict, on average; 0: it predicts no words.
+      written: `(cfg, keys) -> (number, passes)`: words that each pass before that, without gradient, writes into a full
+        row, on average, and how many such passes there are.
       requires: `(cfg, keys) -> problems`: what the model must have, and what else must fit, checked with the config. A
         line begins with "config." or with one of the task's own keys.
       columns: of its sums, those that the reports show, with their titles; `loss` and `accuracy` are always shown.
@@ -184,6 +187,8 @@ class Task:
     examples: Callable[[Record, Any, Any, Any, np.random.Generator], Sequence[Example]]
     spec: Callable[[Any, Any], Spec]
     loss: Callable[[Any, Any, Any, Any, Batch, jax.Array, bool], Sums]
+    predictions: Callable[[Any, Any], float] = lambda cfg, keys: 0.0
+    written: Callable[[Any, Any], tuple[float, int]] = lambda cfg, keys: (0.0, 0)
     requires: Callable[[Any, Any], Iterable[str]] = _no_problems
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     splits: Callable[[Any, Any], Mapping[str, Mapping[str, RandomAccess]]] = _nothing
@@ -219,6 +224,8 @@ class Bound:
         self.records = functools.partial(task.records, *both)
         self.spec = functools.partial(task.spec, *both)
         self.loss = functools.partial(task.loss, *both)
+        self.predictions = functools.partial(task.predictions, *both)
+        self.written = functools.partial(task.written, *both)
         self.splits = functools.partial(task.splits, *both)
         self.predict = functools.partial(task.predict, *both)
         self.score = functools.partial(task.score, *both)

@@ -16,7 +16,7 @@ FLOORS = (
     ("convert",),
     ("checkpoint",),
     ("finetune", "objectives"),
-    ("data", "lifeline", "model", "processes", "reporting", "sharding", "weights"),
+    ("data", "lifeline", "model", "processes", "reporting", "sharding", "topology", "weights"),
     ("tokenizer",),
     (
         "atomic",

@@ -133,10 +133,16 @@ class ErnieM(nn.Module):
     To differentiate with respect to the embedding sum of each token, before the embedding LayerNorm, pass
     `{"params": params, "perturbations": {"input_embeddings": zeros f32 [B, L, H]}}` to `apply`; without that collection
     the hook does nothing.
+
+    Attributes:
+      rows: how rows [B, ...] are spread over devices; None leaves it to the compiler. Told nothing, XLA takes over
+        the sharding of the tables' width (fsdp): each device then computes a part of the width of all rows, and
+        activations are exchanged in every layer instead of parameters.
     """
 
     config: ModelConfig
     compute: ComputeConfig
+    rows: jax.sharding.Sharding | None = None
 
     def setup(self) -> None:
         """Creates embeddings, layers (one stacked module, or layers_0, layers_1, ...), mlm_head, pooler and head."""
@@ -198,15 +204,18 @@ class ErnieM(nn.Module):
           [B, L, H] in `compute.dtype`, or [num_layers + 1, B, L, H] if `all_layers`.
         """
         mask = seen(inputs.segments, inputs.roles, table, attention_backend(self.compute, self.config))
-        embedded = self.perturb("input_embeddings", self.embeddings(inputs))
+        embedded = self._by_rows(self.perturb("input_embeddings", self.embeddings(inputs)))
         x = self.embedding_dropout(self.embeddings.layer_norm(embedded), deterministic=deterministic)
         if self.compute.scan_layers:
             last, kept = self.layers(x, mask, deterministic, all_layers)
-            return jnp.concatenate([x[None], kept]) if all_layers else last
+            return jnp.concatenate([x[None], kept]) if all_layers else self._by_rows(last)
         outputs = [x]
         for layer in self.layers:
             outputs.append(layer(outputs[-1], mask, deterministic, all_layers)[0])
-        return jnp.stack(outputs) if all_layers else outputs[-1]
+        return jnp.stack(outputs) if all_layers else self._by_rows(outputs[-1])
+
+    def _by_rows(self, x: jax.Array) -> jax.Array:
+        return x if self.rows is None else jax.lax.with_sharding_constraint(x, self.rows)
 
     def score(self, hidden: jax.Array, labels: jax.Array, room: int = 0) -> loss.Scores:
         """Scores positions to predict with the masked language model head.

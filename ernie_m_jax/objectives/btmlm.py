@@ -156,6 +156,16 @@ def spec(cfg: Config, keys: BTMLMConfig) -> Spec:
     }
 
 
+def predictions(cfg: Config, keys: Any) -> float:
+    """How many a full row has on average."""
+    return cfg.data.sequence_length / (1 + keys.length_ratio) * keys.mask_ratio
+
+
+def written(cfg: Config, keys: Any) -> tuple[float, int]:
+    """How many placeholders a full row has on average, and how often they are written."""
+    return cfg.data.sequence_length / (1 + keys.length_ratio) * keys.length_ratio, keys.passes
+
+
 def generate(
     cfg: Config,
     keys: BTMLMConfig,
@@ -245,8 +255,8 @@ def loss(
     inputs = Inputs(ids, batch["positions"], batch["segments"], roles, batch["masked_languages"])
     encode = functools.partial(model.apply, {"params": params}, method="encode", rngs={"dropout": dropout_rng})
     hidden = encode(inputs, table, deterministic=deterministic)
-    predictions = cfg.data.sequence_length / (1 + keys.length_ratio) * keys.mask_ratio
-    sums = masking.prediction_sums(model, params, hidden, batch["predict_at"], batch["predict_labels"], predictions)
+    at, labels = batch["predict_at"], batch["predict_labels"]
+    sums = masking.prediction_sums(model, params, hidden, at, labels, predictions(cfg, keys))
     return sums | pseudo_sums(batch, tokens)
 
 
@@ -297,6 +307,8 @@ TASK = Task(
     examples=examples,
     spec=spec,
     loss=loss,
+    predictions=predictions,
+    written=written,
     requires=masking.word_head,
     columns={"pseudo_novel": "pseudo novel", "pseudo_confidence": "confidence"},
 )

@@ -101,5 +101,6 @@ TASK = Task(
     examples=examples,
     spec=spec,
     loss=masking.loss_under(TABLE, predictions),
+    predictions=predictions,
     requires=masking.word_head,
 )

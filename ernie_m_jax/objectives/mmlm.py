@@ -93,5 +93,6 @@ TASK = Task(
     examples=examples,
     spec=spec,
     loss=masking.loss_under(visibility.FULL, predictions),
+    predictions=predictions,
     requires=masking.word_head,
 )

@@ -238,7 +238,7 @@ def versions() -> dict[str, Any]:
     import jax
 
     result: dict[str, Any] = {"python": platform.python_version()}
-    for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"):
+    for name in ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "numpy"):
         try:
             result[name.removesuffix("-checkpoint")] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -120,9 +120,10 @@ def compiled_steps(run: Run, stage: Stage) -> dict[str, jax.stages.Wrapped]:
     abstract = abstract_state(run, stage)
     factory = optimizer_factory(run, stage)(abstract.params)
     schedule = optimizer.schedule(stage.config)
+    model = run.model.clone(rows=sharding.batch_sharding(run.mesh))
     return {
         name: step.make_train_step(
-            functools.partial(counted_loss, tasks.bind(run.config, name).loss, run.model),
+            functools.partial(counted_loss, tasks.bind(run.config, name).loss, model),
             factory,
             schedule,
             run.config.train.grad_accumulation_steps,

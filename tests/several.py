@@ -8,13 +8,16 @@ import time
 
 from ml_collections import ConfigDict
 
+from configs import base
 from tests.command import ROOT, command
 from tests.conftest import small_tree
 
 
 def get_config():
-    """The small config of the tests, of one layer."""
-    return ConfigDict(small_tree(model__num_layers=1))
+    """The small config of the tests, of one layer, with retrieval of held-out messages."""
+    tree = ConfigDict(small_tree(model__num_layers=1))
+    tree.evals.retrieval.source = base.source("corpus:diagnostics/heldout")
+    return tree
 
 
 def free_port():
@@ -23,13 +26,11 @@ def free_port():
         return free.getsockname()[1]
 
 
-def start(arguments, processes, devices=1, each=()):
+def start(arguments, processes, each=()):
     """Starts the processes; `each` has what one of them gets beside the arguments."""
     port, started = free_port(), []
     for number in range(processes):
-        environment = dict(
-            os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}"
-        )
+        environment = dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS="")
         if processes > 1:
             environment |= {
                 "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
@@ -57,9 +58,9 @@ def outputs(started, timeout=900):
     return [(process.returncode, *both) for process, both in zip(started, said, strict=True)]
 
 
-def train(arguments, processes, devices=1):
+def train(arguments, processes):
     """Runs to the end; the processes' standard outputs."""
-    ended = outputs(start(arguments, processes, devices))
+    ended = outputs(start(arguments, processes))
     assert [status for status, _, _ in ended] == [0] * processes, [stderr[-2000:] for _, _, stderr in ended]
     return [stdout for _, stdout, _ in ended]
 

@@ -33,11 +33,15 @@ _ADDRESS = 256  # bytes of the address that process 0 sends to the others
 _current: "Lifeline | None" = None
 
 
-def start() -> None:
-    """Connects the processes, if there are several; all of them call it, once JAX has connected them."""
+def start(host: str) -> None:
+    """Connects the processes, if there are several; all of them call it, once JAX has connected them.
+
+    Args:
+      host: of process 0, as the others know it; empty: its own name for itself.
+    """
     global _current
     if jax.process_count() > 1:
-        _current = Lifeline()
+        _current = Lifeline(host)
 
 
 def fail(status: int, problem: str) -> NoReturn:
@@ -46,7 +50,7 @@ def fail(status: int, problem: str) -> NoReturn:
     It does not wait for the others, as JAX does at the end of a process: they may never come.
     """
     if _current is not None:
-        _current.close(problem)
+        _current.close(status, problem)
         _leave(status)
     sys.exit(status)
 
@@ -57,34 +61,36 @@ def explain() -> None:
         time.sleep(_NEWS + _GRACE)  # the thread ends this process
 
 
-def close() -> None:
-    """Says that this process ends well."""
+def close(status: int = 0) -> None:
+    """Says that this process ends well, with a status."""
     if _current is not None:
-        _current.close("")
+        _current.close(status, "")
 
 
 class Lifeline:
     """The connections of this process to the others: all of them on process 0, one elsewhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str) -> None:
         self.ended = threading.Event()  # another process has
-        self._closing = False
+        self._status: int | None = None  # that this process ends with, once it does
         self._lock = threading.Lock()
         self._selector = selectors.DefaultSelector()
         self._connections: dict[int, socket.socket] = {}
         self._partial: dict[int, bytes] = {}
         self._well: set[int] = set()
-        (self._listen if jax.process_index() == 0 else self._call)()
+        (self._listen() if jax.process_index() == 0 else self._call(host))
         threading.Thread(target=self._watch, name="lifeline", daemon=True).start()
 
-    def close(self, problem: str) -> None:
-        """Tells the others that this process ends, and why if that is a problem."""
-        self._closing = True
+    def close(self, status: int, problem: str) -> None:
+        """Tells the others that this process ends with a status, and why if that is a problem."""
+        self._status = status
         self._tell({"process": jax.process_index(), "problem": problem, "status": _FAILED})
 
     def _listen(self) -> None:
         """Process 0: tells the others where, and takes their calls."""
-        with socket.create_server(("", 0), backlog=jax.process_count()) as server:
+        dual = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if dual else socket.AF_INET
+        with socket.create_server(("", 0), family=family, backlog=jax.process_count(), dualstack_ipv6=dual) as server:
             token = secrets.token_hex(8)
             _broadcast(f"{socket.gethostname()} {server.getsockname()[1]} {token}")
             end = time.monotonic() + _CONNECT
@@ -99,9 +105,10 @@ class Lifeline:
         if missing := [str(i) for i in range(1, jax.process_count()) if i not in self._connections]:
             print(f"warning: the end of process {', '.join(missing)} would only be seen by JAX", file=sys.stderr)
 
-    def _call(self) -> None:
+    def _call(self, host: str) -> None:
         """Any other process: calls process 0."""
-        host, port, token = _broadcast("").split()
+        own, port, token = _broadcast("").split()
+        host = host or own
         try:
             connection = socket.create_connection((host, int(port)), timeout=_CONNECT)
             connection.sendall(f"{jax.process_index()} {token}\n".encode())
@@ -146,11 +153,11 @@ class Lifeline:
 
         One that is just gone was most likely taken away with its host, which is a reason to run all of them again.
         """
-        if self._closing:
-            return
         self.ended.set()
         if jax.process_index() == 0:
             self._tell({"process": process, "problem": problem, "status": status}, but=process)
+        if self._status is not None:  # this one has said its own, and waits for the other in JAX's last barrier
+            _leave(self._status)
         time.sleep(_GRACE)
         print(f"error: process {process} of {jax.process_count()} {problem}; all processes end", file=sys.stderr)
         _leave(status)

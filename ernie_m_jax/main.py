@@ -96,8 +96,12 @@ def main(arguments: list[str]) -> None:
         lifeline.close()
     except preemption.Interrupted as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr)
-        lifeline.close()
+        show_notes(error)
+        lifeline.close(error.status)
         sys.exit(error.status)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        lifeline.fail(130, "was interrupted")
     except Exception as error:
         lifeline.explain()
         problem = fixable(error)
@@ -105,7 +109,14 @@ def main(arguments: list[str]) -> None:
             traceback.print_exc()
             lifeline.fail(1, f"ended with {type(error).__name__}: {str(error).partition(chr(10))[0]}")
         print(f"error: {problem}", file=sys.stderr)
+        show_notes(error)
         lifeline.fail(2, f"ended: {problem}")
+
+
+def show_notes(error: Exception) -> None:
+    """What was added to an error on its way: that the store of a URL does not have what was written last."""
+    for note in getattr(error, "__notes__", ()):
+        print(note, file=sys.stderr)
 
 
 def fixable(error: Exception) -> str | None:
@@ -211,8 +222,10 @@ def start_jax(joining: bool = True) -> None:
     """Joins the other processes, if there are any, and keeps compiled programs between runs."""
     if joining:
         given = {"coordinator": _COORDINATOR.value, "processes": _PROCESSES.value, "process": _PROCESS.value}
-        if processes.join(given, _JOIN_SECONDS.value):
-            lifeline.start()
+        # Else JAX catches SIGTERM, and only training asks it whether one came.
+        jax.config.update("jax_enable_preemption_service", _MODE.value == "train")
+        if (host := processes.join(given, _JOIN_SECONDS.value)) is not None:
+            lifeline.start(host)
     if jax.config.values["jax_compilation_cache_dir"] is None:
         cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "ernie_m_jax", "jax"))

@@ -58,7 +58,7 @@ class Mirror:
         self._lock = threading.Lock()  # a save's thread pushes, and so does the end of the run
         self._same: dict[str, tuple[int, int]] = {}  # files that are the same here and there -> size and time here
         self._steps: set[str] = set()  # folders of steps there
-        self._complete: set[str] = set()  # those of them with a manifest
+        self._complete: dict[str, tuple[int, int] | None] = {}  # those of them with a manifest, and the stamp of ours
         self._writers: list[threading.Thread] = []
 
     def pull(self) -> None:
@@ -70,13 +70,15 @@ class Mirror:
                 (self.root / step[1]).mkdir(parents=True, exist_ok=True)
                 self._steps.add(step[1])
                 if step[2] == MANIFEST:
-                    self._complete.add(step[1])
+                    self._complete[step[1]] = None  # stamped below
                 if step[2] not in (MANIFEST, _FACTS):
                     continue
             elif "tensorboard" in name.split("/")[:-1]:  # only ever added to, and never read
                 continue
             wanted.append(name)
         self._get(wanted)
+        for folder in self._complete:
+            self._complete[folder] = _stamp(self.root / folder / MANIFEST)
 
     def fetch(self, folder: Path) -> None:
         """Downloads what is not here yet of a step that is complete there."""
@@ -104,8 +106,11 @@ class Mirror:
                 self._put([name for name in plain if os.path.basename(name) == word])
             for name in sorted(found, key=lambda name: (len(name), name)):  # step 8 before step 10
                 step = _STEP.fullmatch(name)
-                if step is not None and step[2] == MANIFEST and step[1] not in self._complete:
-                    self._put_step(step[1], [other for other in found if other.startswith(f"{step[1]}/")])
+                if step is None or step[2] != MANIFEST or self._complete.get(step[1]) == found[name]:
+                    continue
+                if step[1] in self._complete:  # set aside as damaged, and trained anew
+                    self._remove_step(step[1])
+                self._put_step(step[1], [other for other in found if other.startswith(f"{step[1]}/")])
             self._put([name for name in plain if os.path.basename(name) == SELECTED])
             self._remove([name for name in self._same if not _STEP.fullmatch(name) and name not in found])
             for folder in sorted(self._steps):
@@ -123,13 +128,13 @@ class Mirror:
             wrong = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
             raise StoreError(f"{self.url}: after the upload these files are not there as they are here: {wrong}")
         self._put([manifest])
-        self._complete.add(folder)
+        self._complete[folder] = _stamp(self.root / manifest)
 
     def _remove_step(self, folder: str) -> None:
         names = list(self._listing(folder))
         self._remove(sorted(names, key=lambda name: name != f"{folder}/{MANIFEST}"))
         self._steps.discard(folder)
-        self._complete.discard(folder)
+        self._complete.pop(folder, None)
 
     def _listing(self, folder: str = "") -> dict[str, int]:
         """The store's files below a folder, by their names below the URL, with their sizes."""

@@ -43,7 +43,7 @@ class Place:
     process: int
 
 
-def join(given: Mapping[str, str | None], seconds: float = JOIN_SECONDS) -> bool:
+def join(given: Mapping[str, str | None], seconds: float = JOIN_SECONDS) -> str | None:
     """Connects this process with the others of its run, if there are any.
 
     Args:
@@ -51,14 +51,14 @@ def join(given: Mapping[str, str | None], seconds: float = JOIN_SECONDS) -> bool
       seconds: how long to wait for the others.
 
     Returns:
-      Whether there are any.
+      The host of process 0 as the others know it, empty where only the cluster does; None where this process is alone.
 
     Raises:
       ConfigError: the flags do not fit together, or not all processes came within the time.
     """
     place = find(given, os.environ)
     if place is None and not in_cluster(os.environ):
-        return False
+        return None
     times: dict[str, Any] = {
         "initialization_timeout": int(seconds),
         "heartbeat_timeout_seconds": HEARTBEAT_SECONDS,
@@ -75,7 +75,7 @@ def join(given: Mapping[str, str | None], seconds: float = JOIN_SECONDS) -> bool
             cluster_detection_method="deactivate",
             **times,
         )
-    return True
+    return "" if place is None else place.host
 
 
 def in_cluster(environment: Mapping[str, str]) -> bool:

@@ -183,6 +183,21 @@ def test_a_damaged_object_is_found_and_kept_aside_and_the_step_before_is_used(ur
     assert f"kept as {url}/stage1/checkpoints/5.damaged" in capsys.readouterr().out
 
 
+def test_a_step_that_was_damaged_and_is_trained_anew_replaces_it(url):
+    with mirrors.mirrored(url, writing=True) as root:
+        save(root, 3, 5)
+    change(url, "stage1/checkpoints/5/meta.json", there(url)["stage1/checkpoints/5/meta.json"].replace(b"5", b"6"))
+    with mirrors.mirrored(url, writing=True) as root:
+        saved = Checkpoints(root / "stage1" / "checkpoints", 0, "aaa")
+        assert saved.newest_good(set_aside=True) == 3
+        saved.save(5, make_state(5), STREAMS, {})
+        saved.wait()
+    assert {name.split("/")[2] for name in there(url) if "checkpoints" in name} == {"3", "5", "5.damaged"}
+    number, state = restored(url)
+    assert number == 5
+    assert_same(state, make_state(5))
+
+
 @pytest.mark.parametrize("name", ["state/d/extra", "streams/core.1"])
 def test_an_object_beside_those_of_a_manifest_is_damage(name, url):
     with mirrors.mirrored(url, writing=True) as root:

@@ -35,6 +35,26 @@ def test_the_exit_status_says_whether_to_run_it_again(number, status, monkeypatc
     assert said == "stopped after step 3 of 9 of one, saved; the same command goes on from there\n"
 
 
+def test_several_processes_are_asked_for_a_number_that_never_goes_back(monkeypatch):
+    """JAX's rule: they stop at the first number after the largest that was asked for before the signal."""
+    asked, stop_at = [], None
+
+    def reached(number):
+        asked.append(number)
+        return number == stop_at
+
+    monkeypatch.setattr(preemption.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(preemption.multihost_utils, "reached_preemption_sync_point", reached)
+    monkeypatch.setattr(preemption, "_agreed", preemption._Agreed())
+    with preemption.StopRequest() as first:
+        assert [first.due() for _ in range(3)] == [False] * 3
+    stop_at = max(asked) + 1  # the signal comes between two stages
+    with preemption.StopRequest() as second:
+        assert second.due()
+        assert second.due()  # and stays so
+    assert asked == [1, 2, 3, 4]
+
+
 def test_the_status_is_one_number():
     assert lifeline.RESTART == 42
     assert preemption.status(signal.SIGTERM) == lifeline.RESTART
@@ -43,10 +63,10 @@ def test_the_status_is_one_number():
 def test_sigterm_may_come_again_but_a_second_ctrl_c_ends_the_run():
     before = signal.getsignal(signal.SIGTERM)
     with preemption.StopRequest() as stop:
-        assert not stop.due(1)
+        assert not stop.due()
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.due(2)
+        assert stop.due()
         assert stop.signal == signal.SIGTERM
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)

@@ -58,6 +58,22 @@ def _end(number: int, frame: FrameType | None) -> None:
     os._exit(RESTART)  # an exception might be swallowed by what it comes through
 
 
+class _Agreed:
+    """What several processes agree on. JAX has them stop at a number that none has reached, so it may never go back."""
+
+    def __init__(self) -> None:
+        self._asked, self._due = 0, False
+
+    def due(self) -> bool:
+        if not self._due:
+            self._asked += 1
+            self._due = bool(multihost_utils.reached_preemption_sync_point(self._asked))
+        return self._due
+
+
+_agreed = _Agreed()
+
+
 class StopRequest:
     """Catches SIGTERM and SIGINT while it is entered; after the first of them SIGINT is not caught.
 
@@ -81,10 +97,10 @@ class StopRequest:
     def __exit__(self, *error: object) -> None:
         self._restore(*self._previous)
 
-    def due(self, step: int) -> bool:
-        """True once all hosts are to stop after `step`; with several hosts they agree on the step."""
+    def due(self) -> bool:
+        """True once all processes are to stop; several agree on it, if all of them ask equally often in their lives."""
         if jax.process_count() > 1:
-            return bool(multihost_utils.reached_preemption_sync_point(step))
+            return _agreed.due()
         return self.signal is not None
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -1,8 +1,11 @@
-"""`mlqa` with more to learn from a window: which tokens of the text are in the question, the answer, its sentence?
+"""`mlqa` for a model that learns from little: it is told which words of the text are in the question.
 
-A question has one label for some hundred tokens. From so few a small model does not learn within minutes to compare
-tokens at all, which answering begins with; here every token of the text has three labels beside, a yes or no each.
-Their logits are the first entries of the token's vector: the parameters are those of `mlqa`, which can use them.
+Answering begins with comparing words, which a small model does not learn from some hundred questions. Here the type of
+a token says it, as the exact match feature of DrQA does (Chen et al. 2017, https://arxiv.org/abs/1704.00051): 0 for
+the question, 1 for the text, 2 for words of the text that the question has too.
+
+A question has one label for some hundred tokens. Here every token of the text has two beside, a yes or no each: is it
+in the answer, in its sentence? Their logits are the first entries of the token's vector.
 
 The answers that are scored are those of the highest expected F1, not those of the most probable first and last token,
 as in `mlqa`: a model that is not sure of an answer does better to give some more words around it.
@@ -16,31 +19,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.xquad_cloze import sentence
+from benchmarks.xquad_cloze import WORD, sentence
 from ernie_m_jax.config import Config
 from ernie_m_jax.finetune import answer_scoring, mlqa
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.encoder import Inputs
 from ernie_m_jax.task import IGNORE, Batch, Example, Predicted, Record, Spec, Sums
 
-LABELS = {"asked_labels": 4.0, "answer_labels": 1.0, "sentence_labels": 1.0}  # with weights: comparing comes first
+LONGEST = 30  # tokens of an answer
+CONSIDERED = 100  # most probable answers
+LABELS = ("answer_labels", "sentence_labels")
 
 
 def examples(
     record: Record, tokenizer: Any, cfg: Config, keys: mlqa.MlqaKeys, rng: np.random.Generator
 ) -> list[Example]:
-    """The windows of `mlqa`, with the labels of each token of the text."""
+    """The windows of `mlqa`, with the types and labels of each token of the text."""
     made = mlqa.examples(record, tokenizer, cfg, keys, rng)
     answers = record.fields.get("answers", ())[:1]
-    for one in made:
-        starts, inside = one["offsets_host"][:, 0], one["offsets_host"][:, 0] >= 0
-        found = np.zeros((3, len(starts)), bool)
-        found[0] = np.isin(one["ids"], one["ids"][1 : np.argmax(inside) - 1])
+    asked = {one[0].casefold() for one in WORD.finditer(record.texts[0])}
+    same = np.zeros(len(record.texts[1]) + 1, bool)  # characters of words that the question has too
+    for one in WORD.finditer(record.texts[1]):
+        same[one.start() : one.end()] = one[0].casefold() in asked
+    for window in made:
+        starts, inside = window["offsets_host"][:, 0], window["offsets_host"][:, 0] >= 0
+        found = np.zeros((len(LABELS), len(starts)), bool)
         for text, start in answers:
             first, last = sentence(record.texts[1], start)
-            found[1] = (starts >= start) & (starts < start + len(text))
-            found[2] = (starts >= first) & (starts < last)
-        one |= dict(zip(LABELS, np.where(inside, found, IGNORE).astype(np.int32), strict=True))
+            found[0] = (starts >= start) & (starts < start + len(text))
+            found[1] = (starts >= first) & (starts < last)
+        window["token_types"] = window["token_types"] + (inside & same[starts]).astype(np.int32)
+        window |= dict(zip(LABELS, np.where(inside, found, IGNORE).astype(np.int32), strict=True))
     return made
 
 
@@ -67,14 +76,14 @@ def loss(
     ends, end_right, _ = mlqa.span_losses(scores[..., 1], batch["end_at"], batch["segments"])
     count = jnp.sum(known).astype(jnp.float32)
     span = jnp.sum(starts + ends) / 2
-    tokens = jnp.sum(batch["asked_labels"] != IGNORE).astype(jnp.float32)
+    tokens = jnp.sum(batch[LABELS[0]] != IGNORE).astype(jnp.float32)
     sums: Sums = {}
     total = span
-    for channel, (name, weight) in enumerate(LABELS.items()):
+    for channel, name in enumerate(LABELS):
         labels, logits = batch[name], hidden[..., channel].astype(jnp.float32)
         losses = jax.nn.softplus(jnp.where(labels == 1, -logits, logits))
         sums[name.removesuffix("_labels")] = (jnp.sum(jnp.where(labels == IGNORE, 0.0, losses)), tokens)
-        total += weight * count * sums[name.removesuffix("_labels")][0] / jnp.maximum(tokens, 1.0)
+        total += count * sums[name.removesuffix("_labels")][0] / jnp.maximum(tokens, 1.0)
     right = jnp.sum(start_right & end_right).astype(jnp.float32)
     return {"loss": (total, count), "accuracy": (right, count), "span": (span, count)} | sums
 
@@ -82,19 +91,24 @@ def loss(
 def best_span(starts: np.ndarray, ends: np.ndarray) -> tuple[int, int]:
     """First and last of the tokens that are expected to have the highest F1 with the answer.
 
-    An answer that is not known well is met better by some more words around it. F1 of a span S is
-    2 |S and answer| / (|S| + |answer|); here with the expected overlap and the expected length.
+    An answer that is not known well is met better by some more words around it. The expectation is over the most
+    probable answers of at most LONGEST tokens; first and last token are independent but for that.
 
     Args:
       starts: logits of the answer's first token, over the text's tokens in one window.
       ends: of its last token.
     """
-    first, last = (np.exp(logits - logits.max()) for logits in (starts, ends))
-    within = np.cumsum(first / first.sum()) * np.cumsum((last / last.sum())[::-1])[::-1]  # probability of each token
-    before = np.concatenate([[0.0], np.cumsum(within)])
-    lengths = np.arange(len(within)) - np.arange(len(within))[:, None] + 1
-    overlap = np.where(lengths > 0, before[None, 1:] - before[:-1, None], -1.0)
-    start, end = np.unravel_index(np.argmax(overlap / (np.maximum(lengths, 1) + within.sum())), lengths.shape)
+    logits = starts[:, None] + ends[None, :]
+    span = np.arange(len(ends)) - np.arange(len(starts))[:, None]  # last minus first
+    logits = np.where((span >= 0) & (span < LONGEST), logits, -np.inf)
+    likely = np.argsort(logits, axis=None)[::-1][:CONSIDERED]
+    first, last = np.unravel_index(likely, logits.shape)
+    share = np.exp(logits[first, last] - logits.max())
+    given = np.argwhere((span >= 0) & (span < 2 * LONGEST) & np.isin(np.arange(len(starts)), first)[:, None])
+    overlap = np.minimum(given[:, 1:], last) - np.maximum(given[:, :1], first) + 1
+    lengths = (given[:, 1:] - given[:, :1] + 1) + (last - first + 1)
+    expected = (2 * np.maximum(overlap, 0) / lengths) @ (share / share.sum())
+    start, end = given[np.argmax(expected)]
     return int(start), int(end)
 
 

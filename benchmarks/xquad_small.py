@@ -194,7 +194,7 @@ def model(folder: pathlib.Path, workdir: pathlib.Path, arguments) -> dict[str, d
             "--config.model.vocab_size=6000",
             "--config.tokenizer.character_coverage=0.999",
             "--config.model.num_layers=3",
-            "--config.model.num_token_types=2",
+            "--config.model.num_token_types=3",
             "--config.model.initializer_range=0.08",
             "--config.model.key_init=query",
             "--config.model.position_init=sinusoidal",
@@ -227,11 +227,11 @@ def main() -> None:
     parser = small_runs.parser(__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of both runs")
     parser.add_argument("--easy", type=int, default=4000, help="clozes of the first run, per language")
-    parser.add_argument("--hard", type=int, default=3500, help="clozes of the second run, per language")
-    parser.add_argument("--again", type=int, default=3, help="times that the second run's data have each question")
+    parser.add_argument("--hard", type=int, default=5500, help="clozes of the second run, per language")
+    parser.add_argument("--again", type=int, default=5, help="times that the second run's data have each question")
     parser.add_argument("--cloze_steps", type=int, default=2000)
-    parser.add_argument("--steps", type=int, default=2600)
-    parser.add_argument("--every", type=int, default=650, help="steps between evaluations that select the checkpoint")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--every", type=int, default=1000, help="steps between evaluations that select the checkpoint")
     parser.add_argument("--baselines_only", action="store_true")
     arguments = parser.parse_args()
     workdir = arguments.workdir.absolute()

@@ -116,7 +116,8 @@ def main(arguments: list[str]) -> None:
 def show_notes(error: Exception) -> None:
     """What was added to an error on its way: that the store of a URL does not have what was written last."""
     for note in getattr(error, "__notes__", ()):
-        print(note, file=sys.stderr)
+        if note.startswith(mirrors.NOTE):  # JAX adds its own
+            print(note, file=sys.stderr)
 
 
 def fixable(error: Exception) -> str | None:

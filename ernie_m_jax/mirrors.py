@@ -20,6 +20,7 @@ from ernie_m_jax.mirror import Mirror
 
 _BESIDE = (".json", ".txt", ".model")  # what may say something of a model's one file that it lies beside
 _live: list[Mirror] = []
+NOTE = "what was written last is not in"  # how a note to an error begins
 
 
 def of(path: Any) -> Mirror | None:
@@ -78,7 +79,7 @@ def mirrored(path: Any, writing: bool = False) -> Iterator[Path]:
                 try:
                     mirror.push()
                 except OSError as second:
-                    error.add_note(f"what was written last is not in {mirror.url} either: {second}")
+                    error.add_note(f"{NOTE} {mirror.url} either: {second}")
             raise
         finally:
             _live.remove(mirror)

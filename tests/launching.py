@@ -21,6 +21,8 @@ printf '%s\\0' "$name" "$@" >> "$here/calls"
 printf '\\1' >> "$here/calls"
 {body}
 """
+# Undoes what nohup and a shell's & do: no shell can catch a signal that it was started to ignore.
+HEEDING = ("/usr/bin/env", "--default-signal=HUP,INT")
 REFUSED = "echo 'this test expects no call' >&2; exit 99"
 
 
@@ -59,7 +61,7 @@ class Launcher:
 
     def start(self, script, *arguments, **environment):
         return subprocess.Popen(
-            ["bash", str(LAUNCH / script), *map(str, arguments)],
+            [*HEEDING, "bash", str(LAUNCH / script), *map(str, arguments)],
             cwd=self.folder,
             env=self.environment | environment,
             stderr=subprocess.PIPE,

@@ -47,11 +47,11 @@ def test_several_processes_are_asked_for_a_number_that_never_goes_back(monkeypat
     monkeypatch.setattr(preemption.multihost_utils, "reached_preemption_sync_point", reached)
     monkeypatch.setattr(preemption, "_agreed", preemption._Agreed())
     with preemption.StopRequest() as first:
-        assert [first.due() for _ in range(3)] == [False] * 3
+        assert [first.due(step) for step in range(3)] == [False] * 3
     stop_at = max(asked) + 1  # the signal comes between two stages
     with preemption.StopRequest() as second:
-        assert second.due()
-        assert second.due()  # and stays so
+        assert second.due(0)
+        assert second.due(0)  # and stays so
     assert asked == [1, 2, 3, 4]
 
 
@@ -63,10 +63,10 @@ def test_the_status_is_one_number():
 def test_sigterm_may_come_again_but_a_second_ctrl_c_ends_the_run():
     before = signal.getsignal(signal.SIGTERM)
     with preemption.StopRequest() as stop:
-        assert not stop.due()
+        assert not stop.due(1)
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.due()
+        assert stop.due(2)
         assert stop.signal == signal.SIGTERM
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)

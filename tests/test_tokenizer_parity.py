@@ -400,8 +400,11 @@ def test_ids_of_xlm_may_have_gaps(tmp_path):
 
 @pytest.mark.parametrize("style", STYLES)
 def test_the_config_knows_every_style(style):
-    config = configs.resolve(small_tree(tokenizer__style=style, tokenizer__path="somewhere"))
-    assert config.tokenizer.style == style
+    tree = small_tree(tokenizer__style=style, tokenizer__path="somewhere")
+    assert configs.resolve(tree, training=False).tokenizer.style == style
+    if style in ("bert", "xlm"):
+        with pytest.raises(configs.ConfigError, match=rf"tokenizer\.style '{style}' is for fine-tuning and using"):
+            configs.resolve(tree)
 
 
 @pytest.mark.parametrize("style", ["bert", "xlm"])

@@ -122,7 +122,7 @@ def _loop(
             current, sums = steps[objective](current, batch, key)
         read(index)
         pending = metrics.Step(index, objective, sums, before)
-        if index + 1 < last and stop.due():
+        if stop.due(index + 1) and index + 1 < last:
             read(index + 1)
             where = "saved"
             if finite.in_row:
@@ -143,7 +143,7 @@ def _loop(
         raise
     save(last)
     saved.wait()
-    if stop.due():
+    if stop.due(last):
         raise preemption.Interrupted(f"stopped at the end of {stage.name}, saved", stop.signal)
     return current
 

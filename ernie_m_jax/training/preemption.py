@@ -97,8 +97,9 @@ class StopRequest:
     def __exit__(self, *error: object) -> None:
         self._restore(*self._previous)
 
-    def due(self) -> bool:
-        """True once all processes are to stop; several agree on it, if all of them ask equally often in their lives."""
+    def due(self, step: int) -> bool:
+        """True once all processes are to stop after `step`; several agree on it, if all of them ask equally often."""
+        del step  # of this stage: what several agree on outlives it
         if jax.process_count() > 1:
             return _agreed.due()
         return self.signal is not None

@@ -158,7 +158,11 @@ class Lifeline:
             self._tell({"process": process, "problem": problem, "status": status}, but=process)
         if self._status is not None:  # this one has said its own, and waits for the other in JAX's last barrier
             _leave(self._status)
-        time.sleep(_GRACE)
+        if status == _FAILED:
+            time.sleep(
+                _GRACE
+            )  # where all have the same problem, each says it; one that is gone says nothing, and where
+            # that is process 0 JAX is about to abort this one
         print(f"error: process {process} of {jax.process_count()} {problem}; all processes end", file=sys.stderr)
         _leave(status)
 

@@ -138,8 +138,12 @@ def test_the_others_end_with_a_killed_process_and_the_rerun_is_as_if_nothing_was
     ended = several.outputs(started, timeout=60)
     assert time.monotonic() - killed < 60
     for number, (status, _, said) in enumerate(ended):
-        assert status == (-signal.SIGKILL if number == victim else 42), said
-        if number != victim:
+        if number == victim:
+            assert status == -signal.SIGKILL
+        elif victim == 0 and status == -signal.SIGABRT:
+            assert "JAX distributed service detected fatal errors" in said  # which process 0 serves, was faster
+        else:
+            assert status == 42, said
             assert f"error: process {victim} of {processes} is gone" in said
             assert "Traceback" not in said
     several.train(pretraining(workdir, tokenizer_path), processes)

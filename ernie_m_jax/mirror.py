@@ -18,6 +18,7 @@ A kill at any moment leaves a store that is read as one where the last step that
 import contextlib
 import os
 import re
+import shutil
 import threading
 import uuid
 from collections.abc import Iterable
@@ -41,6 +42,8 @@ class Mirror:
     Attributes:
       url: without a slash at its end.
       root: the local folder.
+      writing: whether the store is to become like the folder, or like another process's.
+      follows: it is another process that brings it up to date, the first of a run's.
     """
 
     def __init__(self, url: str, root: Path, only: str = ""):
@@ -52,6 +55,7 @@ class Mirror:
           only: a regular expression of the files that are mirrored; empty: all.
         """
         self.url, self.root = url.rstrip("/"), root
+        self.writing = self.follows = False
         self._files, self._base = stores.opened(self.url)
         self._base = self._base.rstrip("/")
         self._only = re.compile(only)
@@ -80,6 +84,14 @@ class Mirror:
         for folder in self._complete:
             self._complete[folder] = _stamp(self.root / folder / MANIFEST)
 
+    def renew(self) -> None:
+        """Makes the folder anew: what another process has put into the store meanwhile is seen."""
+        with self._lock:
+            for path in self.root.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            self._same, self._steps, self._complete = {}, set(), {}
+            self.pull()
+
     def fetch(self, folder: Path) -> None:
         """Downloads what is not here yet of a step that is complete there."""
         inside = folder.relative_to(self.root).as_posix()
@@ -93,6 +105,8 @@ class Mirror:
         Raises:
           StoreError, FileNotFoundError: the store refuses; the steps that are complete there still are.
         """
+        if self.follows:
+            return
         with self._lock:
             found = {
                 path.relative_to(self.root).as_posix(): _stamp(path)

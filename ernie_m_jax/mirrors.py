@@ -40,6 +40,12 @@ def push(path: Any) -> None:
         mirror.push()
 
 
+def follow(path: Any) -> None:
+    """Leaves the store to another process, where a path lies in a mirror."""
+    if (mirror := of(path)) is not None:
+        mirror.follows = True
+
+
 def named(text: str) -> str:
     """A text for people: what stands for a URL is named by it."""
     for mirror in _live:
@@ -63,6 +69,7 @@ def mirrored(path: Any, writing: bool = False) -> Iterator[Path]:
         return
     with _folder() as root:
         mirror, place = _opened(os.fspath(path).rstrip("/"), root)
+        mirror.writing = writing
         if writing:
             mirror.probe()
         mirror.pull()

@@ -60,8 +60,9 @@ def opened(url: Any) -> tuple[Any, str]:
       StoreError: nothing knows the scheme, or the library that does is not installed.
     """
     scheme = os.fspath(url).partition("://")[0]
+    more = {"auto_mkdir": True} if scheme in ("file", "local") else {}  # as elsewhere, where folders are but names
     try:
-        return fsspec.core.url_to_fs(os.fspath(url), use_listings_cache=False)
+        return fsspec.core.url_to_fs(os.fspath(url), use_listings_cache=False, **more)
     except ImportError as error:
         package = f'pip install "ernie_m_jax[{_EXTRA[scheme]}]"; ' if scheme in _EXTRA else ""
         raise StoreError(f"{url}: {scheme}:// needs a library that is not installed: {package}{_line(error)}") from None

@@ -15,7 +15,8 @@ reading the newest step falls back to the newest good one (`saved_steps`).
 
 With several processes, `save`, `wait`, `newest_good` and `restore` are called by all of them at the same point of the
 program. Process 0 writes `meta.json` and the manifest and does all renaming and deleting; each process writes the
-streams it owns.
+streams it owns. Of a directory behind a URL each process has a mirror of its own: process 0 is given everything and
+writes it alone, and the others see what is in the store (`apart`).
 """
 
 import os
@@ -31,7 +32,7 @@ from absl import logging
 from etils import epath
 
 from ernie_m_jax import config_fields, mirrors, stores
-from ernie_m_jax.checkpoint import saved_steps, tree
+from ernie_m_jax.checkpoint import apart, saved_steps, tree
 from ernie_m_jax.checkpoint.manifest import MANIFEST, CheckpointError, dump_json, load_json, write_manifest
 from ernie_m_jax.config import TrainConfig
 
@@ -67,7 +68,13 @@ class Checkpoints:
         self._thread: threading.Thread | None = None
         self._failure: CheckpointError | None = None
         self._good: int | None = None  # the step that was found good last: need not be checked once more
-        self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(), timeout_secs=_TIMEOUT)
+        self._apart = apart.is_apart(self.directory)
+        alone = apart.options() if self._apart else ocp.options.MultiprocessingOptions()
+        self._orbax = ocp.AsyncCheckpointer(
+            ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
+            timeout_secs=_TIMEOUT,
+            multiprocessing_options=alone,
+        )
 
     def steps(self) -> list[int]:
         """Returns the steps with a complete checkpoint, ascending."""
@@ -88,7 +95,7 @@ class Checkpoints:
         Raises:
           CheckpointError: no complete step is good; each is named with its damage.
         """
-        self.wait()
+        self._settle()
         self._good = saved_steps.newest_good(self.directory, set_aside)
         return self._good
 
@@ -98,7 +105,7 @@ class Checkpoints:
         Raises:
           CheckpointError: as `newest_good` and `saved_steps.selected_good`.
         """
-        self.wait()
+        self._settle()
         self._good = saved_steps.selected_good(self.directory)
         return self.newest_good() if self._good is None else self._good
 
@@ -123,7 +130,7 @@ class Checkpoints:
           ValueError: a stream's name cannot be a file name.
         """
         self.wait()
-        if step in self.steps():
+        if saved_steps.of_first_process(step in self.steps()):
             if selected:
                 saved_steps.select(self.directory, step)
             return
@@ -136,6 +143,8 @@ class Checkpoints:
             record = {"format": FORMAT, "step": step, "tokenizer": self.fingerprint, "state": index, "meta": dict(meta)}
             small[META] = dump_json(record)
         try:
+            if self._apart:
+                nested, small = apart.gathered(nested), apart.texts(small)
             self._begin(target, nested, small)
         except Exception as error:
             raise self._failed(step, error) from error
@@ -143,6 +152,12 @@ class Checkpoints:
         self._thread.start()
         if (mirror := mirrors.of(self.directory)) is not None:
             mirror.keep_for(self._thread)
+
+    def _settle(self) -> None:
+        """Waits for the save under way; after it every process sees what the first one has written."""
+        self.wait()
+        if self._apart:
+            apart.bring(self.directory)
 
     def wait(self) -> None:
         """Blocks until the save under way is on disk.
@@ -245,6 +260,8 @@ class Checkpoints:
         except OSError as caught:
             error = caught
         saved_steps.raise_together(error, f"writing to {target}")
+        if self._apart and jax.process_index() != 0:
+            return
         # The loop runs under a transfer guard; this copy to the host is meant.
         with jax.transfer_guard("allow"):
             self._orbax.save(target / "state", args=ocp.args.PyTreeSave(nested))
@@ -308,6 +325,8 @@ class Checkpoints:
         """Checks all files and the tokenizer; returns the directory and `meta.json`."""
         self.wait()
         step = self.newest_good() if step is None else step
+        if step != self._good:
+            self._settle()
         directory = self._existing(step)
         if step != self._good:
             saved_steps.check(directory)

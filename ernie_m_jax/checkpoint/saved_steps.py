@@ -70,9 +70,9 @@ def newest_good(directory: Any, set_aside: bool) -> int | None:
     """
     damage: dict[int, CheckpointError] = {}
     # The first process's list is everyone's: file systems may show the others an older state.
-    count = _of_first_process(len(steps := complete(directory)))
+    count = of_first_process(len(steps := complete(directory)))
     for index in reversed(range(count)):
-        step = _of_first_process(steps[index] if index < len(steps) else -1)
+        step = of_first_process(steps[index] if index < len(steps) else -1)
         try:
             check(directory / str(step))
         except CheckpointError as error:
@@ -146,7 +146,7 @@ def selected_good(directory: Any) -> int | None:
         error = caught
     raise_together(error, f"reading which step of {directory} is selected")
     # The first process's is everyone's: file systems may show the others an older state.
-    step = _of_first_process(-1 if step is None else step)
+    step = of_first_process(-1 if step is None else step)
     if step < 0:
         return None
     path = epath.Path(directory)
@@ -197,7 +197,8 @@ def raise_together(error: Exception | None, doing: str) -> None:
         raise error
 
 
-def _of_first_process(value: int) -> int:
+def of_first_process(value: int) -> int:
+    """The first process's value, on all."""
     if jax.process_count() == 1:
         return value
     with jax.transfer_guard("allow"):

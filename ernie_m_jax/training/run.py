@@ -21,7 +21,7 @@ import jax
 
 from ernie_m_jax import mirrors, sharding, tokenizer
 from ernie_m_jax import task as tasks
-from ernie_m_jax.checkpoint import saved_steps
+from ernie_m_jax.checkpoint import apart, saved_steps
 from ernie_m_jax.config import Config, ConfigError, MeshConfig, to_dict
 from ernie_m_jax.data import mixture
 from ernie_m_jax.data.records import DataError
@@ -76,6 +76,8 @@ def _train_tokenizer(config: Config, sources: mixture.Sources, folder: Path, mis
         except ValueError as caught:
             error = ConfigError(f"config.model.vocab_size and config.tokenizer: {caught}")
     saved_steps.raise_together(error, "training the tokenizer")
+    if missing:
+        apart.bring(folder)
 
 
 def open_entries(config: Config, sources: mixture.Sources) -> dict[str, Mapping[str, Group]]:
@@ -106,6 +108,8 @@ def make(config: Config, workdir: Path, training: bool = False, with_evaluations
 
     Without `with_evaluations` the evaluations' data is not opened.
     """
+    if jax.process_index() != 0:
+        mirrors.follow(workdir)
     mesh = _mesh(config, training)
     kernels.check(config.compute)
     if training and "auto" in (config.compute.attention, config.compute.layer_norm):
@@ -156,8 +160,6 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
       ConfigError, DataError, CheckpointError: what is wrong and where; what is on disk stays intact.
       Interrupted: a signal asked to stop; the same command goes on from there.
     """
-    if mirrors.of(workdir) is not None and jax.process_count() > 1:
-        raise ConfigError("--workdir is a URL, which one process trains in; several need a directory that they share")
     begun = claim.is_begun(workdir)
     config = lengths.as_stored(config, workdir) if begun else config
     claim.check(config, workdir)

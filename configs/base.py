@@ -54,8 +54,9 @@ def source(path: str = "", **keys: object) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     # empty: this source is left out; so `--config.data.monolingual.text.path=` takes one out, and
     # `--config.data.monolingual.NAME.path=PATH` with a new NAME adds one
-    config.path = path  # file, URL, template with {language} or {pair}, "corpus:NAME" (bundled) or "tfds:NAME/CONFIG"
-    config.format = "auto"  # auto | text | tsv | jsonl | moses | array_record | tfds
+    config.path = path  # file, URL, template with {language} or {pair}, "corpus:NAME" (bundled), "tfds:NAME/CONFIG", or
+    # a folder of stored ids (`python -m ernie_m_jax.data.prepare corpus`)
+    config.format = "auto"  # auto | text | tsv | jsonl | moses | array_record | tfds | ids
     config.languages = ()  # languages to read; empty: all of `config.languages`
     config.pairs = ()  # pairs to read, "en-de"; empty: all pairs of the languages
     config.columns = ()  # names of the columns or keys where the file does not name its languages itself

@@ -31,14 +31,16 @@ class Record:
     """Raw text with its language: one text for monolingual data, two for a parallel pair or a pair to classify.
 
     Attributes:
-      texts: one or two strings.
+      texts: one or two strings; none where only their ids are stored (`data/stored_ids.py`).
       languages: the language code of each text; back-translation adds the language to write.
       fields: what a labelled task knows beside them, such as `label` and `id`; never changed.
+      ids: of each text, int32 `[n]`, where they are stored; `data.layout.token_ids` finds them either way.
     """
 
     texts: tuple[str, ...]
     languages: tuple[str, ...]
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    ids: tuple[np.ndarray, ...] = dataclasses.field(default=(), compare=False)
 
 
 class RandomAccess(Protocol):

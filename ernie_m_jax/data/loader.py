@@ -17,7 +17,7 @@ import grain
 import numpy as np
 
 from ernie_m_jax.config import Config, ConfigError
-from ernie_m_jax.data import packing
+from ernie_m_jax.data import layout, packing
 from ernie_m_jax.data.order import Order, Stream
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.task import HOST, Bound, Example, Group, Record, Spec
@@ -41,6 +41,10 @@ class Origin:
 
 
 Traced = Sequence[Origin]  # of one row
+
+
+def _sides(record: Record) -> int:
+    return len(record.ids or record.texts)
 
 
 def purpose(name: str) -> int:
@@ -168,7 +172,7 @@ class Loader:
 
     def tokens(self, record: Record) -> int:
         """Tokens of a record's text."""
-        return sum(len(self._tokenizer.encode_ids(text)) for text in record.texts)
+        return sum(len(layout.token_ids(record, side, self._tokenizer)) for side in range(_sides(record)))
 
     def records_per_row(self) -> float:
         """How many records a packed row takes, measured on the first rows of stream 0."""
@@ -198,7 +202,10 @@ class Loader:
 
     def _origin(self, number: int, element: int) -> Origin:
         entry, place = self._order.stream(number, self._cfg.data.virtual_streams).place(element)
-        return Origin(self._order.names[entry], self._order.index(entry, place), self._order.record(entry, place))
+        record = self._order.record(entry, place)
+        if record.ids:  # who looks for what went wrong reads text
+            record = dataclasses.replace(record, texts=tuple(map(self._tokenizer.decode, record.ids)))
+        return Origin(self._order.names[entry], self._order.index(entry, place), record)
 
     def state(self) -> dict[str, Any]:
         """State of each owned stream before the next batch, JSON-able, by the stream's number."""

@@ -8,6 +8,7 @@ paper leaves open stand in docs/design.md).
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from dataclasses import field
 from typing import Any, NamedTuple
 
@@ -103,13 +104,13 @@ def examples(record: Record, tokenizer: Any, cfg: Config, keys: BTMLMConfig, rng
     """For each window of the text, `CLS source SEP SEP placeholders SEP`."""
     budget = max(int((cfg.data.sequence_length - 5) / (1 + keys.length_ratio)), 1)
     made = []
-    for source in masking.windows(tokenizer.encode_ids(record.texts[0]), budget, rng):
+    for source in masking.windows(layout.token_ids(record, 0, tokenizer), budget, rng):
         made += source_and_placeholders(source, record, tokenizer, cfg, keys, rng)
     return made
 
 
 def source_and_placeholders(
-    source: list[int], record: Record, tokenizer: Any, cfg: Config, keys: BTMLMConfig, rng: np.random.Generator
+    source: Sequence[int], record: Record, tokenizer: Any, cfg: Config, keys: BTMLMConfig, rng: np.random.Generator
 ) -> list[Example]:
     """An example of one window: whole (stage 1) and with source words masked (stage 2); none if no word is known."""
     written = max(1, round(keys.length_ratio * len(source)))

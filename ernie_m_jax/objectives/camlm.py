@@ -47,9 +47,9 @@ def examples(record: Record, tokenizer: Any, cfg: Config, keys: CAMLMConfig, rng
     """
     ratio = keys.mask_ratio
     order = rng.permutation(2)
-    first, second = (tokenizer.encode_ids(record.texts[i]) for i in order)
+    first, second = (layout.token_ids(record, int(side), tokenizer) for side in order)
     sides = shorten_pair(first, second, word_budget(cfg.data.sequence_length, ratio))
-    if not all(sides):
+    if not all(map(len, sides)):
         return []
     words, boundary = layout.pair(tokenizer, *sides)
     places = (np.arange(1, boundary - 1), np.arange(boundary + 1, len(words) - 1))

@@ -34,7 +34,7 @@ def records(cfg: Config, keys: MMLMConfig, sources: Sources) -> dict[str, Group]
 def examples(record: Record, tokenizer: Any, cfg: Config, keys: MMLMConfig, rng: np.random.Generator) -> list[Example]:
     """`CLS text SEP` with tokens masked in place, for each window of the text."""
     made = []
-    for ids in masking.windows(tokenizer.encode_ids(record.texts[0]), cfg.data.sequence_length - 2, rng):
+    for ids in masking.windows(layout.token_ids(record, 0, tokenizer), cfg.data.sequence_length - 2, rng):
         words = np.array([tokenizer.cls_id, *ids, tokenizer.sep_id], np.int32)
         positions = np.arange(len(words), dtype=np.int32)
         sides = np.zeros(len(words), np.int32)

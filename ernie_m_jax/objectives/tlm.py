@@ -35,9 +35,9 @@ def records(cfg: Config, keys: Any, sources: Sources) -> dict[str, Group]:
 def examples(record: Record, tokenizer: Any, cfg: Config, keys: TLMConfig, rng: np.random.Generator) -> list[Example]:
     """`CLS source SEP SEP target SEP` with tokens of both sides masked in place; either side may be the source."""
     order = rng.permutation(2)
-    first, second = (tokenizer.encode_ids(record.texts[i]) for i in order)
+    first, second = (layout.token_ids(record, int(side), tokenizer) for side in order)
     first, second = shorten_pair(first, second, cfg.data.sequence_length - 4)
-    if not first or not second:
+    if not len(first) or not len(second):
         return []
     words, boundary = layout.pair(tokenizer, first, second)
     maskable = np.concatenate([np.arange(1, boundary - 1), np.arange(boundary + 1, len(words) - 1)])

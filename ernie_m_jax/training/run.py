@@ -117,9 +117,12 @@ def make(config: Config, workdir: Path, training: bool = False, with_evaluations
     if training:
         sharding.check_rows(mesh, config.train.batch_size, config.train.grad_accumulation_steps)
         claim.claim(config, workdir)
+    opened = open_tokenizer(config, workdir, sources)
+    if sources is not None:
+        sources.check_tokenizer(opened.fingerprint)
     return stages.Run(
         config=config,
-        tokenizer=open_tokenizer(config, workdir, sources),
+        tokenizer=opened,
         model=ErnieM(config.model, config.compute),
         mesh=mesh,
         entries=entries,

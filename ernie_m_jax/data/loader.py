@@ -9,8 +9,7 @@ batch does not depend on their number, and a stream's state is a few integers, s
 import dataclasses
 import functools
 import itertools
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grain
@@ -18,17 +17,17 @@ import numpy as np
 
 from ernie_m_jax.config import Config, ConfigError
 from ernie_m_jax.data import layout, packing
-from ernie_m_jax.data.order import Order, Stream
-from ernie_m_jax.data.records import DataError
-from ernie_m_jax.task import HOST, Bound, Example, Group, Record, Spec
+from ernie_m_jax.data.chunks import Chunks
+from ernie_m_jax.data.columns import Columns
+from ernie_m_jax.data.draws import purpose as purpose
+from ernie_m_jax.data.order import Order
+from ernie_m_jax.data.stream import Source, StreamRows
+from ernie_m_jax.task import Bound, Group, Record, Spec
 
 Rows = dict[str, np.ndarray]
-EMPTY_LIMIT = 10_000  # records in a row without an example before a stream gives up
 MEASURED_ROWS = 128  # packed to learn how many records a row takes
 
 ELEMENT = "element"  # feature that `Loader.trace` adds: which element of the stream a token comes from
-
-Examples = Callable[[int, Record], Sequence[Example]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,55 +46,17 @@ def _sides(record: Record) -> int:
     return len(record.ids or record.texts)
 
 
-def purpose(name: str) -> int:
-    """A number for a purpose of randomness, the same in every process."""
-    return zlib.crc32(name.encode())
-
-
 def mixture_seed(name: str, cfg: Config) -> int:
     """The seed of a task's data order."""
     return (cfg.seed * 1_000_003 + purpose(name)) % 2**31
 
 
-class _Flat(grain.experimental.FlatMapTransform):
-    """A list of examples as its examples, one after the other, without what stays on the host."""
-
-    def flat_map(self, element: Sequence[Example]) -> Sequence[Example]:
-        return [{name: value for name, value in one.items() if not name.endswith(HOST)} for one in element]
-
-
-def make_examples(task: Bound, tokenizer: Any, stream: int) -> Examples:
-    """(element of the stream, record) -> its examples, each record with a generator of its own."""
-    empty, name, cfg, rooms = 0, task.name, task.cfg, packing.features(task.spec())
-
-    def examples(element: int, record: Record) -> Sequence[Example]:
-        nonlocal empty
-        index = element * cfg.data.virtual_streams + stream
-        made = task.examples(record, tokenizer, np.random.default_rng((cfg.seed, purpose(name), index)))
-        empty = 0 if made else empty + 1
-        if empty == EMPTY_LIMIT:
-            raise DataError(
-                f"{name}: {empty} records in a row gave no example; is the text blank, or "
-                f"config.data.sequence_length {cfg.data.sequence_length} too short for it? The last: {record}"
-            )
-        packing.check(made, rooms, name, record)
-        return made
-
-    return examples
-
-
-def stream_rows(records: Stream, examples: Examples, spec: Spec, cfg: Config, seed: int) -> grain.IterDataset:
-    """Packed rows of one virtual stream's records."""
-    options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    made = grain.MapDataset.source(records).map_with_index(examples).to_iter_dataset(options)
-    flat = grain.experimental.FlatMapIterDataset(made, _Flat())
-    return packing.pack(flat, spec, cfg.data.packing_bins, seed=seed)
-
-
-def _marked(examples: Examples, element: int, record: Record) -> Sequence[Example]:
+def _marked(chunks: Source, first: int, count: int) -> Columns:
     """Examples whose tokens say which element of the stream they come from."""
-    made = examples(element, record)
-    return [one | {ELEMENT: np.full(len(one[packing.TOKENS]), element, np.int32)} for one in made]
+    made = chunks(first, count)
+    sizes = made.sizes[packing.TOKENS]
+    element = np.repeat(first + made.owners, sizes)
+    return Columns(made.owners, made.sizes | {ELEMENT: sizes}, made.values | {ELEMENT: element})
 
 
 class _Streams(grain.DatasetIterator):
@@ -146,22 +107,22 @@ class Loader:
         self._owned = range(streams) if owned is None else owned
         self._rows_per_stream = cfg.train.batch_size // streams
         self._batches = grain.experimental.ThreadPrefetchDatasetIterator(
-            _Streams({number: iter(self.rows(number)) for number in self._owned}, self._rows_per_stream),
+            _Streams({number: self.rows(number) for number in self._owned}, self._rows_per_stream),
             cfg.data.prefetch,
         )
 
-    def rows(self, number: int, examples: Examples | None = None, spec: Spec | None = None) -> grain.IterDataset:
-        """Packed rows of virtual stream `number`; the task's own examples and spec where none are given."""
-        return stream_rows(
-            self._order.stream(number, self._cfg.data.virtual_streams),
-            examples or self._examples(number),
+    def rows(self, number: int, source: Source | None = None, spec: Spec | None = None) -> StreamRows:
+        """Packed rows of virtual stream `number`; of its own examples and the task's spec where none are given."""
+        return StreamRows(
+            source or self._chunks(number),
             spec or self._task.spec(),
-            self._cfg,
+            self._cfg.data.packing_bins,
             mixture_seed(self._task.name, self._cfg) % 2**20 + number,
         )
 
-    def _examples(self, number: int) -> Examples:
-        return make_examples(self._task, self._tokenizer, number)
+    def _chunks(self, number: int) -> Chunks:
+        records = self._order.stream(number, self._cfg.data.virtual_streams)
+        return Chunks(self._task, self._tokenizer, records, number)
 
     def __next__(self) -> Rows:
         return next(self._batches)
@@ -176,12 +137,12 @@ class Loader:
 
     def records_per_row(self) -> float:
         """How many records a packed row takes, measured on the first rows of stream 0."""
-        drawn, made, examples = 0, 0, self._examples(0)
+        drawn, made, chunks = 0, 0, self._chunks(0)
 
-        def counted(element: int, record: Record) -> Sequence[Example]:
+        def counted(first: int, count: int) -> Columns:
             nonlocal drawn, made
-            found = examples(element, record)
-            drawn, made = drawn + 1, made + len(found)
+            found = chunks(first, count)
+            drawn, made = drawn + count, made + len(found.owners)
             return found
 
         packed = [int(row["segments"].max()) for row in itertools.islice(self.rows(0, counted), MEASURED_ROWS)]
@@ -193,7 +154,7 @@ class Loader:
         spec |= {ELEMENT: (spec[packing.TOKENS][0], np.int32)}
         rows: list[Traced] = []
         for number in self._owned:
-            stream = iter(self.rows(number, functools.partial(_marked, self._examples(number)), spec))
+            stream = self.rows(number, functools.partial(_marked, self._chunks(number)), spec)
             stream.set_state(state[str(number)])
             for row in itertools.islice(stream, self._rows_per_stream):
                 elements = dict.fromkeys(row[ELEMENT][row["segments"] > 0].tolist())

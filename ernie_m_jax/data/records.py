@@ -10,7 +10,7 @@
 | moses        | two aligned files, `{language}` and often `{pair}` in the path: `OPUS.{pair}.{language}` | two lines |
 | array_record | JSON objects as in jsonl, one file or `{language}` / `{pair}` in the path | a record |
 | tfds         | `tfds:NAME/CONFIG`, or `tfds:/DIRECTORY` of a prepared data set; `split` as in TFDS | an example |
-| ids          | a folder of `python -m ernie_m_jax.data.prepare corpus` (`stored_ids.py`): no text | a line, group, pair |
+| ids          | a folder of `python -m ernie_m_jax.data.prepare corpus` (`stored_ids.py`): no text | a line or pair |
 
 `.gz` may follow text, tsv, jsonl and moses names. `corpus:NAME` is a corpus bundled with the package (`CORPORA`). Paths
 are local or any URL that fsspec opens. For jsonl, array_record and tfds, `columns` maps names to keys:

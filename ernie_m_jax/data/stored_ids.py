@@ -1,6 +1,6 @@
 """Token ids stored once: a config's text in, ArrayRecord files of its ids out, and records of them in training.
 
-    DIR/monolingual-JOIN-LANGUAGE.array_record   a record per line; where lines are joined (to JOIN characters) per group
+    DIR/monolingual-JOIN-LANGUAGE.array_record   a record per line; where lines are joined (to JOIN characters), a group
     DIR/parallel-PAIR.array_record               a record per pair
     DIR/manifest.json                            as of every prepared folder; with the tokenizer's fingerprint
 

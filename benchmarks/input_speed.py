@@ -53,8 +53,7 @@ def config_of(objective, keys, ids="", tokenizer_path="", workers=0):
     tree.model.vocab_size = VOCABULARY
     tree.data.monolingual.text = base.source(ids or "corpus:diagnostics/mono")
     tree.data.parallel.text = base.source(ids or "corpus:diagnostics/pairs")
-    if workers:
-        tree.data.workers = workers
+    tree.data.workers = workers
     tree.tokenizer.path = tokenizer_path
     tree.objectives[objective].update(keys)
     tree.stages.one = base.stage(steps=1, warmup_steps=0, weights={objective: 1.0})

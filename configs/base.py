@@ -224,7 +224,8 @@ def get_config() -> ml_collections.ConfigDict:
         "sampling_exponent": 0.7,  # exponent of the sampling over languages and pairs (usual in the field)
         "virtual_streams": 8,  # parts of the batch, each with its own packer; divided among the processes
         "packing_bins": 64,  # rows that a packer fills at a time; more bins pad less and mix epochs further
-        "prefetch": 2,  # batches made ahead, per objective
+        "prefetch": 2,  # batches made ahead, per objective, beside those whose rows are packed together
+        "workers": 0,  # processes that make batches, per objective; at most virtual_streams (ours). 0: a thread
     }
     config.objectives = objectives()
     config.stages = ml_collections.ConfigDict()  # name -> stage(...)

@@ -31,6 +31,7 @@ FREE_KEYS = (
     "config.compute.vocab_chunk",
     "config.compute.layer_norm",
     "config.data.prefetch",
+    "config.data.workers",
     "config.encode",
     "config.train.max_to_keep",
     "config.train.log_every",
@@ -105,6 +106,7 @@ class DataConfig:
     virtual_streams: int = field(metadata=between(1))
     packing_bins: int = field(metadata=between(1))
     prefetch: int = field(metadata=between(1))
+    workers: int = field(default=0, metadata=between(0))
 
 
 @dataclasses.dataclass(frozen=True)

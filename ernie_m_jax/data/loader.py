@@ -22,6 +22,7 @@ from ernie_m_jax.data.columns import Columns
 from ernie_m_jax.data.draws import purpose as purpose
 from ernie_m_jax.data.order import Order
 from ernie_m_jax.data.stream import Source, StreamRows
+from ernie_m_jax.data.workers import Workers
 from ernie_m_jax.task import Bound, Group, Record, Spec
 
 Rows = dict[str, np.ndarray]
@@ -62,7 +63,7 @@ def _marked(chunks: Source, first: int, count: int) -> Columns:
 class _Streams(grain.DatasetIterator):
     """The rows of the owned streams, stacked; its state maps a stream's number to its state."""
 
-    def __init__(self, streams: Mapping[int, grain.DatasetIterator], rows: int):
+    def __init__(self, streams: Mapping[int, StreamRows], rows: int):
         super().__init__()
         self._streams, self._rows = streams, rows
 
@@ -84,6 +85,21 @@ class _Streams(grain.DatasetIterator):
             stream.set_state(state[str(number)])
 
 
+def _chunks(task: Bound, tokenizer: Any, order: Order, number: int) -> Chunks:
+    return Chunks(task, tokenizer, order.stream(number, task.cfg.data.virtual_streams), number)
+
+
+def _rows(task: Bound, source: Source, number: int, spec: Spec) -> StreamRows:
+    seed = mixture_seed(task.name, task.cfg) % 2**20 + number
+    return StreamRows(source, spec, task.cfg.data.packing_bins, seed)
+
+
+def _streams(task: Bound, tokenizer: Any, order: Order, rows: int, numbers: Sequence[int]) -> _Streams:
+    """The rows of some streams, so many of each at a time."""
+    sources = {number: _chunks(task, tokenizer, order, number) for number in numbers}
+    return _Streams({number: _rows(task, source, number, task.spec()) for number, source in sources.items()}, rows)
+
+
 class Loader:
     """This host's rows of each step's batch, for one task.
 
@@ -99,6 +115,9 @@ class Loader:
           tokenizer: for the task's examples.
           entries: the task's mixture.
           owned: the virtual streams that this host reads (`sharding.owned_parts`), ascending; all if None.
+
+        Raises:
+          ConfigError: more workers than streams.
         """
         self._task, self._tokenizer, self._cfg, cfg = task, tokenizer, task.cfg, task.cfg
         streams = cfg.data.virtual_streams
@@ -106,26 +125,31 @@ class Loader:
         self._order = Order(entries, mixture_seed(task.name, cfg))
         self._owned = range(streams) if owned is None else owned
         self._rows_per_stream = cfg.train.batch_size // streams
-        self._batches = grain.experimental.ThreadPrefetchDatasetIterator(
-            _Streams({number: self.rows(number) for number in self._owned}, self._rows_per_stream),
-            cfg.data.prefetch,
-        )
+        make = functools.partial(_streams, task, tokenizer, self._order, self._rows_per_stream)
+        # A packer makes so many batches at once and then none: they lie ready while it makes the next ones.
+        ahead = cfg.data.prefetch + -(-cfg.data.packing_bins // self._rows_per_stream)
+        workers = cfg.data.workers
+        if workers > len(self._owned):
+            raise ConfigError(
+                f"config.data.workers is {workers}; it must be at most {len(self._owned)}, the virtual streams of this "
+                "process: each worker makes the rows of whole streams (config.data.virtual_streams)"
+            )
+        rows = Workers(make, self._owned, workers, ahead) if workers else make(self._owned)
+        self._batches = grain.experimental.ThreadPrefetchDatasetIterator(rows, cfg.data.prefetch if workers else ahead)
 
     def rows(self, number: int, source: Source | None = None, spec: Spec | None = None) -> StreamRows:
         """Packed rows of virtual stream `number`; of its own examples and the task's spec where none are given."""
-        return StreamRows(
-            source or self._chunks(number),
-            spec or self._task.spec(),
-            self._cfg.data.packing_bins,
-            mixture_seed(self._task.name, self._cfg) % 2**20 + number,
-        )
+        return _rows(self._task, source or self._chunks(number), number, spec or self._task.spec())
 
     def _chunks(self, number: int) -> Chunks:
-        records = self._order.stream(number, self._cfg.data.virtual_streams)
-        return Chunks(self._task, self._tokenizer, records, number)
+        return _chunks(self._task, self._tokenizer, self._order, number)
 
     def __next__(self) -> Rows:
         return next(self._batches)
+
+    def start(self) -> None:
+        """Begins to make batches ahead, which the first of them does otherwise."""
+        self._batches.start_prefetch()
 
     def shares(self) -> dict[str, float]:
         """How often each entry of the mixture is drawn."""
@@ -177,5 +201,5 @@ class Loader:
         self._batches.set_state(dict(state))
 
     def close(self) -> None:
-        """Stops the thread that makes batches ahead."""
+        """Stops the thread and the processes that make batches ahead."""
         self._batches.close()

@@ -52,6 +52,8 @@ def train_stage(
         for source in loaders.values():
             stack.callback(source.close)
         restore_streams(loaders, streams)
+        for source in loaders.values():
+            source.start()
         show_mixtures(stage, config, loaders)
         writer = stack.enter_context(metrics.MetricsWriter(stage.directory, first))
         progress = stack.enter_context(screen.Progress(stage.name, stage.config.steps, first, config.train.log_every))

@@ -161,16 +161,17 @@ class Loader:
 
     def records_per_row(self) -> float:
         """How many records a packed row takes, measured on the first rows of stream 0."""
-        drawn, made, chunks = 0, 0, self._chunks(0)
+        chunks, owners = self._chunks(0), []
 
         def counted(first: int, count: int) -> Columns:
-            nonlocal drawn, made
             found = chunks(first, count)
-            drawn, made = drawn + count, made + len(found.owners)
+            owners.append(first + found.owners)
             return found
 
-        packed = [int(row["segments"].max()) for row in itertools.islice(self.rows(0, counted), MEASURED_ROWS)]
-        return sum(packed) / len(packed) * drawn / made
+        stream = self.rows(0, counted)
+        packed = [int(row["segments"].max()) for row in itertools.islice(stream, MEASURED_ROWS)]
+        made = int((np.concatenate(owners) <= stream.reached).sum())
+        return sum(packed) / len(packed) * (stream.reached + 1) / made
 
     def trace(self, state: Mapping[str, Any]) -> list[Traced]:
         """The records behind each row of this host's batch that was drawn where `state` was taken."""

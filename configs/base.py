@@ -246,7 +246,8 @@ def get_config() -> ml_collections.ConfigDict:
         # metric "loss" the least is best. Empty: the last step is the result
         "patience": 0,  # evaluations of `select` without a better one at which a stage ends early; 0: never
     }
-    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}  # devices per axis; -1: the rest
+    # Devices per axis; -1: the rest. `tensor` need not divide the vocabulary (docs/design.md), but heads and FFN.
+    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     config.evals = {"retrieval": evaluation("retrieval")}  # name -> evaluation(...)
     config.encode = {  # --mode=encode: sentences to vectors
         "layer": -1,  # 0: embeddings, n: after layer n, -1: the last

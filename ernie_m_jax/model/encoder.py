@@ -13,12 +13,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from ernie_m_jax import config_fields, sharding
 from ernie_m_jax.config import ComputeConfig, ModelConfig
 from ernie_m_jax.config_checks import HEADS
 from ernie_m_jax.model import generation, loss, vocabulary
-from ernie_m_jax.model.attention import attention, fused_attention, seen
+from ernie_m_jax.model.attention import KEPT, attention, fused_attention, seen
 from ernie_m_jax.model.dropout import Dropout
 from ernie_m_jax.model.embeddings import Embeddings, Inputs
 from ernie_m_jax.model.heads import MlmHead, Pooler, outputs
@@ -27,10 +28,15 @@ from ernie_m_jax.model.layers import LayerNorm, gelu, linear
 from ernie_m_jax.model.split import split_of
 from ernie_m_jax.model.visibility import Codes
 
-# What the backward pass keeps of a layer instead of computing it again: everything, the linear maps' outputs, nothing.
-# "dots" leaves out products with a batch axis, so the attention logits are not kept.
+# What the backward pass keeps of a layer instead of computing it again: everything, the linear maps' outputs, the
+# attention's output (with a fused kernel that spares its forward pass), both, nothing.
+# "dots" leaves out products with a batch axis, so neither the attention's logits nor its output are kept.
+_ATTENTION = jax.checkpoint_policies.save_only_these_names(KEPT)
+_DOTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 _REMAT_POLICIES = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots_attention": jax.checkpoint_policies.save_from_both_policies(_DOTS, _ATTENTION),
+    "dots": _DOTS,
+    "attention": _ATTENTION,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -64,7 +70,7 @@ class SelfAttention(nn.Module):
                 "dropout_rate": rate,
                 "dropout_rng": rng,
             }
-            mixed_blhd = attention(query, key, value, mask, **options)
+            mixed_blhd = checkpoint_name(attention(query, key, value, mask, **options), KEPT)
         elif self.is_initializing():  # the parameters are made where the projections are called
             mixed_blhd = sum(part(x) for part in parts)
         else:

@@ -78,7 +78,7 @@ class ComputeConfig:
 
     dtype: str = field(metadata=one_of("float32", "bfloat16"))
     scan_layers: bool
-    remat: str = field(metadata=one_of("none", "dots", "full"))
+    remat: str = field(metadata=one_of("none", "dots_attention", "dots", "attention", "full"))
     attention: str = field(metadata=one_of("auto", "xla", "cudnn", "flash"))
     vocab_chunk: int
     keep_logits: bool = False
@@ -133,6 +133,7 @@ class OptimizerConfig:
     weight_decay: float = field(metadata=between(0))
     layer_decay: float = field(metadata=between(ABOVE_ZERO, 1))
     clip_norm: float = field(metadata=between(0))
+    moments_dtype: str = field(default="float32", metadata=one_of("float32", "bfloat16"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,6 @@ from ernie_m_jax.data import mixture
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.evaluation.runner import Evaluations
 from ernie_m_jax.model import kernels
-from ernie_m_jax.model.encoder import ErnieM
 from ernie_m_jax.reporting import files, metrics, screen, summary
 from ernie_m_jax.task import Group
 from ernie_m_jax.training import claim, evaluating, lengths, loop, restore, stages
@@ -123,7 +122,7 @@ def make(config: Config, workdir: Path, training: bool = False, with_evaluations
     return stages.Run(
         config=config,
         tokenizer=opened,
-        model=ErnieM(config.model, config.compute),
+        model=stages.make_model(config, mesh),
         mesh=mesh,
         entries=entries,
         evaluations=evaluations,

@@ -4,10 +4,10 @@
         --tokenizer corpus/tokenizer --workdir runs/end_to_end --steps 1000 --output end_to_end.json
 
 The tokenizer is padded with entries that no text uses to the released models' 250,002, so that the step is theirs
-whatever the corpus; the ids are stored once (`ernie_m_jax.data.prepare corpus`). Then `step_speed.py` times the step and
-`ernie_m_jax.main` trains MMLM for --steps: same size, rows, length and kernels. Prints tokens a second of both, after the
-run's first quarter, and the share of the time that the devices waited for data. Arguments that begin with --config. go
-to the run, for instance --config.data.workers=4. What was prepared in --workdir is used again.
+whatever the corpus; the ids are stored once (`ernie_m_jax.data.prepare corpus`). Then `step_speed.py` times the step
+and `ernie_m_jax.main` trains MMLM for --steps: same size, rows, length and kernels. Prints tokens a second of both,
+after the run's first quarter, and the share of the time that the devices waited for data. Arguments that begin with
+--config. go to the run, for instance --config.data.workers=4. What was prepared in --workdir is used again.
 """
 
 import argparse

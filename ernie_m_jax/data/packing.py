@@ -1,6 +1,6 @@
 """Packing: examples in, full rows of fixed shape out.
 
-First fit, as Grain's packer does it (`tests/test_packing.py` compares them), on columns of examples: an example goes
+First fit, as Grain's packer does it (`tests/test_batched.py` compares them), on columns of examples: an example goes
 into the first of `bins` rows that has room for all its features; once one finds none, the rows leave in random order
 and the next ones are begun with it. A row has the task's spec: segment numbers, the examples' features one behind the
 other, and indices (`*_at`) moved from the example's tokens to the row's.

@@ -33,7 +33,6 @@ from ernie_m_jax import task as tasks
 from ernie_m_jax.data import batch as batches
 from ernie_m_jax.evaluation.runner import Evaluations
 from ernie_m_jax.model import flops
-from ernie_m_jax.model.encoder import ErnieM
 from ernie_m_jax.objectives import btmlm, camlm
 from ernie_m_jax.task import IGNORE
 from ernie_m_jax.training import loop, stages
@@ -108,7 +107,7 @@ def measure(text: str, trace: str) -> dict[str, Any]:
     config = config_of(keys)
     mesh = sharding.make_mesh(config.mesh)
     run = stages.Run(
-        config, None, ErnieM(config.model, config.compute), mesh, {}, Evaluations(dataclasses.replace(config, evals={}))
+        config, None, stages.make_model(config, mesh), mesh, {}, Evaluations(dataclasses.replace(config, evals={}))
     )
     stage = stages.make_stage(config, "stage1", pathlib.Path("stage1"))
     step = stages.compiled_steps(run, stage)[keys["objective"]]

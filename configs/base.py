@@ -54,8 +54,9 @@ def source(path: str = "", **keys: object) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     # empty: this source is left out; so `--config.data.monolingual.text.path=` takes one out, and
     # `--config.data.monolingual.NAME.path=PATH` with a new NAME adds one
-    config.path = path  # file, URL, template with {language} or {pair}, "corpus:NAME" (bundled) or "tfds:NAME/CONFIG"
-    config.format = "auto"  # auto | text | tsv | jsonl | moses | array_record | tfds
+    config.path = path  # file, URL, template with {language} or {pair}, "corpus:NAME" (bundled), "tfds:NAME/CONFIG", or
+    # a folder of stored ids (`python -m ernie_m_jax.data.prepare corpus`)
+    config.format = "auto"  # auto | text | tsv | jsonl | moses | array_record | tfds | ids
     config.languages = ()  # languages to read; empty: all of `config.languages`
     config.pairs = ()  # pairs to read, "en-de"; empty: all pairs of the languages
     config.columns = ()  # names of the columns or keys where the file does not name its languages itself
@@ -204,7 +205,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.compute = {
         "dtype": "float32",  # float32 | bfloat16: activations; parameters, LayerNorm, softmax and loss stay float32
         "scan_layers": True,  # one compiled layer, parameters stacked; False: unrolled
-        "remat": "none",  # none | dots | full: what the backward pass computes again
+        # What the backward pass computes again: none | all but the linear maps' outputs and the attention's
+        # (dots_attention), but the linear maps' (dots), but the attention's (attention) | full
+        "remat": "none",
         "attention": "auto",  # xla | cudnn (no attention dropout) | flash (one NVIDIA GPU) | auto
         "vocab_chunk": 16_384,  # vocabulary rows per step of the cross-entropy; 0: all at once
         "keep_logits": False,  # for the backward pass, in `dtype`, instead of computing them again
@@ -223,7 +226,8 @@ def get_config() -> ml_collections.ConfigDict:
         "sampling_exponent": 0.7,  # exponent of the sampling over languages and pairs (usual in the field)
         "virtual_streams": 8,  # parts of the batch, each with its own packer; divided among the processes
         "packing_bins": 64,  # rows that a packer fills at a time; more bins pad less and mix epochs further
-        "prefetch": 2,  # batches made ahead, per objective
+        "prefetch": 2,  # batches made ahead, per objective, beside those whose rows are packed together
+        "workers": 0,  # processes that make batches, per objective; at most virtual_streams (ours). 0: a thread
     }
     config.objectives = objectives()
     config.stages = ml_collections.ConfigDict()  # name -> stage(...)
@@ -234,6 +238,7 @@ def get_config() -> ml_collections.ConfigDict:
         "weight_decay": 0.01,  # decoupled; not on biases and LayerNorm (recipe)
         "layer_decay": 1.0,  # factor per layer from the top down; fine-tuning uses 0.8 (paper's code)
         "clip_norm": 1.0,  # global norm; 0: no clipping (recipe)
+        "moments_dtype": "float32",  # float32 | bfloat16: of Adam's moments between steps; bfloat16 halves their memory
     }
     config.train = {
         "batch_size": 256,  # packed rows per step over all devices
@@ -246,7 +251,8 @@ def get_config() -> ml_collections.ConfigDict:
         # metric "loss" the least is best. Empty: the last step is the result
         "patience": 0,  # evaluations of `select` without a better one at which a stage ends early; 0: never
     }
-    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}  # devices per axis; -1: the rest
+    # Devices per axis; -1: the rest. `tensor` need not divide the vocabulary (docs/design.md), but heads and FFN.
+    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     config.evals = {"retrieval": evaluation("retrieval")}  # name -> evaluation(...)
     config.encode = {  # --mode=encode: sentences to vectors
         "layer": -1,  # 0: embeddings, n: after layer n, -1: the last

@@ -31,6 +31,7 @@ FREE_KEYS = (
     "config.compute.vocab_chunk",
     "config.compute.layer_norm",
     "config.data.prefetch",
+    "config.data.workers",
     "config.encode",
     "config.train.max_to_keep",
     "config.train.log_every",
@@ -77,7 +78,7 @@ class ComputeConfig:
 
     dtype: str = field(metadata=one_of("float32", "bfloat16"))
     scan_layers: bool
-    remat: str = field(metadata=one_of("none", "dots", "full"))
+    remat: str = field(metadata=one_of("none", "dots_attention", "dots", "attention", "full"))
     attention: str = field(metadata=one_of("auto", "xla", "cudnn", "flash"))
     vocab_chunk: int
     keep_logits: bool = False
@@ -105,6 +106,7 @@ class DataConfig:
     virtual_streams: int = field(metadata=between(1))
     packing_bins: int = field(metadata=between(1))
     prefetch: int = field(metadata=between(1))
+    workers: int = field(default=0, metadata=between(0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +133,7 @@ class OptimizerConfig:
     weight_decay: float = field(metadata=between(0))
     layer_decay: float = field(metadata=between(ABOVE_ZERO, 1))
     clip_norm: float = field(metadata=between(0))
+    moments_dtype: str = field(default="float32", metadata=one_of("float32", "bfloat16"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,8 @@ HEADS: Mapping[str, int | None] = {
     "information_extraction": 2,
 }
 POOLED_HEADS = ("sequence_classification", "multiple_choice")  # on the pooled vector; the others are on each token
+# A moment that decays by less than 2^-9 per step is rounded back to what it was; by the recipe's 0.98, ten times that.
+SLOWEST_BFLOAT16 = 0.98
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
@@ -143,6 +145,15 @@ def _attention(config: Any) -> Iterator[str]:
         )
 
 
+def _moments(config: Any) -> Iterator[str]:
+    optimizer = config.optimizer
+    if optimizer.moments_dtype == "bfloat16" and max(optimizer.b1, optimizer.b2) > SLOWEST_BFLOAT16:
+        yield (
+            f"config.optimizer.moments_dtype is 'bfloat16', whose 8 bits stand still with b1 {optimizer.b1} and b2 "
+            f"{optimizer.b2}: both must be at most {SLOWEST_BFLOAT16}, or moments_dtype 'float32'"
+        )
+
+
 def _tokenizer(config: Any) -> Iterator[str]:
     if config.tokenizer.style in ("bert", "xlm") and config.tokenizer.path == "":
         yield f"config.tokenizer.style is {config.tokenizer.style!r}, which no run trains: set config.tokenizer.path"
@@ -258,6 +269,7 @@ _CHECKS = (
     _layers,
     _languages,
     _attention,
+    _moments,
     _tokenizer,
     _rows,
     _warmups,

@@ -15,6 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ernie_m_jax.config import ConfigError, MeshConfig
 
 AXES = ("data", "fsdp", "tensor")
+_LANES = 128
 ROWS = ("data", "fsdp")  # the mesh axes over which the rows of a batch are spread
 
 # Megatron's split over `tensor` (heads, FFN, vocabulary), ZeRO-3's over `fsdp`; what is small stays whole.
@@ -72,6 +73,20 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of what every device holds whole: keys, steps, metrics."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def table_rows(mesh: Mesh, words: int) -> int:
+    """Returns how many rows the word table has on the devices: as many as words, or more, for `tensor` to split it.
+
+    Each device then holds whole blocks of 128 rows, the width of a TPU's lanes, so that no chunk of the products with
+    the table is ragged. On disk and in every other format it has a row per word (`checkpoint/tables.py`).
+
+    Args:
+      mesh: the devices.
+      words: entries of the vocabulary.
+    """
+    blocks = mesh.shape["tensor"] * _LANES
+    return words if mesh.shape["tensor"] == 1 else -(-words // blocks) * blocks
 
 
 def check_rows(mesh: Mesh, rows: int, microbatches: int) -> None:

@@ -31,14 +31,16 @@ class Record:
     """Raw text with its language: one text for monolingual data, two for a parallel pair or a pair to classify.
 
     Attributes:
-      texts: one or two strings.
+      texts: one or two strings; none where only their ids are stored (`data/stored_ids.py`).
       languages: the language code of each text; back-translation adds the language to write.
       fields: what a labelled task knows beside them, such as `label` and `id`; never changed.
+      ids: of each text, int32 `[n]`, where they are stored; `data.layout.token_ids` finds them either way.
     """
 
     texts: tuple[str, ...]
     languages: tuple[str, ...]
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    ids: tuple[np.ndarray, ...] = dataclasses.field(default=(), compare=False)
 
 
 class RandomAccess(Protocol):
@@ -154,6 +156,9 @@ class Task:
         the example's tokens, those whose name ends in `_labels` hold labels, and are padded with `IGNORE`. Features
         whose name ends in `_host` are not in `spec` and not packed: what `score` and `lines` need to know of an example
         beside its record (offsets of a window's tokens), of any shape; they find them among the predictions.
+      batched: `(records, tokenizer, cfg, keys, draws) -> (columns, left)`, host: what `examples` makes, of many records
+        at once, bit for bit (`data.columns.Columns`, `data.draws.Draws`), and the numbers of the records that it
+        leaves to `examples`; None: all of them. For speed alone.
       spec: `(cfg, keys) -> {name: (shape, dtype)}` of one packed row; drives packing, synthetic data, initialisation,
         compile.
       loss: `(cfg, keys, model, params, batch, rng, deterministic) -> Sums`, device; never divides. `Sums["loss"]` is
@@ -187,6 +192,7 @@ class Task:
     examples: Callable[[Record, Any, Any, Any, np.random.Generator], Sequence[Example]]
     spec: Callable[[Any, Any], Spec]
     loss: Callable[[Any, Any, Any, Any, Batch, jax.Array, bool], Sums]
+    batched: Callable[..., tuple[Any, Any]] | None = None
     predictions: Callable[[Any, Any], float] = lambda cfg, keys: 0.0
     written: Callable[[Any, Any], tuple[float, int]] = lambda cfg, keys: (0.0, 0)
     requires: Callable[[Any, Any], Iterable[str]] = _no_problems

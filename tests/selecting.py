@@ -146,6 +146,7 @@ def everything(directory):
     """What a stage leaves, but for seconds and versions; to be the same however often the run was disturbed."""
     summary = json.loads((directory / "summary.json").read_text())
     summary.pop("tokens_per_second")
+    summary.pop("data_wait")
     return {
         "metrics": lines(directory),
         "selected": selected(directory),

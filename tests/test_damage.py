@@ -84,6 +84,7 @@ def summary_of(workdir):
     numbers = json.loads((workdir / "summary.json").read_text())
     for values in (numbers, *numbers["stages"].values()):
         values.pop("tokens_per_second")
+        values.pop("data_wait")
     numbers.pop("wall_seconds")
     return numbers
 

@@ -12,7 +12,7 @@ import pytest
 from configs import base
 from ernie_m_jax import config as configs
 from ernie_m_jax import task as tasks
-from ernie_m_jax.data import batch, loader, mixture
+from ernie_m_jax.data import batch, chunks, loader, mixture
 from ernie_m_jax.data.order import Order
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.task import IGNORE, Record
@@ -63,7 +63,7 @@ def open_loader(config, name, tokenizer, owned=None, examples=None):
     task = tasks.bind(config, name)
     entries = task.records(mixture.Sources(config))
     if examples is not None:
-        task = tasks.Bound(name, dataclasses.replace(task.task, examples=examples), config, task.keys)
+        task = tasks.Bound(name, dataclasses.replace(task.task, examples=examples, batched=None), config, task.keys)
     return loader.Loader(task, tokenizer, entries, owned)
 
 
@@ -199,7 +199,7 @@ def test_two_sources_of_a_language_are_joined_together(small_config):
 
 
 def test_text_that_gives_no_example_ends_with_an_error(small_config, tokenizer, monkeypatch):
-    monkeypatch.setattr(loader, "EMPTY_LIMIT", 20)
+    monkeypatch.setattr(chunks, "EMPTY_LIMIT", 20)
     rows = iter(open_loader(small_config(), "mmlm", tokenizer, examples=lambda *_: []).rows(0))
     with pytest.raises(DataError, match="20 records in a row gave no example"):
         next(rows)

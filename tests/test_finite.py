@@ -14,7 +14,6 @@ import subprocess
 import sys
 import types
 
-import grain
 import jax
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ from ernie_m_jax import config as configs
 from ernie_m_jax import sharding
 from ernie_m_jax.config import MeshConfig
 from ernie_m_jax.config_evals import TaskEval
-from ernie_m_jax.data import finite, loader, packing
+from ernie_m_jax.data import chunks, columns, finite, packing
 from ernie_m_jax.data.readers import DataError
 from ernie_m_jax.evaluation import finite_rows
 from ernie_m_jax.evaluation.scored import TaskEvaluator
@@ -90,8 +89,9 @@ def test_every_example_is_in_one_row_once(seed, chunk, monkeypatch):
 @pytest.mark.parametrize("seed", range(8))
 def test_rows_lie_as_in_training(seed):
     for row in finite.rows(examples(seed), SPEC):
-        source = grain.MapDataset.source([placed.example for placed in row]).to_iter_dataset()
-        (expected,) = packing.pack(source, SPEC, bins=1, seed=0)
+        bins = packing.Bins(SPEC, 1)
+        assert bins.add(columns.of_examples([[placed.example for placed in row]], []), 0) == len(row)
+        expected = {name: values[0] for name, values in bins.rows.items()}
         stacked = finite.stack([row], SPEC, 1)
         assert set(stacked) == set(expected) == set(SPEC)
         for name, values in expected.items():
@@ -137,7 +137,8 @@ def test_an_example_that_no_row_holds_is_an_error_that_shows_its_record(keys):
     made = example(rng, **({"length": 5, "predictions": 1} | keys))
     task = types.SimpleNamespace(
         name="mine",
-        cfg=types.SimpleNamespace(seed=0, data=types.SimpleNamespace(virtual_streams=1)),
+        cfg=types.SimpleNamespace(seed=0, data=types.SimpleNamespace(virtual_streams=1, sequence_length=ROOM)),
+        task=types.SimpleNamespace(batched=None),
         spec=lambda: SPEC,
         examples=lambda record, *_: [made] if record.texts == ("third",) else [],
     )
@@ -146,7 +147,7 @@ def test_an_example_that_no_row_holds_is_an_error_that_shows_its_record(keys):
     with pytest.raises(DataError, match=message):
         list(finite.rows(finite.examples(task, None, [records[:2], records]), SPEC))
     with pytest.raises(DataError, match=message):  # in training too
-        loader.make_examples(task, None, 0)(0, records[2])
+        chunks.Chunks(task, None, records, 0)(0, 3)
 
 
 def test_each_records_examples_are_numbered():

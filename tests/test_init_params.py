@@ -40,7 +40,7 @@ def started(config, tokenizer_path):
     """The parameters a run of `config` starts with, and a run's own from scratch."""
     mesh = run.sharding.make_mesh(config.mesh)
     tokenizer = Tokenizer.load(tokenizer_path)
-    made = stages.Run(config, tokenizer, run.ErnieM(config.model, config.compute), mesh, {}, lambda *_: None)
+    made = stages.Run(config, tokenizer, stages.make_model(config, mesh), mesh, {}, lambda *_: None)
     stage = stages.make_stage(config, "one", None)
     abstract = stages.abstract_state(made, stage).params
     scratch = stages.initial_state(made, stage, None).params

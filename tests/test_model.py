@@ -340,7 +340,7 @@ def kept_everything():
     return _loss_and_gradient(COMPUTE, _params()[1])
 
 
-@pytest.mark.parametrize("remat", ["dots", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("remat", ["dots", "dots_attention", "attention", pytest.param("full", marks=pytest.mark.slow)])
 def test_remat_changes_neither_value_nor_gradient(kept_everything, remat):
     value, gradient = _loss_and_gradient(dataclasses.replace(COMPUTE, remat=remat), _params()[1])
     np.testing.assert_allclose(value, kept_everything[0], rtol=1e-6)
@@ -356,7 +356,37 @@ def test_remat_keeps_less():
         )
         return sum(math.prod(x.shape) for x in jax.tree.leaves(vjp))
 
-    assert kept("full") < kept("dots") < kept("none")
+    # By the attention's output, of the layers that `nn.scan` stacks: [layers, B, L, H].
+    output = CONFIG.num_layers * math.prod(_inputs().ids.shape) * CONFIG.hidden_size
+    assert kept("attention") == kept("full") + output
+    assert kept("dots_attention") == kept("dots") + output
+    assert kept("full") < kept("dots") < kept("dots_attention") < kept("none")
+
+
+@pytest.mark.parametrize(("remat", "times"), [("none", 1), ("dots_attention", 1), ("attention", 1), ("full", 2)])
+def test_the_fused_kernel_runs_again_only_where_its_output_is_not_kept(remat, times):
+    compute = dataclasses.replace(COMPUTE, remat=remat, attention="flash")
+    model = ErnieM(CONFIG, compute)
+
+    def loss(params):
+        return model.apply({"params": params}, _inputs(), CAMLM, method="encode").sum()
+
+    program = jax.make_jaxpr(jax.grad(loss))(_params()[1]).jaxpr
+    assert _calls(program, "flash_attention_forward") == times
+    assert _calls(program, "flash_attention_backward") == 1
+
+
+def _calls(program, name):
+    """How many kernels of a name a program has whose results are read; a compiler leaves out the others."""
+    read = {id(value) for one in program.eqns for value in one.invars} | {id(value) for value in program.outvars}
+    count = 0
+    for one in program.eqns:
+        count += one.params.get("name") == name and any(id(value) in read for value in one.outvars)
+        for value in one.params.values():
+            for part in value if isinstance(value, (tuple, list)) else (value,):
+                inner = getattr(part, "jaxpr", part)
+                count += _calls(inner, name) if hasattr(inner, "eqns") else 0
+    return count
 
 
 def test_dropout_is_random_and_only_where_asked():
@@ -406,7 +436,9 @@ def test_gradient_is_exactly_zero_where_not_visible(deterministic):
 
 
 def test_bad_settings_raise():
-    with pytest.raises(ValueError, match=r"compute\.remat is 'some'; allowed: none, dots, full"):
+    with pytest.raises(
+        ValueError, match=r"compute\.remat is 'some'; allowed: none, dots_attention, dots, attention, full"
+    ):
         _encoder(compute=dataclasses.replace(COMPUTE, remat="some"))(_params()[1], _inputs())
     variables, hidden = {"params": _params()[1]}, jnp.zeros((B, L, CONFIG.hidden_size))
     with pytest.raises(ValueError, match=r"model\.pooler is False"):

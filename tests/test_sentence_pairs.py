@@ -13,7 +13,7 @@ from ernie_m_jax import config as configs
 from ernie_m_jax import task as tasks
 from ernie_m_jax.data import loader
 from ernie_m_jax.evaluation.runner import Evaluations
-from ernie_m_jax.finetune import pawsx, scoring, xnli
+from ernie_m_jax.finetune import pawsx, scoring, sentence_pairs, xnli
 from ernie_m_jax.model.encoder import ErnieM
 from ernie_m_jax.task import Group, Record
 from tests.small_models import random_params
@@ -215,3 +215,11 @@ def test_the_tasks_name_their_papers_rows():
         assert paper(task, reversed(task.languages)) == (name, "all")
         for codes in (["de"], ["en", "de"], task.languages[1:], (*task.languages, "xx"), ()):
             assert paper(task, codes) is None  # the paper has no such setting
+
+
+def test_labels_of_ones_own_have_no_row_in_the_paper():
+    task = sentence_pairs.Labels(("no", "yes")).task()
+    for codes in (["en"], ["de"]):
+        assert task.paper(None, types.SimpleNamespace(train_languages=tuple(codes))) is None
+    assert task.submission(None, None) == ""
+    assert task.labels == ("no", "yes")

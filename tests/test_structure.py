@@ -16,8 +16,8 @@ FLOORS = (
     ("convert",),
     ("checkpoint",),
     ("finetune", "objectives"),
-    ("data", "lifeline", "model", "processes", "reporting", "sharding", "topology", "weights"),
-    ("tokenizer",),
+    ("data", "lifeline", "model", "processes", "reporting", "topology", "weights"),
+    ("sharding", "tokenizer"),
     (
         "atomic",
         "config",

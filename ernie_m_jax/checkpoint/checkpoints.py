@@ -20,7 +20,6 @@ writes it alone, and the others see what is in the store (`apart`).
 """
 
 import os
-import re
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -32,14 +31,13 @@ from absl import logging
 from etils import epath
 
 from ernie_m_jax import config_fields, mirrors, stores
-from ernie_m_jax.checkpoint import apart, saved_steps, tree
+from ernie_m_jax.checkpoint import apart, saved_steps, tables, tree
 from ernie_m_jax.checkpoint.manifest import MANIFEST, CheckpointError, dump_json, load_json, write_manifest
 from ernie_m_jax.config import TrainConfig
 
 FORMAT = 1
 META = "meta.json"
 _TIMEOUT = 3600  # seconds Orbax may take to write one checkpoint
-_STREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class Checkpoints:
@@ -52,19 +50,22 @@ class Checkpoints:
       keep: how many of the newest to keep; 0 keeps all.
       fingerprint: the tokenizer's; a checkpoint written with another tokenizer is refused. None compares nothing, for
         reading a model together with its own tokenizer; "" is written for a model without one.
+      words: entries of the vocabulary, where the state's tables may have more rows than that on the devices; what is
+        on disk never has (`tables.py`). 0: they have as many.
 
     Raises:
       ConfigError: `keep` is negative.
       CheckpointError: the directory is a URL.
     """
 
-    def __init__(self, directory: Any, keep: int, fingerprint: str | None):
+    def __init__(self, directory: Any, keep: int, fingerprint: str | None, words: int = 0):
         config_fields.check_value(TrainConfig, "max_to_keep", keep, "config.train.max_to_keep")
         if stores.is_url(directory):
             raise CheckpointError(f"{directory} is a URL; mirrors.mirrored gives a local directory that stands for it")
         self.directory = epath.Path(os.path.abspath(directory))  # Orbax refuses relative paths
         self.keep = keep
         self.fingerprint = fingerprint
+        self.words = words
         self._thread: threading.Thread | None = None
         self._failure: CheckpointError | None = None
         self._good: int | None = None  # the step that was found good last: need not be checked once more
@@ -135,14 +136,15 @@ class Checkpoints:
                 saved_steps.select(self.directory, step)
             return
         target = self.directory / str(step)
-        arrays = tree.named(state)
-        nested = tree.nest({name: tree.checked(name, leaf) for name, leaf in arrays.items()})
-        small = {f"streams/{_checked_name(name)}.json": dump_json(value) for name, value in streams.items()}
+        arrays = {name: tree.checked(name, leaf) for name, leaf in tree.named(state).items()}
+        arrays = {name: tables.without_padding(name, array, self.words) for name, array in arrays.items()}
+        small = {f"streams/{tree.checked_stream(name)}.json": dump_json(value) for name, value in streams.items()}
         if jax.process_index() == 0:
             index = {name: tree.described(leaf) for name, leaf in arrays.items()}
             record = {"format": FORMAT, "step": step, "tokenizer": self.fingerprint, "state": index, "meta": dict(meta)}
             small[META] = dump_json(record)
         try:
+            nested = tree.nest(arrays)
             if self._apart:
                 nested, small = apart.gathered(nested), apart.texts(small)
             self._begin(target, nested, small)
@@ -342,7 +344,8 @@ class Checkpoints:
 
     def _read(self, directory: Any, saved: Mapping[str, Any], abstract: Any, *, prefix: str, partial: bool) -> Any:
         """Reads the arrays that `abstract` asks for below `prefix`."""
-        wanted = {prefix + name: leaf for name, leaf in tree.named(abstract).items()}
+        placed = {prefix + name: leaf for name, leaf in tree.named(abstract).items()}
+        wanted = {name: tables.saved(name, leaf, self.words) for name, leaf in placed.items()}
         have = {name: entry for name, entry in saved.items() if name.startswith(prefix)}
         tree.match(directory, have, wanted, partial=partial)
         arguments = {
@@ -358,10 +361,5 @@ class Checkpoints:
         except Exception as error:
             raise CheckpointError(f"reading {directory / 'state'} failed: {type(error).__name__}: {error}") from error
         arrays = tree.named(restored)
-        return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in wanted])
-
-
-def _checked_name(name: str) -> str:
-    if not _STREAM_NAME.fullmatch(name):
-        raise ValueError(f"stream {name!r}: use letters, digits, '_', '-' and '.', beginning with a letter or digit")
-    return name
+        whole = [tables.with_padding(arrays[name], leaf) for name, leaf in placed.items()]
+        return jax.tree.unflatten(jax.tree.structure(abstract), whole)

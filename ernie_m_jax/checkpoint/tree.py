@@ -1,5 +1,6 @@
 """A state's arrays by path: trees of any classes become names, shapes and dtypes, and back to nested dictionaries."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,8 @@ import jax
 import numpy as np
 
 from ernie_m_jax.checkpoint.manifest import CheckpointError
+
+_STREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def match(directory: Any, saved: Mapping[str, Any], wanted: Mapping[str, Any], *, partial: bool) -> None:
@@ -47,6 +50,17 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 def described(leaf: Any) -> dict[str, Any]:
     """Shape and dtype, JSON-able."""
     return {"shape": list(leaf.shape), "dtype": str(np.dtype(leaf.dtype))}
+
+
+def checked_stream(name: str) -> str:
+    """A stream's name that can be a file's.
+
+    Raises:
+      ValueError: it cannot.
+    """
+    if not _STREAM_NAME.fullmatch(name):
+        raise ValueError(f"stream {name!r}: use letters, digits, '_', '-' and '.', beginning with a letter or digit")
+    return name
 
 
 def checked(name: str, leaf: Any) -> Any:

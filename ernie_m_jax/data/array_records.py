@@ -24,10 +24,10 @@ SUFFIX = ".array_record"
 UNFINISHED = re.compile(r"\..+\.array_record\.[0-9a-f]{32}\.tmp")  # what a killed `write` leaves behind
 
 
-def write(path: str, lines: Iterable[bytes]) -> int:
+def write(path: str, lines: Iterable[bytes], compressed: bool = True) -> int:
     """Writes an ArrayRecord file, whole or not at all, and returns how many lines it holds.
 
-    The bytes depend on the lines alone.
+    The bytes depend on the lines alone. What is not `compressed` is read faster.
 
     Raises:
       DataError: it cannot be written.
@@ -36,7 +36,8 @@ def write(path: str, lines: Iterable[bytes]) -> int:
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
     count = 0
     try:
-        writer = array_record_module.ArrayRecordWriter(temporary, "group_size:1")
+        options = "group_size:1" if compressed else "group_size:1,uncompressed"
+        writer = array_record_module.ArrayRecordWriter(temporary, options)
         for line in lines:
             writer.write(line)
             count += 1

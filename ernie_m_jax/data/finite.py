@@ -15,7 +15,7 @@ import numpy as np
 
 from ernie_m_jax.data import packing
 from ernie_m_jax.data.loader import purpose
-from ernie_m_jax.task import HOST, IGNORE, Bound, Example, RandomAccess, Spec
+from ernie_m_jax.task import HOST, Bound, Example, RandomAccess, Spec
 
 CHUNK = 4096  # examples that are packed together; bounds the memory
 
@@ -79,9 +79,10 @@ def _packed(chunk: Sequence[tuple[Origin, Example]], rooms: dict[str, int]) -> l
 
 
 def stack(chosen: Sequence[Row], spec: Spec, batch_size: int) -> dict[str, np.ndarray]:
-    """The rows as arrays `[batch_size, ...]`, filled up with empty rows; the layout is that of `packing.to_row`."""
+    """The rows as arrays `[batch_size, ...]`, filled up with empty rows; the layout is that of `packing.Bins`."""
     length = spec[packing.TOKENS][0][0]
-    batch = {name: np.full((batch_size, *shape), _filler(name, length), dtype) for name, (shape, dtype) in spec.items()}
+    fillers = {name: packing.filler(name, length) for name in spec}
+    batch = {name: np.full((batch_size, *shape), fillers[name], dtype) for name, (shape, dtype) in spec.items()}
     for number, row in enumerate(chosen):
         for segment, placed in enumerate(row, 1):
             start = placed.starts[packing.TOKENS]
@@ -91,12 +92,6 @@ def stack(chosen: Sequence[Row], spec: Spec, batch_size: int) -> dict[str, np.nd
                 shift = start if name.endswith("_at") else 0
                 batch[name][number, begin : begin + len(values)] = values + shift
     return batch
-
-
-def _filler(name: str, length: int) -> int:
-    if name.endswith("_at"):
-        return length
-    return IGNORE if name.endswith("_labels") else 0
 
 
 def cut(placed: Placed, feature: str, values: np.ndarray) -> np.ndarray:

@@ -6,6 +6,12 @@ from typing import Any
 import numpy as np
 
 from ernie_m_jax.config import Config
+from ernie_m_jax.task import Record
+
+
+def token_ids(record: Record, side: int, tokenizer: Any) -> Any:
+    """Ids of text `side` of a record, no special tokens: int32 `[n]` where they are stored, else a list."""
+    return record.ids[side] if record.ids else tokenizer.encode_ids(record.texts[side])
 
 
 def language_ids(cfg: Config, languages: np.ndarray, masks: np.ndarray) -> np.ndarray:

@@ -9,26 +9,26 @@ batch does not depend on their number, and a stream's state is a few integers, s
 import dataclasses
 import functools
 import itertools
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 
 from ernie_m_jax.config import Config, ConfigError
-from ernie_m_jax.data import packing
-from ernie_m_jax.data.order import Order, Stream
-from ernie_m_jax.data.records import DataError
-from ernie_m_jax.task import HOST, Bound, Example, Group, Record, Spec
+from ernie_m_jax.data import layout, packing
+from ernie_m_jax.data.chunks import Chunks
+from ernie_m_jax.data.columns import Columns
+from ernie_m_jax.data.draws import purpose as purpose
+from ernie_m_jax.data.order import Order
+from ernie_m_jax.data.stream import Source, StreamRows
+from ernie_m_jax.data.workers import Workers
+from ernie_m_jax.task import Bound, Group, Record, Spec
 
 Rows = dict[str, np.ndarray]
-EMPTY_LIMIT = 10_000  # records in a row without an example before a stream gives up
 MEASURED_ROWS = 128  # packed to learn how many records a row takes
 
 ELEMENT = "element"  # feature that `Loader.trace` adds: which element of the stream a token comes from
-
-Examples = Callable[[int, Record], Sequence[Example]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +43,8 @@ class Origin:
 Traced = Sequence[Origin]  # of one row
 
 
-def purpose(name: str) -> int:
-    """A number for a purpose of randomness, the same in every process."""
-    return zlib.crc32(name.encode())
+def _sides(record: Record) -> int:
+    return len(record.ids or record.texts)
 
 
 def mixture_seed(name: str, cfg: Config) -> int:
@@ -53,51 +52,18 @@ def mixture_seed(name: str, cfg: Config) -> int:
     return (cfg.seed * 1_000_003 + purpose(name)) % 2**31
 
 
-class _Flat(grain.experimental.FlatMapTransform):
-    """A list of examples as its examples, one after the other, without what stays on the host."""
-
-    def flat_map(self, element: Sequence[Example]) -> Sequence[Example]:
-        return [{name: value for name, value in one.items() if not name.endswith(HOST)} for one in element]
-
-
-def make_examples(task: Bound, tokenizer: Any, stream: int) -> Examples:
-    """(element of the stream, record) -> its examples, each record with a generator of its own."""
-    empty, name, cfg, rooms = 0, task.name, task.cfg, packing.features(task.spec())
-
-    def examples(element: int, record: Record) -> Sequence[Example]:
-        nonlocal empty
-        index = element * cfg.data.virtual_streams + stream
-        made = task.examples(record, tokenizer, np.random.default_rng((cfg.seed, purpose(name), index)))
-        empty = 0 if made else empty + 1
-        if empty == EMPTY_LIMIT:
-            raise DataError(
-                f"{name}: {empty} records in a row gave no example; is the text blank, or "
-                f"config.data.sequence_length {cfg.data.sequence_length} too short for it? The last: {record}"
-            )
-        packing.check(made, rooms, name, record)
-        return made
-
-    return examples
-
-
-def stream_rows(records: Stream, examples: Examples, spec: Spec, cfg: Config, seed: int) -> grain.IterDataset:
-    """Packed rows of one virtual stream's records."""
-    options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    made = grain.MapDataset.source(records).map_with_index(examples).to_iter_dataset(options)
-    flat = grain.experimental.FlatMapIterDataset(made, _Flat())
-    return packing.pack(flat, spec, cfg.data.packing_bins, seed=seed)
-
-
-def _marked(examples: Examples, element: int, record: Record) -> Sequence[Example]:
+def _marked(chunks: Source, first: int, count: int) -> Columns:
     """Examples whose tokens say which element of the stream they come from."""
-    made = examples(element, record)
-    return [one | {ELEMENT: np.full(len(one[packing.TOKENS]), element, np.int32)} for one in made]
+    made = chunks(first, count)
+    sizes = made.sizes[packing.TOKENS]
+    element = np.repeat(first + made.owners, sizes)
+    return Columns(made.owners, made.sizes | {ELEMENT: sizes}, made.values | {ELEMENT: element})
 
 
 class _Streams(grain.DatasetIterator):
     """The rows of the owned streams, stacked; its state maps a stream's number to its state."""
 
-    def __init__(self, streams: Mapping[int, grain.DatasetIterator], rows: int):
+    def __init__(self, streams: Mapping[int, StreamRows], rows: int):
         super().__init__()
         self._streams, self._rows = streams, rows
 
@@ -119,6 +85,21 @@ class _Streams(grain.DatasetIterator):
             stream.set_state(state[str(number)])
 
 
+def _chunks(task: Bound, tokenizer: Any, order: Order, number: int) -> Chunks:
+    return Chunks(task, tokenizer, order.stream(number, task.cfg.data.virtual_streams), number)
+
+
+def _rows(task: Bound, source: Source, number: int, spec: Spec) -> StreamRows:
+    seed = mixture_seed(task.name, task.cfg) % 2**20 + number
+    return StreamRows(source, spec, task.cfg.data.packing_bins, seed)
+
+
+def _streams(task: Bound, tokenizer: Any, order: Order, rows: int, numbers: Sequence[int]) -> _Streams:
+    """The rows of some streams, so many of each at a time."""
+    sources = {number: _chunks(task, tokenizer, order, number) for number in numbers}
+    return _Streams({number: _rows(task, source, number, task.spec()) for number, source in sources.items()}, rows)
+
+
 class Loader:
     """This host's rows of each step's batch, for one task.
 
@@ -134,6 +115,9 @@ class Loader:
           tokenizer: for the task's examples.
           entries: the task's mixture.
           owned: the virtual streams that this host reads (`sharding.owned_parts`), ascending; all if None.
+
+        Raises:
+          ConfigError: more workers than streams.
         """
         self._task, self._tokenizer, self._cfg, cfg = task, tokenizer, task.cfg, task.cfg
         streams = cfg.data.virtual_streams
@@ -141,26 +125,31 @@ class Loader:
         self._order = Order(entries, mixture_seed(task.name, cfg))
         self._owned = range(streams) if owned is None else owned
         self._rows_per_stream = cfg.train.batch_size // streams
-        self._batches = grain.experimental.ThreadPrefetchDatasetIterator(
-            _Streams({number: iter(self.rows(number)) for number in self._owned}, self._rows_per_stream),
-            cfg.data.prefetch,
-        )
+        make = functools.partial(_streams, task, tokenizer, self._order, self._rows_per_stream)
+        # A packer makes so many batches at once and then none: they lie ready while it makes the next ones.
+        ahead = cfg.data.prefetch + -(-cfg.data.packing_bins // self._rows_per_stream)
+        workers = cfg.data.workers
+        if workers > len(self._owned):
+            raise ConfigError(
+                f"config.data.workers is {workers}; it must be at most {len(self._owned)}, the virtual streams of this "
+                "process: each worker makes the rows of whole streams (config.data.virtual_streams)"
+            )
+        rows = Workers(make, self._owned, workers, ahead) if workers else make(self._owned)
+        self._batches = grain.experimental.ThreadPrefetchDatasetIterator(rows, cfg.data.prefetch if workers else ahead)
 
-    def rows(self, number: int, examples: Examples | None = None, spec: Spec | None = None) -> grain.IterDataset:
-        """Packed rows of virtual stream `number`; the task's own examples and spec where none are given."""
-        return stream_rows(
-            self._order.stream(number, self._cfg.data.virtual_streams),
-            examples or self._examples(number),
-            spec or self._task.spec(),
-            self._cfg,
-            mixture_seed(self._task.name, self._cfg) % 2**20 + number,
-        )
+    def rows(self, number: int, source: Source | None = None, spec: Spec | None = None) -> StreamRows:
+        """Packed rows of virtual stream `number`; of its own examples and the task's spec where none are given."""
+        return _rows(self._task, source or self._chunks(number), number, spec or self._task.spec())
 
-    def _examples(self, number: int) -> Examples:
-        return make_examples(self._task, self._tokenizer, number)
+    def _chunks(self, number: int) -> Chunks:
+        return _chunks(self._task, self._tokenizer, self._order, number)
 
     def __next__(self) -> Rows:
         return next(self._batches)
+
+    def start(self) -> None:
+        """Begins to make batches ahead, which the first of them does otherwise."""
+        self._batches.start_prefetch()
 
     def shares(self) -> dict[str, float]:
         """How often each entry of the mixture is drawn."""
@@ -168,20 +157,21 @@ class Loader:
 
     def tokens(self, record: Record) -> int:
         """Tokens of a record's text."""
-        return sum(len(self._tokenizer.encode_ids(text)) for text in record.texts)
+        return sum(len(layout.token_ids(record, side, self._tokenizer)) for side in range(_sides(record)))
 
     def records_per_row(self) -> float:
         """How many records a packed row takes, measured on the first rows of stream 0."""
-        drawn, made, examples = 0, 0, self._examples(0)
+        chunks, owners = self._chunks(0), []
 
-        def counted(element: int, record: Record) -> Sequence[Example]:
-            nonlocal drawn, made
-            found = examples(element, record)
-            drawn, made = drawn + 1, made + len(found)
+        def counted(first: int, count: int) -> Columns:
+            found = chunks(first, count)
+            owners.append(first + found.owners)
             return found
 
-        packed = [int(row["segments"].max()) for row in itertools.islice(self.rows(0, counted), MEASURED_ROWS)]
-        return sum(packed) / len(packed) * drawn / made
+        stream = self.rows(0, counted)
+        packed = [int(row["segments"].max()) for row in itertools.islice(stream, MEASURED_ROWS)]
+        made = int((np.concatenate(owners) <= stream.reached).sum())
+        return sum(packed) / len(packed) * (stream.reached + 1) / made
 
     def trace(self, state: Mapping[str, Any]) -> list[Traced]:
         """The records behind each row of this host's batch that was drawn where `state` was taken."""
@@ -189,7 +179,7 @@ class Loader:
         spec |= {ELEMENT: (spec[packing.TOKENS][0], np.int32)}
         rows: list[Traced] = []
         for number in self._owned:
-            stream = iter(self.rows(number, functools.partial(_marked, self._examples(number)), spec))
+            stream = self.rows(number, functools.partial(_marked, self._chunks(number)), spec)
             stream.set_state(state[str(number)])
             for row in itertools.islice(stream, self._rows_per_stream):
                 elements = dict.fromkeys(row[ELEMENT][row["segments"] > 0].tolist())
@@ -198,7 +188,10 @@ class Loader:
 
     def _origin(self, number: int, element: int) -> Origin:
         entry, place = self._order.stream(number, self._cfg.data.virtual_streams).place(element)
-        return Origin(self._order.names[entry], self._order.index(entry, place), self._order.record(entry, place))
+        record = self._order.record(entry, place)
+        if record.ids:  # who looks for what went wrong reads text
+            record = dataclasses.replace(record, texts=tuple(map(self._tokenizer.decode, record.ids)))
+        return Origin(self._order.names[entry], self._order.index(entry, place), record)
 
     def state(self) -> dict[str, Any]:
         """State of each owned stream before the next batch, JSON-able, by the stream's number."""
@@ -209,5 +202,5 @@ class Loader:
         self._batches.set_state(dict(state))
 
     def close(self) -> None:
-        """Stops the thread that makes batches ahead."""
+        """Stops the thread and the processes that make batches ahead."""
         self._batches.close()

@@ -12,6 +12,7 @@ import numpy as np
 
 from ernie_m_jax.config import Config, ConfigError, SourceConfig
 from ernie_m_jax.data import records as sources
+from ernie_m_jax.data import stored_ids
 from ernie_m_jax.task import Group, RandomAccess, Record
 
 
@@ -69,18 +70,35 @@ class Sources:
             "monolingual": cfg.data.monolingual if monolingual is None else monolingual,
             "parallel": cfg.data.parallel if parallel is None else parallel,
         }
-        self._opened: dict[str, dict[str, RandomAccess]] = {}
+        self._opened: dict[str, dict[str, list[Any]]] = {}
 
     def monolingual(self, join_to_characters: int = 0) -> dict[str, RandomAccess]:
         """All monolingual sources, by language; short lines joined where `join_to_characters` is above 0."""
-        opened = self._open("monolingual")
-        if join_to_characters <= 0:
-            return opened
-        return {name: sources.JoinedRecords(part, join_to_characters) for name, part in opened.items()}
+        join = max(join_to_characters, 0)
+        return {name: _joined(parts, join) for name, parts in self._open("monolingual").items()}
 
     def parallel(self) -> dict[str, RandomAccess]:
         """All parallel sources, by language pair."""
-        return self._open("parallel")
+        return {name: _concatenated(parts) for name, parts in self._open("parallel").items()}
+
+    def holds_ids(self) -> bool:
+        """Whether any source that was opened holds ids instead of text."""
+        return any(_is_stored(part) for opened in self._opened.values() for parts in opened.values() for part in parts)
+
+    def check_tokenizer(self, fingerprint: str) -> None:
+        """Compares the run's tokenizer with that of the stored ids that were opened.
+
+        Raises:
+          ConfigError: they are another tokenizer's.
+        """
+        for kind, opened in self._opened.items():
+            for part in (part for parts in opened.values() for part in parts if _is_stored(part)):
+                if part.tokenizer != fingerprint:
+                    raise ConfigError(
+                        f"config.{self._where}.{kind}: the ids in {part.folder} are of the tokenizer "
+                        f"{part.tokenizer[:12]}, the run's is {fingerprint[:12]} (fingerprints): set "
+                        "config.tokenizer.path and style to the one they were prepared with, or prepare them again"
+                    )
 
     def texts(self) -> Iterator[str]:
         """Every different text of all sources: what a tokenizer is trained on.
@@ -91,32 +109,57 @@ class Sources:
         kinds: list[sources.Kind] = [kind for kind, configured in self._configured.items() if configured]
         if not kinds:
             raise ConfigError("config.data names no source, and config.tokenizer.path no tokenizer")
+        for part in (part for kind in kinds for parts in self._open(kind).values() for part in parts):
+            if _is_stored(part):
+                raise ConfigError(
+                    f"config.tokenizer.path is empty, but {part.folder} holds ids and no text to train a tokenizer on: "
+                    "set it to the tokenizer that they were prepared with"
+                )
         seen = set()
         for kind in kinds:
-            for sequence in self._open(kind).values():
+            for sequence in map(_concatenated, self._open(kind).values()):
                 for index in range(len(sequence)):
                     for text in sequence[index].texts:
                         if (mark := hash(text)) not in seen:
                             seen.add(mark)
                             yield text
 
-    def _open(self, kind: sources.Kind) -> dict[str, RandomAccess]:
+    def _open(self, kind: sources.Kind) -> dict[str, list[Any]]:
         if kind not in self._opened:
             self._opened[kind] = self._read(kind)
         return self._opened[kind]
 
-    def _read(self, kind: sources.Kind) -> dict[str, RandomAccess]:
+    def _read(self, kind: sources.Kind) -> dict[str, list[Any]]:
         configured = self._configured[kind]
         if not configured:
             raise ConfigError(
                 f"config.{self._where}.{kind} names no source, but an objective with a weight above 0 reads {kind} text"
             )
-        parts: dict[str, list[RandomAccess]] = {}
+        parts: dict[str, list[Any]] = {}
         for name, source in configured.items():
             shown = f"{self._where}.{kind}.{name}".rstrip(".")
-            for key, sequence in sources.open_source(shown, source, self._languages, kind).items():
+            # Only training checks whose ids they are; what evaluates reads text.
+            opened = sources.open_source(shown, source, self._languages, kind, takes_ids=self._where == "data")
+            for key, sequence in opened.items():
                 parts.setdefault(key, []).append(sequence)
-        return {key: group[0] if len(group) == 1 else Concatenation(group) for key, group in parts.items()}
+        return parts
+
+
+def _is_stored(part: Any) -> bool:
+    return isinstance(part, stored_ids.StoredText | stored_ids.IdRecords)
+
+
+def _concatenated(parts: Sequence[RandomAccess]) -> RandomAccess:
+    return parts[0] if len(parts) == 1 else Concatenation(parts)
+
+
+def _joined(parts: Sequence[Any], join_to_characters: int) -> RandomAccess:
+    """A language's sources as one sequence, its lines joined; where ids are stored, they were joined beforehand."""
+    stored = [part.joined(join_to_characters) for part in parts if _is_stored(part)]
+    texts = [part for part in parts if not _is_stored(part)]
+    if join_to_characters and texts:
+        texts = [sources.JoinedRecords(_concatenated(texts), join_to_characters)]
+    return _concatenated([*texts, *stored])
 
 
 def weights(sizes: Mapping[str, int], alpha: float) -> dict[str, float]:

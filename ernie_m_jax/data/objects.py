@@ -149,13 +149,16 @@ class ArrayRecords:
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         index = range(self.size)[index]
+        return _parse(self.content(index), self.place(index))
+
+    def content(self, index: int) -> bytes:
+        """The bytes of the record `index`, counted from 0, whatever they hold."""
         try:
             with self._lock:
                 self._reader.seek(index)
-                content = self._reader.read()
+                return self._reader.read()
         except RuntimeError as error:
             raise DataError(f"{self.place(index)}: cannot be read: {error}") from error
-        return _parse(content, self.place(index))
 
     def place(self, index: int) -> str:
         """File and number of the record, from 0."""

@@ -73,7 +73,7 @@ class Order:
         """Which of an entry's records stands at a place of its endless sequence; each epoch is another permutation."""
         size = len(self._records[entry])
         epoch, index = divmod(place, size)
-        return _shuffled(index, size, _hash(f"{self._seeds[entry]}/{epoch}"))
+        return _shuffled(index, size, _hash(self._seeds[entry], epoch))
 
     def record(self, entry: int, place: int) -> Record:
         """The record at a place of an entry's endless sequence."""
@@ -106,9 +106,10 @@ def slot_counts(weights: np.ndarray) -> np.ndarray:
     return np.maximum(np.rint(weights / weights.sum() * SLOTS), 1).astype(np.int64)
 
 
-def _hash(text: str) -> int:
+@functools.lru_cache(maxsize=4096)
+def _hash(seed: str, epoch: int) -> int:
     """32 bits of a digest: seeds that are near each other must not give shuffles that are alike."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=4).digest(), "little")
 
 
 def _shuffled(index: int, size: int, seed: int) -> int:

@@ -2,6 +2,7 @@ r"""Published data in, files of the package's formats out; run once, before trai
 
     python -m ernie_m_jax.data.prepare xnli --source XNLI-1.0 --output prepared/xnli --languages en,de
     python -m ernie_m_jax.data.prepare tatoeba --source tatoeba --output prepared/tatoeba --pairs de-en,fr-en
+    python -m ernie_m_jax.data.prepare corpus --config configs/pretrain/stage1.py --output prepared/ids
     python -m ernie_m_jax.data.prepare verify prepared/xnli
     python -m ernie_m_jax.data.prepare array_record --input corpus:udhr --kind parallel --languages en,de \
         --output 'DIR/{pair}.array_record'
@@ -10,7 +11,9 @@ r"""Published data in, files of the package's formats out; run once, before trai
 The first two take a task: xnli, pawsx, conll, mlqa, tatoeba, or a module of your own by its dotted path. They read the
 published files once and write a prepared folder (`prepared.py`). A labelled task's train, dev and test may name that
 folder instead of the files; tatoeba's pairs are named as a source's path, `DIR/{pair}.array_record`. The last line
-printed is what to put into the config. A source that is one file is one split, the one that --splits names. `verify`
+printed is what to put into the config. A source that is one file is one split, the one that --splits names. `corpus`
+reads the text of a pre-training config through its tokenizer once and stores the ids (`stored_ids.py`), which the
+config's sources may then name; --config.KEY=VALUE goes over the config as in training. `verify`
 compares every byte of a prepared folder with its manifest. `array_record` turns any source that `records.open_source`
 reads into one ArrayRecord file per language or pair, the fastest form for random access at scale. `diagnostics` makes
 the bundled corpus of that name (see its README): cleaned messages, 200 held out, the others half as pairs and half as
@@ -25,14 +28,16 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ernie_m_jax import config as configs
+from ernie_m_jax import config_files
 from ernie_m_jax.config import ConfigError, SourceConfig
-from ernie_m_jax.data import cleaning, preparation, prepared, records
+from ernie_m_jax.data import cleaning, preparation, preparation_corpus, prepared, records
 
 SEED = 2021  # of the bundled files; the year of the paper
 HELD_OUT = 200  # messages, all of them with four English words or more where there are enough
 
 PROGRAM = "python -m ernie_m_jax.data.prepare"
-COMMANDS = ("verify", "diagnostics", "array_record")
+COMMANDS = ("corpus", "verify", "diagnostics", "array_record")
 TASKS = "TASK is xnli, pawsx, conll, mlqa, tatoeba or a module of your own; TASK --help shows its flags."
 LISTS = ("languages", "pairs", "splits", "labels")
 
@@ -44,13 +49,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     What a user can fix ends in one line on standard error and exit status 2.
     """
-    given = list(sys.argv[1:] if argv is None else argv)
+    given, settings = config_files.split(sys.argv[1:] if argv is None else argv)
     parser = _commands()
     is_task = bool(given) and not given[0].startswith("-") and given[0] not in COMMANDS
     args = _task_parser(given[0]).parse_args(given[1:]) if is_task else parser.parse_args(given)
+    if settings and (is_task or args.command != "corpus"):
+        parser.error(f"{settings[0]}: only corpus takes a config")
     try:
         if is_task:
             _prepare(given[0], args)
+        elif args.command == "corpus":
+            _corpus(args, settings)
         elif args.command == "verify":
             for name, file in prepared.verify(args.directory).files.items():
                 print(f"{name}: {file.records:,} records, {file.bytes:,} bytes, as in the manifest")
@@ -65,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _commands() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__.splitlines()[0], epilog=TASKS)
     commands = parser.add_subparsers(dest="command", required=True, metavar=f"TASK, {', '.join(COMMANDS)}")
+    ids = commands.add_parser("corpus", help="store the token ids of a pre-training config's text")
+    ids.add_argument("--config", required=True, help="config file, as of a run; --config.KEY=VALUE goes over it")
+    ids.add_argument("--output", required=True, help="folder for the files and their manifest.json")
     check = commands.add_parser("verify", help="compare a prepared folder with its manifest")
     check.add_argument("directory")
     messages = commands.add_parser("diagnostics", help="clean and split aligned compiler messages")
@@ -104,6 +116,12 @@ def _prepare(task: str, args: argparse.Namespace) -> None:
         preparation.parallel(task, args.source, args.output, **given)
     else:
         preparation.labelled(task, args.source, args.output, **given, bad_rows=args.bad_rows)
+
+
+def _corpus(args: argparse.Namespace, settings: Sequence[str]) -> None:
+    tree = config_files.from_file(args.config)
+    problems = config_files.override(tree, settings)
+    preparation_corpus.corpus(configs.resolve(tree, problems=problems), args.config, args.output)
 
 
 def _convert(args: argparse.Namespace) -> dict[str, int]:

@@ -27,7 +27,7 @@ from ernie_m_jax.task import Record
 VERSION = 1
 MANIFEST = "manifest.json"
 LOCK = ".preparing.lock"
-_DATA = re.compile(r"(train|dev|test)-[^/]+\.array_record")
+_DATA = re.compile(r"(train|dev|test|monolingual|parallel)-[^/]+\.array_record")
 _FILES = (".gz", ".tsv", ".txt", ".jsonl", SUFFIX)  # URLs of files end so; for others the store is asked
 _BLOCK = 1 << 20  # bytes hashed at a time
 
@@ -42,6 +42,7 @@ class File:
       sha256: of its bytes, in hex.
       skipped: how many rows of the raw file were left out, by reason; see `labelled.EACH` for those that count twice.
       note: what the raw file's reader said of it.
+      tokens: how many ids it holds, where it holds ids.
     """
 
     records: int
@@ -49,6 +50,7 @@ class File:
     sha256: str
     skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
     note: str = ""
+    tokens: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +62,14 @@ class Manifest:
       labels: the names of the labels; none where the task has none.
       source: of the raw data, as it was given.
       files: by name.
+      tokenizer: fingerprint of the tokenizer whose ids they hold; "" where they hold text.
     """
 
     task: str
     labels: tuple[str, ...]
     source: str
     files: Mapping[str, File]
+    tokenizer: str = ""
 
 
 class Writer:
@@ -92,16 +96,23 @@ class Writer:
         except OSError as error:
             raise DataError(f"{directory}: cannot be written: {error.strerror}") from error
 
-    def add(self, name: str, lines: Iterable[bytes], skipped: Mapping[str, int], note: str = "") -> File:
+    def add(
+        self, name: str, lines: Iterable[bytes], skipped: Mapping[str, int], note: str = "", compressed: bool = True
+    ) -> File:
         """Writes a file of these lines; `skipped` and `note` as in `File`."""
         path = self.directory / name
-        count = array_records.write(str(path), lines)
+        count = array_records.write(str(path), lines, compressed)
         self._files[name] = File(count, path.stat().st_size, _digest(path), dict(skipped), note)
         return self._files[name]
 
-    def finish(self, task: str, labels: Sequence[str], source: str) -> Manifest:
-        """Writes the manifest, with which the folder is complete."""
-        manifest = Manifest(task, tuple(labels), source, self._files)
+    def counted(self, name: str, tokens: int) -> File:
+        """Notes how many ids a file that was added holds, which is known once it is written."""
+        self._files[name] = dataclasses.replace(self._files[name], tokens=tokens)
+        return self._files[name]
+
+    def finish(self, task: str, labels: Sequence[str], source: str, tokenizer: str = "") -> Manifest:
+        """Writes the manifest, with which the folder is complete; `tokenizer` as in `Manifest`."""
+        manifest = Manifest(task, tuple(labels), source, self._files, tokenizer)
         tree = {"version": VERSION, **dataclasses.asdict(manifest)}
         atomic.write(self.directory / MANIFEST, (json.dumps(tree, ensure_ascii=False, indent=1) + "\n").encode())
         self._files = {}  # nothing to remove any more
@@ -168,7 +179,7 @@ class Records:
           DataError: it is not the file that the manifest means, by its size or its number of records.
         """
         self.skipped, self.note = dict(file.skipped), file.note
-        self._objects = _checked(path, file)
+        self._objects = checked(path, file)
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -271,7 +282,7 @@ def _verified(path: str) -> Manifest:
             _sized(os.path.join(path, name), file)
             if _digest(Path(path, name)) != file.sha256:
                 raise DataError(f"{name}: its SHA-256 is not the manifest's")
-            _checked(os.path.join(path, name), file)
+            checked(os.path.join(path, name), file)
         except (DataError, OSError) as error:
             wrong.append(str(error))
     if wrong:
@@ -290,7 +301,7 @@ def _sized(path: str, file: File) -> None:
         raise DataError(f"{path}: {size} bytes, the manifest has {file.bytes}; {_WAY}")
 
 
-def _checked(path: str, file: File) -> objects.ArrayRecords:
+def checked(path: str, file: File) -> objects.ArrayRecords:
     """A file, opened, that has the size and number of records that the manifest says, and if downloaded the digest."""
     _sized(path, file)
     if stores.is_url(path) and _digest(Path(stores.local(path))) != file.sha256:

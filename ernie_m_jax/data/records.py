@@ -10,6 +10,7 @@
 | moses        | two aligned files, `{language}` and often `{pair}` in the path: `OPUS.{pair}.{language}` | two lines |
 | array_record | JSON objects as in jsonl, one file or `{language}` / `{pair}` in the path | a record |
 | tfds         | `tfds:NAME/CONFIG`, or `tfds:/DIRECTORY` of a prepared data set; `split` as in TFDS | an example |
+| ids          | a folder of `python -m ernie_m_jax.data.prepare corpus` (`stored_ids.py`): no text | a line or pair |
 
 `.gz` may follow text, tsv, jsonl and moses names. `corpus:NAME` is a corpus bundled with the package (`CORPORA`). Paths
 are local or any URL that fsspec opens. For jsonl, array_record and tfds, `columns` maps names to keys:
@@ -22,18 +23,18 @@ index and check them; array_record and tfds are not: a record with a blank text 
 import importlib.resources
 import itertools
 import os
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from ernie_m_jax import stores
 from ernie_m_jax.config import SourceConfig
-from ernie_m_jax.data import objects, readers
+from ernie_m_jax.data import objects, readers, stored_ids
 from ernie_m_jax.data.readers import DataError as DataError
 from ernie_m_jax.task import RandomAccess, Record
 
 Kind = Literal["monolingual", "parallel"]
-FORMATS = ("text", "tsv", "jsonl", "moses", "array_record", "tfds")
+FORMATS = ("text", "tsv", "jsonl", "moses", "array_record", "tfds", "ids")
 CORPORA = {
     "diagnostics/pairs": "diagnostics/pairs.tsv.gz",
     "diagnostics/mono": "diagnostics/mono.tsv.gz",
@@ -86,7 +87,9 @@ class JoinedRecords:
         return Record((text,), members[0].languages)
 
 
-def open_source(name: str, source: SourceConfig, languages: tuple[str, ...], kind: Kind) -> dict[str, RandomAccess]:
+def open_source(
+    name: str, source: SourceConfig, languages: tuple[str, ...], kind: Kind, takes_ids: bool = False
+) -> dict[str, Any]:
     """Opens one source of the config; texts are read when they are asked for.
 
     Args:
@@ -94,9 +97,11 @@ def open_source(name: str, source: SourceConfig, languages: tuple[str, ...], kin
       source: path, format, and which languages or pairs of it to read.
       languages: the configured languages; only these are read.
       kind: `monolingual` or `parallel`.
+      takes_ids: whether the source may hold ids instead of texts.
 
     Returns:
-      Sequences of `Record` by language ("en") or pair ("en-de", texts in that order), in the order of the config.
+      Sequences of `Record` by language ("en") or pair ("en-de", texts in that order), in the order of the config; of a
+      language whose ids are stored, `stored_ids.StoredText`.
 
     Raises:
       DataError: naming file, line or key, where something is missing, malformed or not configured.
@@ -105,6 +110,10 @@ def open_source(name: str, source: SourceConfig, languages: tuple[str, ...], kin
         wanted = _languages(source, languages)
         groups = _groups(source, wanted, kind)
         format_ = _format(source, kind)
+        if format_ == "ids":
+            if not takes_ids:
+                raise DataError(f"{source.path}: holds ids, and text is needed here; name the text they were made of")
+            return dict(stored_ids.open_folder(source.path, groups))
         if format_ == "text":
             if "{language}" not in source.path and len(groups) > 1:
                 raise DataError(f"{source.path}: text is one file per language; put {{language}} into the path")
@@ -165,7 +174,9 @@ def _format(source: SourceConfig, kind: Kind) -> str:
     format_ = source.format
     if format_ == "auto":
         extension = os.path.splitext(path.removesuffix(".gz"))[1]
-        if path.startswith("tfds:"):
+        if stored_ids.is_stored(path):
+            format_ = "ids"
+        elif path.startswith("tfds:"):
             format_ = "tfds"
         elif path.startswith("corpus:"):
             format_ = "tsv"
@@ -179,12 +190,14 @@ def _format(source: SourceConfig, kind: Kind) -> str:
     if format_ not in FORMATS:
         raise DataError(f"format {format_!r} must be auto or one of: {', '.join(FORMATS)}")
     if format_ == "text" and kind == "parallel":
-        raise DataError(f"{path}: text holds one language; parallel data is moses, tsv, jsonl, array_record or tfds")
+        raise DataError(
+            f"{path}: text holds one language; parallel data is moses, tsv, jsonl, array_record, tfds or ids"
+        )
     if format_ == "moses" and kind == "monolingual":
         raise DataError(f"{path}: moses is parallel; read one side of it as text")
     if format_ == "moses" and "{language}" not in path:
         raise DataError(f"{path}: moses is two files, the path needs {{language}}")
-    if format_ in ("text", "moses") and source.columns:
+    if format_ in ("text", "moses", "ids") and source.columns:
         raise DataError(f"columns: {', '.join(source.columns)} given, but {format_} has no columns")
     if kind == "monolingual" and "{pair}" in path:
         raise DataError(f"{path}: {{pair}} has no meaning in a monolingual source")

@@ -26,8 +26,9 @@ def compiled(function: Callable[[Any, Any, Batch], Any], model: Any, params: Any
 
 @functools.lru_cache(maxsize=16)
 def _compiled(function: Callable[[Any, Any, Batch], Any], model: Any, mesh: jax.sharding.Mesh | None) -> Compiled:
-    bound = functools.partial(function, model)
-    return jax.jit(bound) if mesh is None else jax.jit(bound, out_shardings=sharding.replicated(mesh))
+    if mesh is None:
+        return jax.jit(functools.partial(function, model))
+    return jax.jit(functools.partial(function, model.clone(mesh=mesh)), out_shardings=sharding.replicated(mesh))
 
 
 def run(

@@ -50,14 +50,14 @@ class Labels:
     Attributes:
       names: as the model's config should name them, in any order.
       aliases: other spellings in the data set's files.
-      paper: name of the paper's table.
+      paper: name of the paper's table; empty: it has none.
       languages: those of the published files.
       origin: where these can be had and where they belong, for messages.
     """
 
     names: tuple[str, ...]
-    aliases: Mapping[str, str]
-    paper: str
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    paper: str = ""
     languages: tuple[str, ...] = ()
     origin: str = ""
 
@@ -96,12 +96,12 @@ class Labels:
     def paper_row(self, cfg: Config, keys: DataKeys) -> tuple[str, str] | None:
         """The paper's table and setting to print beside; None if trained on other languages than the paper's."""
         del cfg
-        setting = paper_tables.setting(self.paper, keys.train_languages)
+        setting = paper_tables.setting(self.paper, keys.train_languages) if self.paper else None
         return None if setting is None else (self.paper, setting)
 
     def task(self) -> Task:
         """The task of these labels."""
-        data = LabelledData(self.paper, self.read, self.names)
+        data = LabelledData(self.paper or "sentence_pairs", self.read, self.names)
         return Task(
             config=DataKeys,
             records=data.records,

@@ -52,7 +52,8 @@ def records(cfg: Config, keys: TatoebaKeys, sources: Sources) -> dict[str, Group
 def examples(record: Record, tokenizer: Any, cfg: Config, keys: TatoebaKeys, rng: np.random.Generator) -> list[Example]:
     """One example: both sentences, each cut to `max_length` and with positions of its own; none if one is empty."""
     del rng
-    sides = [tokenizer.encode_single(text, keys.max_length) for text in record.texts]
+    pieces = [layout.token_ids(record, side, tokenizer)[: keys.max_length - 2] for side in range(2)]
+    sides = [[tokenizer.cls_id, *ids, tokenizer.sep_id] for ids in pieces]
     if min(map(len, sides)) < 3:
         return []
     roles = np.repeat(np.arange(2, dtype=np.int32), [len(side) for side in sides])

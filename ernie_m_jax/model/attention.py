@@ -13,6 +13,7 @@ from ernie_m_jax import config_fields
 from ernie_m_jax.config import ComputeConfig
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.dropout import drop_probabilities, random_bits
+from ernie_m_jax.model.flash_attention import KEPT as KEPT
 from ernie_m_jax.model.flash_attention import flash_attention
 from ernie_m_jax.model.visibility import Codes
 

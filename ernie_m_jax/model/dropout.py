@@ -64,23 +64,25 @@ def random_bits(shape: tuple[int, ...], rng: jax.Array) -> jax.Array:
     return jnp.broadcast_to(_bits(shape, jax.random.bits(rng, (2,), jnp.uint32)), shape)
 
 
-def random_bits_of_columns(rows: int, start: jax.Array | int, size: int, rng: jax.Array) -> jax.Array:
-    """Columns [start, start + size) of an array of random bits with `rows` rows and any number of columns.
+def random_bits_at(
+    shape: tuple[int, ...], first: tuple[jax.Array | int, jax.Array | int], seed: jax.Array
+) -> jax.Array:
+    """A window into an array of random bits with any number of rows and columns.
 
     Args:
-      rows: number of rows.
-      start: the first column, a Python or device integer.
-      size: number of columns.
-      rng: a PRNG key of any implementation.
+      shape: rows and columns of the window.
+      first: its first row and column, Python or device integers.
+      seed: uint32 [2].
 
     Returns:
-      uint32 [rows, size]; an element depends on the key, its row and its column only.
+      uint32 of `shape`; an element depends on the seed, its row and its column only.
     """
-    seed = jax.random.bits(rng, (2,), jnp.uint32)
+    rows, columns = (
+        jnp.asarray(start, jnp.uint32) + jax.lax.broadcasted_iota(jnp.uint32, extent, axis)
+        for axis, (start, extent) in enumerate(zip(first, ((shape[0], 1), (1, shape[1])), strict=True))
+    )
     # Each row has seed words of its own, and the column is what they hash.
-    of_rows = (_bits((rows, 1), seed), _bits((rows, 1), (seed[1], seed[0])))
-    columns = jnp.asarray(start, jnp.uint32) + jax.lax.broadcasted_iota(jnp.uint32, (1, size), 1)
-    return _hash(columns, of_rows)
+    return _hash(columns, (_hash(rows, seed), _hash(rows, (seed[1], seed[0]))))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -12,7 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ernie_m_jax.config import ComputeConfig, ModelConfig
+from ernie_m_jax.model import vocabulary
 from ernie_m_jax.model.layers import LayerNorm
+from ernie_m_jax.model.lookup import lookup
+from ernie_m_jax.model.split import split_of
 
 
 class Inputs(NamedTuple):
@@ -45,10 +48,14 @@ class Embeddings(nn.Module):
 
     config: ModelConfig
     compute: ComputeConfig
+    table_rows: int = 0
+    mesh: jax.sharding.Mesh | None = None
 
     def setup(self) -> None:
         """Creates word, position, language and token_type (if any) and layer_norm."""
-        self.word = self._table("word", "vocab", self.config.vocab_size)
+        words = self.config.vocab_size
+        normal = nn.initializers.truncated_normal(self.config.initializer_range)
+        self.word = self._parameter("word", "vocab", self.table_rows or words, vocabulary.padded(normal, words))
         self.position = self._table("position", "position", self.config.max_positions, self.config.position_init)
         if self.config.language_embedding != "none":
             self.language = self._table("language", "language", self.config.num_languages)
@@ -58,20 +65,26 @@ class Embeddings(nn.Module):
 
     def _table(self, name: str, axis: str, rows: int, init: str = "normal") -> jax.Array:
         spread = self.config.initializer_range
-        initializer = nn.initializers.truncated_normal(spread) if init == "normal" else _sinusoids(spread)
+        return self._parameter(
+            name, axis, rows, nn.initializers.truncated_normal(spread) if init == "normal" else _sinusoids(spread)
+        )
+
+    def _parameter(self, name: str, axis: str, rows: int, initializer: jax.nn.initializers.Initializer) -> jax.Array:
         shape = (rows, self.config.hidden_size)
         return self.param(name, nn.with_logical_partitioning(initializer, (axis, "embed")), shape, jnp.float32)
 
     def __call__(self, inputs: Inputs) -> jax.Array:
         """The sum of the embeddings, f32 [B, L, H], before LayerNorm; an index outside a table gives NaN."""
-        x = _rows(self.word, inputs.ids)
-        x += _rows(self.position, inputs.positions + self.config.first_position)
+        split = split_of(self.mesh)
+        x = lookup(self.word, inputs.ids, self.config.vocab_size, split, by_word=True)
+        positions = inputs.positions + self.config.first_position
+        x += lookup(self.position, positions, len(self.position), split)
         if self.config.num_token_types:
             types = jnp.zeros_like(inputs.ids) if inputs.token_types is None else inputs.token_types
-            x += _rows(self.token_type, types)
+            x += lookup(self.token_type, types, len(self.token_type), split)
         if self.config.language_embedding == "none":
             return x
-        language = _rows(self.language, jnp.maximum(inputs.languages - 1, 0))
+        language = lookup(self.language, jnp.maximum(inputs.languages - 1, 0), len(self.language), split)
         return x + jnp.where(inputs.languages[..., None] > 0, language, 0.0)
 
 
@@ -87,8 +100,3 @@ def _sinusoids(spread: float) -> jax.nn.initializers.Initializer:
         return jnp.asarray(spread * np.sqrt(2.0) * table, dtype or jnp.float32)
 
     return initializer
-
-
-def _rows(table: jax.Array, index: jax.Array) -> jax.Array:
-    """Rows of a table; NaN for an index outside it, where clamping would hide a wrong id or a too long example."""
-    return jnp.take(table, index, axis=0, mode="fill", fill_value=np.nan)

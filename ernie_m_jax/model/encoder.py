@@ -13,23 +13,30 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
-from ernie_m_jax import config_fields
+from ernie_m_jax import config_fields, sharding
 from ernie_m_jax.config import ComputeConfig, ModelConfig
 from ernie_m_jax.config_checks import HEADS
 from ernie_m_jax.model import generation, loss, vocabulary
-from ernie_m_jax.model.attention import attention, fused_attention, seen
+from ernie_m_jax.model.attention import KEPT, attention, fused_attention, seen
 from ernie_m_jax.model.dropout import Dropout
 from ernie_m_jax.model.embeddings import Embeddings, Inputs
 from ernie_m_jax.model.heads import MlmHead, Pooler, outputs
 from ernie_m_jax.model.kernels import attention_backend
 from ernie_m_jax.model.layers import LayerNorm, gelu, linear
+from ernie_m_jax.model.split import split_of
 from ernie_m_jax.model.visibility import Codes
 
-# What the backward pass keeps of a layer instead of computing it again: everything, the linear maps' outputs, nothing.
-# "dots" leaves out products with a batch axis, so the attention logits are not kept.
+# What the backward pass keeps of a layer instead of computing it again: everything, the linear maps' outputs, the
+# attention's output (with a fused kernel that spares its forward pass), both, nothing.
+# "dots" leaves out products with a batch axis, so neither the attention's logits nor its output are kept.
+_ATTENTION = jax.checkpoint_policies.save_only_these_names(KEPT)
+_DOTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 _REMAT_POLICIES = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots_attention": jax.checkpoint_policies.save_from_both_policies(_DOTS, _ATTENTION),
+    "dots": _DOTS,
+    "attention": _ATTENTION,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -63,7 +70,7 @@ class SelfAttention(nn.Module):
                 "dropout_rate": rate,
                 "dropout_rng": rng,
             }
-            mixed_blhd = attention(query, key, value, mask, **options)
+            mixed_blhd = checkpoint_name(attention(query, key, value, mask, **options), KEPT)
         elif self.is_initializing():  # the parameters are made where the projections are called
             mixed_blhd = sum(part(x) for part in parts)
         else:
@@ -135,21 +142,25 @@ class ErnieM(nn.Module):
     the hook does nothing.
 
     Attributes:
-      rows: how rows [B, ...] are spread over devices; None leaves it to the compiler. Told nothing, XLA takes over
-        the sharding of the tables' width (fsdp): each device then computes a part of the width of all rows, and
-        activations are exchanged in every layer instead of parameters.
+      mesh: the devices over which the rows [B, ...] of a batch are spread, and the vocabulary's loss and generation
+        with them (`split`); None leaves it to the compiler. Told nothing, XLA takes over the sharding of the tables'
+        width (fsdp): each device then computes a part of the width of all rows, and activations are exchanged in every
+        layer instead of parameters.
+      table_rows: rows of the word table and of the decoder's bias, where devices hold more than there are words
+        (`sharding.table_rows`): zeros that no token is and that are never predicted. 0: a row per word.
     """
 
     config: ModelConfig
     compute: ComputeConfig
-    rows: jax.sharding.Sharding | None = None
+    mesh: jax.sharding.Mesh | None = None
+    table_rows: int = 0
 
     def setup(self) -> None:
         """Creates embeddings, layers (one stacked module, or layers_0, layers_1, ...), mlm_head, pooler and head."""
         config, compute = self.config, self.compute
         config_fields.check(config, "config.model")
         config_fields.check(compute, "config.compute")
-        self.embeddings = Embeddings(config, compute)
+        self.embeddings = Embeddings(config, compute, self.table_rows, self.mesh)
         self.embedding_dropout = Dropout(config.hidden_dropout)
         layer: Any = Layer
         if compute.remat != "none":
@@ -172,7 +183,7 @@ class ErnieM(nn.Module):
         else:
             self.layers = [layer(config, compute) for _ in range(config.num_layers)]
         if config.mlm_head != "none":
-            self.mlm_head = MlmHead(config, compute)
+            self.mlm_head = MlmHead(config, compute, self.table_rows)
         if config.pooler:
             self.pooler = Pooler(config, compute)
         if config.head != "none":
@@ -215,7 +226,7 @@ class ErnieM(nn.Module):
         return jnp.stack(outputs) if all_layers else self._by_rows(outputs[-1])
 
     def _by_rows(self, x: jax.Array) -> jax.Array:
-        return x if self.rows is None else jax.lax.with_sharding_constraint(x, self.rows)
+        return x if self.mesh is None else jax.lax.with_sharding_constraint(x, sharding.batch_sharding(self.mesh))
 
     def score(self, hidden: jax.Array, labels: jax.Array, room: int = 0) -> loss.Scores:
         """Scores positions to predict with the masked language model head.
@@ -230,7 +241,7 @@ class ErnieM(nn.Module):
         """
         compute = self.compute
         return loss.vocabulary_cross_entropy(
-            *self._predicted(hidden), labels, compute.vocab_chunk, room, compute.keep_logits
+            *self._predicted(hidden), labels, compute.vocab_chunk, room, compute.keep_logits, split_of(self.mesh)
         )
 
     def generate(
@@ -253,21 +264,26 @@ class ErnieM(nn.Module):
         x, table, bias = self._predicted(hidden)
         arguments = (x, table, vocabulary.without(bias, never), self.compute.vocab_chunk)
         if temperature == 0.0:
-            return generation.vocabulary_argmax(*arguments)
+            return generation.vocabulary_argmax(*arguments, split=split_of(self.mesh))
         if rng is None:
             raise ValueError(f"temperature {temperature} samples and needs a key, got rng=None")
-        return generation.vocabulary_sample(*arguments, rng, temperature)
+        return generation.vocabulary_sample(*arguments, rng, temperature, split_of(self.mesh))
 
     def predict(self, hidden: jax.Array) -> jax.Array:
         """The masked language model's logits, f32 [N, V], of the encoder's output [N, H]; for a few positions only."""
         x, table, bias = self._predicted(hidden)
-        return jnp.einsum("nh,vh->nv", x, table.astype(x.dtype), preferred_element_type=jnp.float32) + bias
+        logits = jnp.einsum("nh,vh->nv", x, table.astype(x.dtype), preferred_element_type=jnp.float32) + bias
+        return logits[:, : self.config.vocab_size]
 
     def _predicted(self, hidden: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """What `loss` takes: hidden states after the head's own layers, the decoder's table [V, H] and bias [V]."""
+        """What `loss` takes: hidden states after the head's own layers, the decoder's table [V, H] and bias [V].
+
+        V counts the rows behind the words as well, which have no probability.
+        """
         if self.config.mlm_head == "none":
             raise ValueError("model.mlm_head is 'none'; score, generate and predict need 'dense' or 'plain'")
-        return self.mlm_head(hidden), self.embeddings.word, self.mlm_head.bias
+        bias = vocabulary.only_words(self.mlm_head.bias, self.config.vocab_size)
+        return self.mlm_head(hidden), self.embeddings.word, bias
 
     def pool(self, hidden: jax.Array) -> jax.Array:
         """The sentence vector [B, H] of the encoder's output [B, L, H]: first token, dense, tanh.

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 
 from ernie_m_jax.model.dropout import attention_kept
@@ -20,6 +21,7 @@ from ernie_m_jax.model.visibility import Codes
 
 _HIDDEN = -1e30  # the logit of what must not be seen; finite, so that a row that sees nothing makes no NaN
 _LOG2_E = math.log2(math.e)
+KEPT = "attention"  # what rematerialisation knows the attention's output by
 _SHORTEST = 16  # the least axis of a block that the matrix units take
 
 
@@ -287,6 +289,8 @@ def _flash_forward(
         [projected] * 3 + [*codes, bounds, seeds],
         interpret,
     )
+    # Both by name: with either missing, rematerialisation would run this kernel again.
+    out, lse = checkpoint_name(out, KEPT), checkpoint_name(lse, KEPT)
     return out, (projected, codes, seeds, out, lse)
 
 

@@ -3,13 +3,16 @@
 The vocabulary is read a chunk at a time. Axes: N positions, V vocabulary, H width.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from ernie_m_jax.model import split as splits
 from ernie_m_jax.model import vocabulary
-from ernie_m_jax.model.dropout import random_bits_of_columns
+from ernie_m_jax.model.dropout import random_bits_at
+from ernie_m_jax.model.split import Split
 
 _BLOCK = 128  # columns of a block in `_argmax`
 
@@ -76,19 +79,28 @@ def _argmax(scores: jax.Array) -> jax.Array:
     return (block * _BLOCK + row.argmax(axis=-1)).astype(jnp.int32)
 
 
-def vocabulary_argmax(hidden: jax.Array, embedding: jax.Array, bias: jax.Array, chunk: int) -> Generated:
+def vocabulary_argmax(
+    hidden: jax.Array, embedding: jax.Array, bias: jax.Array, chunk: int, split: Split = splits.ALONE
+) -> Generated:
     """The most probable token of each position; the first one of equals. Arguments as `vocabulary_cross_entropy`."""
+
+    def on_device(hidden: jax.Array, embedding: jax.Array, bias: jax.Array) -> Generated:
+        return _generated(_over_words(hidden, embedding, bias, chunk, split, lambda logits, start: logits), split)
+
     vocabulary.check_shapes(hidden, embedding, bias)
-
-    def body(start: jax.Array | int, size: int, running: _Running) -> _Running:
-        logits = vocabulary.logits(hidden, embedding, bias, start, size)
-        return _accumulate(running, logits, logits, start)
-
-    return _generated(vocabulary.over_chunks(body, embedding.shape[0], chunk, _start_running(hidden.shape[0])))
+    split.check(len(hidden))
+    inputs = (splits.POSITIONS, splits.TABLE, splits.BIAS)
+    return Generated(*split.on_devices(on_device, inputs, splits.POSITIONS)(hidden, embedding, bias))
 
 
 def vocabulary_sample(
-    hidden: jax.Array, embedding: jax.Array, bias: jax.Array, chunk: int, rng: jax.Array, temperature: float
+    hidden: jax.Array,
+    embedding: jax.Array,
+    bias: jax.Array,
+    chunk: int,
+    rng: jax.Array,
+    temperature: float,
+    split: Split = splits.ALONE,
 ) -> Generated:
     """A token of each position drawn from softmax(logits / temperature).
 
@@ -99,35 +111,68 @@ def vocabulary_sample(
       hidden: as in `vocabulary_cross_entropy`, like `embedding`, `bias` and `chunk`.
       embedding: [V, H].
       bias: [V].
-      chunk: words at a time; the drawn tokens do not depend on it, since the noise belongs to the word.
+      chunk: words at a time; the drawn tokens do not depend on it, since the noise belongs to the position and word.
       rng: a PRNG key.
       temperature: greater than 0.
+      split: as in `vocabulary_cross_entropy`; the drawn tokens do not depend on it either.
 
     Returns:
       Generated; `log_probs` are those of the temperature 1 distribution.
 
     Raises:
-      ValueError: if `temperature` is not positive or the shapes do not fit together.
+      ValueError: if `temperature` is not positive, the shapes do not fit together, or positions do not divide.
     """
     vocabulary.check_shapes(hidden, embedding, bias)
+    split.check(len(hidden))
     if not temperature > 0.0:
         raise ValueError(f"temperature must be greater than 0, got {temperature}")
 
+    def on_device(hidden: jax.Array, embedding: jax.Array, bias: jax.Array, seed: jax.Array) -> Generated:
+        position, word = split.first_position(hidden), split.first_word(bias)
+
+        def noisy(logits: jax.Array, start: jax.Array | int) -> jax.Array:
+            return logits / temperature + _gumbel(logits, (position, word + start), seed)
+
+        return _generated(_over_words(hidden, embedding, bias, chunk, split, noisy), split)
+
+    inputs = (splits.POSITIONS, splits.TABLE, splits.BIAS, splits.WHOLE)
+    run = split.on_devices(on_device, inputs, splits.POSITIONS)
+    return Generated(*run(hidden, embedding, bias, jax.random.bits(rng, (2,), jnp.uint32)))
+
+
+def _over_words(
+    hidden: jax.Array,
+    embedding: jax.Array,
+    bias: jax.Array,
+    chunk: int,
+    split: Split,
+    score: Callable[[jax.Array, jax.Array | int], jax.Array],
+) -> _Running:
+    """The reductions over a device's words; `score(logits, start)` are the scores of a chunk of them."""
+    first = split.first_word(bias)
+
     def body(start: jax.Array | int, size: int, running: _Running) -> _Running:
-        logits = vocabulary.logits(hidden, embedding, bias, start, size)
-        noise = _gumbel(logits.shape[0], start, size, rng)
-        return _accumulate(running, logits, logits / temperature + noise, start)
+        rows = vocabulary.rows(embedding, start, size, hidden.dtype, split)
+        logits = vocabulary.biased(vocabulary.products(hidden, rows), bias, start)
+        return _accumulate(running, logits, score(logits, start), first + start)
 
-    return _generated(vocabulary.over_chunks(body, embedding.shape[0], chunk, _start_running(hidden.shape[0])))
+    return vocabulary.over_chunks(body, len(bias), chunk, _start_running(len(hidden)))
 
 
-def _gumbel(rows: int, start: jax.Array | int, size: int, rng: jax.Array) -> jax.Array:
-    """Standard Gumbel noise f32 of columns [start, start + size); precise in the upper tail, where the winner is."""
-    bits = random_bits_of_columns(rows, start, size, rng)
+def _generated(running: _Running, split: Split) -> Generated:
+    """The best token over all devices' words; of equals the first."""
+    maximum = split.over_words(running.maximum, jax.lax.pmax)
+    total = split.over_words(running.total * jnp.exp(running.maximum - maximum))
+    score = split.over_words(running.best_score, jax.lax.pmax)
+    own = jnp.where(running.best_score == score, running.best_id, jnp.iinfo(jnp.int32).max)
+    best = split.over_words(own, jax.lax.pmin)
+    logit = split.over_words(jnp.where(own == best, running.best_logit, -jnp.inf), jax.lax.pmax)
+    return Generated(best, logit - maximum - jnp.log(total))
+
+
+def _gumbel(like: jax.Array, first: tuple[jax.Array | int, jax.Array | int], seed: jax.Array) -> jax.Array:
+    """Standard Gumbel noise f32 of positions and words from `first`; precise in the upper tail, where the winner is."""
+    bits = random_bits_at(like.shape, first, seed)
     upper = (bits.astype(jnp.float32) + 0.5) * jnp.float32(2.0**-32)
     upper = jnp.minimum(upper, jnp.float32(1.0 - 2.0**-24))  # 1 is where log1p ends
     return -jnp.log(-jnp.log1p(-upper))
-
-
-def _generated(running: _Running) -> Generated:
-    return Generated(running.best_id, running.best_logit - running.maximum - jnp.log(running.total))

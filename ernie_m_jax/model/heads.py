@@ -51,6 +51,7 @@ class MlmHead(nn.Module):
 
     config: ModelConfig
     compute: ComputeConfig
+    table_rows: int = 0
 
     def setup(self) -> None:
         """Creates dense, layer_norm and the decoder's bias."""
@@ -59,7 +60,7 @@ class MlmHead(nn.Module):
             self.dense = linear(self.config, self.compute, width, ("embed", "embed_out"), bias_axes=("norm",))
             self.layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute)
         zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), ("vocab",))
-        self.bias = self.param("bias", zeros, (self.config.vocab_size,), jnp.float32)
+        self.bias = self.param("bias", zeros, (self.table_rows or self.config.vocab_size,), jnp.float32)
 
     def __call__(self, hidden: jax.Array) -> jax.Array:
         """Hidden states [..., H] of positions to predict -> [..., H] to be multiplied with the word table."""

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ernie_m_jax.model import split as splits
 from ernie_m_jax.model import vocabulary
+from ernie_m_jax.model.split import Split
 
 _ALIGNED = 128  # rows of the table in whole blocks of so many, where it is multiplied at once
 
@@ -44,37 +46,46 @@ def _whole(embedding: jax.Array, bias: jax.Array, dtype: Any) -> tuple[jax.Array
 
 
 def _forward(
-    hidden: jax.Array, embedding: jax.Array, bias: jax.Array, labels: jax.Array, chunk: int, keep: bool
+    hidden: jax.Array, embedding: jax.Array, bias: jax.Array, labels: jax.Array, chunk: int, keep: bool, split: Split
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
     """Loss [N], correct [N], log-sum-exp [N], and if `keep` the products with the whole table, else None."""
     lowest = jnp.full(labels.shape, -jnp.inf, jnp.float32)
     partial = _Partial(lowest, jnp.zeros(labels.shape, jnp.float32), lowest)
+    first = split.first_word(bias)
 
     def add(products: jax.Array, start: jax.Array | int, partial: _Partial) -> _Partial:
         logits = vocabulary.biased(products, bias, start)
         largest = jnp.maximum(partial.maximum, logits.max(axis=-1))
         total = partial.total * jnp.exp(partial.maximum - largest) + jnp.exp(logits - largest[:, None]).sum(axis=-1)
-        column = labels - start
+        column = labels - first - start
         inside = (column >= 0) & (column < logits.shape[1])
         here = jnp.take_along_axis(logits, jnp.clip(column, 0, logits.shape[1] - 1)[:, None], axis=-1)[:, 0]
         return _Partial(largest, total, jnp.where(inside, here, partial.label))
 
     kept = None
     if keep:
-        embedding, bias = _whole(embedding, bias, hidden.dtype)
-        kept = vocabulary.products(hidden, embedding, 0, len(bias), hidden.dtype)
+        table, bias = _whole(embedding, bias, hidden.dtype)
+        kept = vocabulary.products(hidden, split.full_width(table), hidden.dtype)
         partial = add(kept, 0, partial)
     else:
-        partial = vocabulary.over_chunks(
-            lambda start, size, partial: add(vocabulary.products(hidden, embedding, start, size), start, partial),
-            len(bias),
-            chunk,
-            partial,
-        )
+
+        def add_words(start: jax.Array | int, size: int, partial: _Partial) -> _Partial:
+            rows = vocabulary.rows(embedding, start, size, hidden.dtype, split)
+            return add(vocabulary.products(hidden, rows), start, partial)
+
+        partial = vocabulary.over_chunks(add_words, len(bias), chunk, partial)
+    partial = _together(partial, split)
     log_sum_exp = partial.maximum + jnp.log(partial.total)
     scored = labels >= 0
     loss = jnp.where(scored, log_sum_exp - partial.label, 0.0)
     return loss, scored & (partial.label >= partial.maximum), log_sum_exp, kept
+
+
+def _together(partial: _Partial, split: Split) -> _Partial:
+    """The devices' results of their words as that of all words; the label is among the words of one of them."""
+    maximum = split.over_words(partial.maximum, jax.lax.pmax)
+    total = split.over_words(partial.total * jnp.exp(partial.maximum - maximum))
+    return _Partial(maximum, total, split.over_words(partial.label, jax.lax.pmax))
 
 
 class _Positions(NamedTuple):
@@ -87,32 +98,37 @@ class _Positions(NamedTuple):
 
 
 def _backward(
-    positions: _Positions, embedding: jax.Array, bias: jax.Array, chunk: int, kept: jax.Array | None
+    positions: _Positions, embedding: jax.Array, bias: jax.Array, chunk: int, kept: jax.Array | None, split: Split
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Gradients of the sum of loss times weight with respect to hidden states, table and bias, fp32."""
+    """Gradients of the sum of loss times weight with respect to hidden states, table and bias, fp32.
+
+    Of a device's words with respect to the hidden states, of its positions with respect to table and bias.
+    """
     hidden, labels, log_sum_exp, weight = positions
+    first = split.first_word(bias)
 
     def d_products(products: jax.Array, bias: jax.Array, start: jax.Array | int) -> tuple[jax.Array, jax.Array]:
-        is_label = _columns(start, products.shape[1]) == labels[:, None]
+        is_label = _columns(first + start, products.shape[1]) == labels[:, None]
         d_logits = (jnp.exp(vocabulary.biased(products, bias, start) - log_sum_exp[:, None]) - is_label) * weight[
             :, None
         ]
         return d_logits.astype(hidden.dtype), d_logits.sum(axis=0)
 
     def of_rows(d_logits: jax.Array) -> jax.Array:
-        return jax.lax.dot_general(d_logits, hidden, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+        d_rows = jax.lax.dot_general(d_logits, hidden, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+        return split.own_width(d_rows)
 
     if kept is not None:
         rows, aligned = _whole(embedding, bias, hidden.dtype)
         d_logits, d_bias = d_products(kept, aligned, 0)
-        d_hidden = jnp.matmul(d_logits, rows, preferred_element_type=jnp.float32)
+        d_hidden = jnp.matmul(d_logits, split.full_width(rows), preferred_element_type=jnp.float32)
         return d_hidden, of_rows(d_logits)[: len(bias)].astype(embedding.dtype), d_bias[: len(bias)]
 
     def add(start: jax.Array | int, size: int, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         d_hidden, d_embedding, d_bias = carry
-        d_logits, d_bias_here = d_products(vocabulary.products(hidden, embedding, start, size), bias, start)
+        rows = vocabulary.rows(embedding, start, size, hidden.dtype, split)
+        d_logits, d_bias_here = d_products(vocabulary.products(hidden, rows), bias, start)
         d_bias = jax.lax.dynamic_update_slice_in_dim(d_bias, d_bias_here, start, 0)
-        rows = jax.lax.dynamic_slice_in_dim(embedding, start, size).astype(hidden.dtype)
         d_hidden += jnp.matmul(d_logits, rows, preferred_element_type=jnp.float32)
         d_rows = of_rows(d_logits).astype(embedding.dtype)
         return d_hidden, jax.lax.dynamic_update_slice_in_dim(d_embedding, d_rows, start, 0), d_bias
@@ -130,58 +146,95 @@ def _part(array: jax.Array, where: slice) -> jax.Array:
     return array[:, where].reshape(-1, *array.shape[2:])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
 def _cross_entropy(
-    hidden: jax.Array, embedding: jax.Array, bias: jax.Array, labels: jax.Array, chunk: int, room: int, keep: bool
+    hidden: jax.Array,
+    embedding: jax.Array,
+    bias: jax.Array,
+    labels: jax.Array,
+    chunk: int,
+    room: int,
+    keep: bool,
+    split: Split,
 ) -> tuple[jax.Array, jax.Array]:
     del keep  # without a backward pass nothing is kept
-    return _cross_entropy_forward(hidden, embedding, bias, labels, chunk, room, False)[0]
+    return _cross_entropy_forward(hidden, embedding, bias, labels, chunk, room, False, split)[0]
 
 
 def _cross_entropy_forward(
-    hidden: jax.Array, embedding: jax.Array, bias: jax.Array, labels: jax.Array, chunk: int, room: int, keep: bool
+    hidden: jax.Array,
+    embedding: jax.Array,
+    bias: jax.Array,
+    labels: jax.Array,
+    chunk: int,
+    room: int,
+    keep: bool,
+    split: Split,
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...]]:
-    def part(where: slice, keep: bool) -> tuple[Any, ...]:
-        *out, kept = _forward(_part(hidden, where), embedding, bias, _part(labels, where), chunk, keep)
+    def part(arrays: Any, where: slice, keep: bool) -> tuple[Any, ...]:
+        hidden, embedding, bias, labels = arrays
+        *out, kept = _forward(_part(hidden, where), embedding, bias, _part(labels, where), chunk, keep, split)
         return *(array.reshape(len(labels), -1) for array in out), kept
 
-    *first, kept = part(slice(room), keep)
-    if room < labels.shape[1]:  # the positions behind `room` are scored where any has a label
-        behind = slice(room, None)
-        none = tuple(jnp.zeros(labels[:, behind].shape, array.dtype) for array in first)
-        rest = jax.lax.cond(jnp.any(labels[:, behind] >= 0), lambda: part(behind, False)[:3], lambda: none)
-        first = [jnp.concatenate(arrays, axis=1) for arrays in zip(first, rest, strict=True)]
-    loss, correct, log_sum_exp = first
+    def on_device(*arrays: jax.Array) -> tuple[Any, ...]:
+        labels = arrays[3]
+        scored: list[jax.Array]
+        *scored, kept = part(arrays, slice(room), keep)
+        if room < labels.shape[1]:  # the positions behind `room` are scored where any has a label
+            behind = slice(room, None)
+            none = tuple(jnp.zeros(labels[:, behind].shape, array.dtype) for array in scored)
+            more = split.anywhere(jnp.any(labels[:, behind] >= 0))
+            rest = jax.lax.cond(more, lambda: part(arrays, behind, False)[:3], lambda: none)
+            scored = [jnp.concatenate(both, axis=1) for both in zip(scored, rest, strict=True)]
+        return (*scored, kept)
+
+    inputs = (splits.POSITIONS, splits.TABLE, splits.BIAS, splits.POSITIONS)
+    outputs = (*[splits.POSITIONS] * 3, splits.PRODUCTS)
+    found = split.on_devices(on_device, inputs, outputs)(hidden, embedding, bias, labels)
+    loss, correct, log_sum_exp, kept = found
     return (loss, correct), (hidden, embedding, bias, labels, log_sum_exp, kept)
 
 
 def _cross_entropy_backward(
-    chunk: int, room: int, keep: bool, residuals: tuple[Any, ...], cotangents: tuple[jax.Array, Any]
+    chunk: int, room: int, keep: bool, split: Split, residuals: tuple[Any, ...], cotangents: tuple[jax.Array, Any]
 ) -> tuple[jax.Array, jax.Array, jax.Array, None]:
     hidden, embedding, bias, labels, log_sum_exp, kept = residuals
     weight = jnp.where(labels >= 0, cotangents[0], 0.0)
 
-    def part(where: slice, kept: jax.Array | None) -> tuple[jax.Array, ...]:
-        positions = _Positions(*(_part(array, where) for array in (hidden, labels, log_sum_exp, weight)))
-        d_hidden, d_embedding, d_bias = _backward(positions, embedding, bias, chunk, kept)
-        return d_hidden.astype(hidden.dtype).reshape(len(labels), -1, hidden.shape[-1]), d_embedding, d_bias
+    def part(arrays: Any, where: slice, kept: jax.Array | None) -> tuple[jax.Array, ...]:
+        *of_positions, embedding, bias = arrays
+        positions = _Positions(*(_part(array, where) for array in of_positions))
+        d_hidden, d_embedding, d_bias = _backward(positions, embedding, bias, chunk, kept, split)
+        hidden = of_positions[0]
+        d_hidden = split.over_words(d_hidden).astype(hidden.dtype)
+        return d_hidden.reshape(len(hidden), -1, hidden.shape[-1]), d_embedding, d_bias
 
-    d_hidden, d_embedding, d_bias = part(slice(room), kept)
-    if room < labels.shape[1]:
-        behind = slice(room, None)
+    def on_device(*inputs: Any) -> tuple[jax.Array, ...]:
+        *arrays, kept = inputs
+        hidden, labels = arrays[:2]
+        d_hidden, d_embedding, d_bias = part(arrays, slice(room), kept)
+        if room < labels.shape[1]:
+            behind = slice(room, None)
 
-        def more(embedding: jax.Array, bias: jax.Array) -> tuple[jax.Array, ...]:
-            d_hidden, *others = part(behind, None)
-            return d_hidden, embedding + others[0], bias + others[1]
+            def more(embedding: jax.Array, bias: jax.Array) -> tuple[jax.Array, ...]:
+                d_hidden, *others = part(arrays, behind, None)
+                return d_hidden, embedding + others[0], bias + others[1]
 
-        d_rest, d_embedding, d_bias = jax.lax.cond(
-            jnp.any(labels[:, behind] >= 0),
-            more,
-            lambda embedding, bias: (jnp.zeros_like(hidden[:, behind]), embedding, bias),
-            d_embedding,
-            d_bias,
-        )
-        d_hidden = jnp.concatenate([d_hidden, d_rest], axis=1)
+            d_rest, d_embedding, d_bias = jax.lax.cond(
+                split.anywhere(jnp.any(labels[:, behind] >= 0)),
+                more,
+                lambda embedding, bias: (jnp.zeros_like(hidden[:, behind]), embedding, bias),
+                d_embedding,
+                d_bias,
+            )
+            d_hidden = jnp.concatenate([d_hidden, d_rest], axis=1)
+        return d_hidden, split.of_table(d_embedding), split.over_positions(d_bias)
+
+    inputs = (*[splits.POSITIONS] * 4, splits.TABLE, splits.BIAS, splits.PRODUCTS)
+    outputs = (splits.POSITIONS, splits.TABLE, splits.BIAS)
+    d_hidden, d_embedding, d_bias = split.on_devices(on_device, inputs, outputs)(
+        hidden, labels, log_sum_exp, weight, embedding, bias, kept
+    )
     return d_hidden, d_embedding, d_bias.astype(bias.dtype), None
 
 
@@ -196,6 +249,7 @@ def vocabulary_cross_entropy(
     chunk: int,
     room: int = 0,
     keep: bool = False,
+    split: Split = splits.ALONE,
 ) -> Scores:
     """Softmax cross-entropy over the vocabulary without an [N, V] array, forward or backward.
 
@@ -209,19 +263,21 @@ def vocabulary_cross_entropy(
         computed at once; the rest is computed where it has a label, so the result does not depend on it. 0: all.
       keep: keeps the logits for the backward pass, [positions, V] rounded to hidden's dtype, instead of computing them
         again, but for positions behind `room`. In 16 bits a label then counts as correct where it ties with the best.
+      split: how positions and table lie on devices.
 
     Returns:
       Scores with the negative log-likelihood f32 [...] in nats and whether no word has a larger logit than the label.
 
     Raises:
-      ValueError: if the shapes do not fit together.
+      ValueError: if the shapes do not fit together, or groups (or single positions) do not divide among the devices.
     """
     vocabulary.check_shapes(hidden, embedding, bias)
     if labels.shape != hidden.shape[:-1]:
         raise ValueError(f"labels must be {hidden.shape[:-1]}, got {labels.shape}")
     grouped = labels.ndim == 2 and room > 0
-    rows = labels if grouped else labels.reshape(1, -1)
+    split.check(len(labels) if grouped else labels.size)
+    rows = labels if grouped else labels.reshape(split.parts, -1)
     room = room if grouped else rows.shape[1]
     hidden = hidden.reshape(*rows.shape, hidden.shape[-1])
-    out = _cross_entropy(hidden, embedding, bias, rows, chunk, min(room, rows.shape[1]), keep)
+    out = _cross_entropy(hidden, embedding, bias, rows, chunk, min(room, rows.shape[1]), keep, split)
     return Scores(*(array.reshape(labels.shape) for array in out))

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ernie_m_jax.model.split import ALONE, Split
+
 NEVER = -1e30  # added to the bias of words that must not be written; finite, since a chunk may hold nothing else
 
 
@@ -26,11 +28,13 @@ def over_chunks(body: Callable[[jax.Array | int, int, Any], Any], vocab: int, ch
     return body(whole * chunk, rest, carry) if rest else carry
 
 
-def products(
-    hidden: jax.Array, embedding: jax.Array, start: jax.Array | int, size: int, dtype: Any = jnp.float32
-) -> jax.Array:
-    """Logits without bias [N, size] of the words from `start`; multiplied in hidden's dtype and summed in fp32."""
-    rows = jax.lax.dynamic_slice_in_dim(embedding, start, size).astype(hidden.dtype)
+def rows(embedding: jax.Array, start: jax.Array | int, size: int, dtype: Any, split: Split = ALONE) -> jax.Array:
+    """Rows [size, H] of the table in `dtype`, from `start`."""
+    return split.full_width(jax.lax.dynamic_slice_in_dim(embedding, start, size).astype(dtype))
+
+
+def products(hidden: jax.Array, rows: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+    """Logits without bias [N, size] of some words, given their rows of the table; summed in fp32."""
     return jax.lax.dot_general(hidden, rows, (((1,), (1,)), ((), ())), preferred_element_type=dtype)
 
 
@@ -40,17 +44,28 @@ def biased(products: jax.Array, bias: jax.Array, start: jax.Array | int) -> jax.
     return products.astype(jnp.float32) + jax.lax.dynamic_slice_in_dim(bias, start, size).astype(jnp.float32)
 
 
-def logits(hidden: jax.Array, embedding: jax.Array, bias: jax.Array, start: jax.Array | int, size: int) -> jax.Array:
-    """Logits f32 [N, size] of the words from `start`."""
-    return biased(products(hidden, embedding, start, size), bias, start)
-
-
 def check_shapes(hidden: jax.Array, embedding: jax.Array, bias: jax.Array) -> None:
     """Raises ValueError where hidden states [..., H], table [V, H] and bias [V] do not fit together."""
     if hidden.ndim < 2 or embedding.ndim != 2 or hidden.shape[-1] != embedding.shape[1]:
         raise ValueError(f"hidden must be [..., H] and embedding [V, H], got {hidden.shape} and {embedding.shape}")
     if bias.shape != embedding.shape[:1]:
         raise ValueError(f"bias must be [V] = {embedding.shape[:1]}, got {bias.shape}")
+
+
+def only_words(bias: jax.Array, words: int) -> jax.Array:
+    """The decoder's bias [V] with which the rows behind the first `words` have probability 0, and no gradient."""
+    return bias if len(bias) == words else jnp.where(jnp.arange(len(bias)) < words, bias, NEVER)
+
+
+def padded(initializer: jax.nn.initializers.Initializer, words: int) -> jax.nn.initializers.Initializer:
+    """An initializer of a table whose rows behind the first `words` are 0; the others do not depend on their number."""
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None) -> jax.Array:
+        del out_sharding
+        table = initializer(key, (words, *shape[1:]), dtype)
+        return jnp.pad(table, ((0, shape[0] - words), *((0, 0) for _ in shape[1:])))
+
+    return init
 
 
 def without(bias: jax.Array, words: Sequence[int]) -> jax.Array:

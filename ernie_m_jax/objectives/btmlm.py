@@ -8,6 +8,7 @@ paper leaves open stand in docs/design.md).
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from dataclasses import field
 from typing import Any, NamedTuple
 
@@ -18,11 +19,13 @@ import numpy as np
 from ernie_m_jax.config import Config, ConfigError
 from ernie_m_jax.config_fields import between, one_of
 from ernie_m_jax.data import layout, mixture
+from ernie_m_jax.data.columns import Columns
+from ernie_m_jax.data.draws import Draws
 from ernie_m_jax.data.records import split_pair
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.encoder import Inputs
 from ernie_m_jax.model.heads import gather
-from ernie_m_jax.objectives import masking
+from ernie_m_jax.objectives import btmlm_batch, masking
 from ernie_m_jax.task import Batch, Example, Group, Record, Sources, Spec, Sums, Task, TaskKeys
 
 # Stage 1 of BTMLM (paper, Figure 3): placeholders see the source and each other, the source sees itself.
@@ -101,15 +104,26 @@ def records(cfg: Config, keys: BTMLMConfig, sources: Sources) -> dict[str, Group
 
 def examples(record: Record, tokenizer: Any, cfg: Config, keys: BTMLMConfig, rng: np.random.Generator) -> list[Example]:
     """For each window of the text, `CLS source SEP SEP placeholders SEP`."""
-    budget = max(int((cfg.data.sequence_length - 5) / (1 + keys.length_ratio)), 1)
     made = []
-    for source in masking.windows(tokenizer.encode_ids(record.texts[0]), budget, rng):
+    for source in masking.windows(layout.token_ids(record, 0, tokenizer), word_budget(cfg, keys), rng):
         made += source_and_placeholders(source, record, tokenizer, cfg, keys, rng)
     return made
 
 
+def batched(
+    records: Sequence[Record], tokenizer: Any, cfg: Config, keys: BTMLMConfig, draws: Draws
+) -> tuple[Columns, np.ndarray]:
+    """`examples` of many records."""
+    return btmlm_batch.batched(records, tokenizer, cfg, keys, draws, word_budget(cfg, keys))
+
+
+def word_budget(cfg: Config, keys: BTMLMConfig) -> int:
+    """Source tokens that fit into a row together with their placeholders and the special tokens."""
+    return max(int((cfg.data.sequence_length - 5) / (1 + keys.length_ratio)), 1)
+
+
 def source_and_placeholders(
-    source: list[int], record: Record, tokenizer: Any, cfg: Config, keys: BTMLMConfig, rng: np.random.Generator
+    source: Sequence[int], record: Record, tokenizer: Any, cfg: Config, keys: BTMLMConfig, rng: np.random.Generator
 ) -> list[Example]:
     """An example of one window: whole (stage 1) and with source words masked (stage 2); none if no word is known."""
     written = max(1, round(keys.length_ratio * len(source)))
@@ -305,6 +319,7 @@ TASK = Task(
     config=BTMLMConfig,
     records=records,
     examples=examples,
+    batched=batched,
     spec=spec,
     loss=loss,
     predictions=predictions,

@@ -6,6 +6,7 @@ the word's own position, which sees the whole other sentence and its own side's 
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import field
 from typing import Any
 
@@ -13,8 +14,10 @@ import numpy as np
 
 from ernie_m_jax.config import Config
 from ernie_m_jax.config_fields import between
-from ernie_m_jax.data import layout
-from ernie_m_jax.objectives import masking, tlm
+from ernie_m_jax.data import columns, layout
+from ernie_m_jax.data.columns import Columns
+from ernie_m_jax.data.draws import Draws
+from ernie_m_jax.objectives import batching, masking, tlm
 from ernie_m_jax.task import Example, Record, Spec, Task, TaskKeys
 from ernie_m_jax.tokenizer.base import shorten_pair
 
@@ -47,9 +50,9 @@ def examples(record: Record, tokenizer: Any, cfg: Config, keys: CAMLMConfig, rng
     """
     ratio = keys.mask_ratio
     order = rng.permutation(2)
-    first, second = (tokenizer.encode_ids(record.texts[i]) for i in order)
+    first, second = (layout.token_ids(record, int(side), tokenizer) for side in order)
     sides = shorten_pair(first, second, word_budget(cfg.data.sequence_length, ratio))
-    if not all(sides):
+    if not all(map(len, sides)):
         return []
     words, boundary = layout.pair(tokenizer, *sides)
     places = (np.arange(1, boundary - 1), np.arange(boundary + 1, len(words) - 1))
@@ -79,6 +82,42 @@ def examples(record: Record, tokenizer: Any, cfg: Config, keys: CAMLMConfig, rng
     ]
 
 
+def batched(
+    records: Sequence[Record], tokenizer: Any, cfg: Config, keys: CAMLMConfig, draws: Draws
+) -> tuple[Columns, np.ndarray]:
+    """`examples` of many records."""
+    ratio, length = keys.mask_ratio, cfg.data.sequence_length
+    order, words = batching.ordered_pairs(records, word_budget(length, ratio), tokenizer, draws)
+    chosen, numbers = zip(
+        *[batching.choose(words, known, ratio, draws) for known in batching.known_of_sides(words, tokenizer)],
+        strict=True,
+    )
+    # Each example's words, then its first side's slots, then its second's: where each comes from in the three.
+    parts = np.stack([words.sizes, *numbers])
+    begin = columns.starts(parts.T.ravel()).reshape(-1, 3)
+    number = numbers[0] + numbers[1]
+    sizes = words.sizes + number
+    at = [columns.ranges(begin[:, place], parts[place]) for place in range(3)]
+    source, is_slot = np.empty(sizes.sum(), np.int64), np.zeros(sizes.sum(), bool)
+    for place, tokens in enumerate((np.arange(len(words.ids)), *chosen)):
+        source[at[place]], is_slot[at[place]] = tokens, place > 0
+    of_target = words.of_second[source]
+    ids = np.where(is_slot, tokenizer.mask_id, words.ids[source]).astype(np.int32)
+    owners = np.repeat(np.arange(len(sizes)), sizes)
+    languages = batching.languages(cfg, records, owners, order[owners, of_target.astype(int)])
+    slot_at = np.flatnonzero(is_slot)
+    values = {
+        "ids": ids,
+        "positions": batching.pair_positions(cfg, words)[source],
+        "roles": (2 * is_slot + of_target).astype(np.int32),
+        "languages": layout.language_ids(cfg, languages, is_slot),
+        "predict_at": (slot_at - columns.starts(sizes)[owners[slot_at]]).astype(np.int32),
+        "predict_labels": words.ids[source[slot_at]],
+    }
+    every = {name: number if name.startswith("predict") else sizes for name in values}
+    return batching.finished(values, every, number > 0, draws, np.zeros(len(records), bool))
+
+
 def word_budget(length: int, ratio: float) -> int:
     """Words of both sides that fit into `length` tokens together with their slots and the four special tokens."""
     return int((length - 4 - 2) / (1 + ratio))  # 2: each side's number of slots is rounded at random
@@ -99,6 +138,7 @@ TASK = Task(
     config=CAMLMConfig,
     records=tlm.records,
     examples=examples,
+    batched=batched,
     spec=spec,
     loss=masking.loss_under(TABLE, predictions),
     predictions=predictions,

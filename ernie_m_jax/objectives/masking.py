@@ -6,7 +6,7 @@ come in, `Sums` go out.
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -80,7 +80,7 @@ def apply_replacements(ids: np.ndarray, chosen: np.ndarray, replacements: np.nda
     return out
 
 
-def windows(ids: list[int], length: int, rng: np.random.Generator) -> list[list[int]]:
+def windows(ids: Sequence[int], length: int, rng: np.random.Generator) -> list[Sequence[int]]:
     """A text as consecutive windows of `length` tokens, so that none is lost; one of them is the shorter rest.
 
     Which one is drawn: another epoch cuts a long text at other places.

@@ -5,6 +5,7 @@ Monolingual records in, one segment per record (or a join of short lines) out; e
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import field
 from typing import Any
 
@@ -12,9 +13,11 @@ import numpy as np
 
 from ernie_m_jax.config import Config
 from ernie_m_jax.config_fields import between
-from ernie_m_jax.data import layout, mixture
+from ernie_m_jax.data import columns, layout, mixture
+from ernie_m_jax.data.columns import Columns
+from ernie_m_jax.data.draws import Draws
 from ernie_m_jax.model import visibility
-from ernie_m_jax.objectives import masking
+from ernie_m_jax.objectives import batching, masking
 from ernie_m_jax.task import Example, Group, Record, Sources, Spec, Task, TaskKeys
 
 
@@ -34,12 +37,26 @@ def records(cfg: Config, keys: MMLMConfig, sources: Sources) -> dict[str, Group]
 def examples(record: Record, tokenizer: Any, cfg: Config, keys: MMLMConfig, rng: np.random.Generator) -> list[Example]:
     """`CLS text SEP` with tokens masked in place, for each window of the text."""
     made = []
-    for ids in masking.windows(tokenizer.encode_ids(record.texts[0]), cfg.data.sequence_length - 2, rng):
+    for ids in masking.windows(layout.token_ids(record, 0, tokenizer), cfg.data.sequence_length - 2, rng):
         words = np.array([tokenizer.cls_id, *ids, tokenizer.sep_id], np.int32)
         positions = np.arange(len(words), dtype=np.int32)
         sides = np.zeros(len(words), np.int32)
         made += masked_in_place(words, positions[1:-1], positions, sides, record, tokenizer, cfg, keys.mask_ratio, rng)
     return made
+
+
+def batched(
+    records: Sequence[Record], tokenizer: Any, cfg: Config, keys: MMLMConfig, draws: Draws
+) -> tuple[Columns, np.ndarray]:
+    """`examples` of many records."""
+    ids, sizes = batching.texts(records, 0, tokenizer)
+    cut = sizes > cfg.data.sequence_length - 2
+    words = batching.singles(ids, columns.starts(sizes), np.where(cut, 0, sizes), tokenizer)
+    candidates = batching.known(words, np.ones_like(sizes), words.sizes - 1, tokenizer)
+    languages = batching.languages(cfg, records, words.owners, np.zeros_like(words.owners))
+    positions = words.places.astype(np.int32)
+    ratio = keys.mask_ratio
+    return batching.masked_in_place(words, candidates, positions, languages, tokenizer, cfg, ratio, draws, cut)
 
 
 def masked_in_place(
@@ -91,6 +108,7 @@ TASK = Task(
     config=MMLMConfig,
     records=records,
     examples=examples,
+    batched=batched,
     spec=spec,
     loss=masking.loss_under(visibility.FULL, predictions),
     predictions=predictions,

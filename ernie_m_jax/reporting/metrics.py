@@ -161,16 +161,25 @@ class Meter:
         self._window.setdefault(step.objective, []).append(values)
         return values
 
-    def window(self, index: int) -> tuple[dict[str, float], float]:
-        """Mean losses and real tokens per second since the last call; all means also go to TensorBoard."""
+    def window(self, index: int, waited: float) -> tuple[dict[str, float], dict[str, float]]:
+        """Mean losses and timing since the last call; all means also go to TensorBoard.
+
+        Args:
+          index: of the last step.
+          waited: seconds that the devices waited for data since the last call.
+
+        Returns:
+          The losses by objective; `tokens_per_second` (real ones) and `data_wait`, the share of the time waited.
+        """
         now = time.perf_counter()
-        timing = {"tokens_per_second": self._tokens / max(now - self._since, 1e-9)}
+        seconds = max(now - self._since, 1e-9)
+        timing = {"tokens_per_second": self._tokens / seconds, "data_wait": waited / seconds}
         means = {name: summary.means(summary.applied(lines)) for name, lines in self._window.items()}
         self._window, self._since, self._tokens = {}, now, 0.0
         self._writer.write(index, {}, timing=timing)
         self._writer.draw(index, means | {"timing": timing})
         losses = {name: values["loss"] for name, values in means.items() if "loss" in values}
-        return losses, timing["tokens_per_second"]
+        return losses, timing
 
 
 def _before(lines: list[str], resume_step: int | None) -> list[str]:

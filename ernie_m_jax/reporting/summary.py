@@ -22,13 +22,15 @@ def of_stage(lines: Iterable[str]) -> dict[str, Any]:
 
     Returns:
       `objectives`: name -> loss, accuracy and other values over the last tenth of its steps, `first_loss` over the
-      first, `skipped` steps where there are any; `fill` (share of real tokens), `steps`, `tokens`, and
-      `tokens_per_second` (real ones, median over the log intervals).
+      first, `skipped` steps where there are any; `fill` (share of real tokens), `steps`, `tokens`,
+      `tokens_per_second` (real ones, median over the log intervals), and `data_wait` (share of the time that the
+      devices waited for data, mean over the log intervals but the first, which has the compilation).
     """
     entries = [json.loads(line) for line in lines]
     steps = [entry for entry in entries if "objective" in entry]
     timings = [entry["timing"] for entry in entries if "timing" in entry]
     rates = [float(timing["tokens_per_second"]) for timing in timings if "tokens_per_second" in timing]
+    waits = [float(timing["data_wait"]) for timing in timings if "data_wait" in timing]
     return {
         "objectives": {
             name: _objective([line for line in steps if line["objective"] == name])
@@ -38,6 +40,7 @@ def of_stage(lines: Iterable[str]) -> dict[str, Any]:
         "tokens": sum(int(float(line["tokens"])) for line in steps if "tokens" in line),
         "fill": means(steps, ("fill",)).get("fill"),
         "tokens_per_second": median(rates) if rates else None,
+        "data_wait": mean(waits[1:] or waits) if waits else None,
     }
 
 
@@ -109,9 +112,10 @@ def _objective(lines: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def totals(stages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Fill and speed over all stages, weighted by their steps."""
+    """Fill, speed and waits over all stages, weighted by their steps."""
     stages = list(stages)
-    return {key: _weighted([(stage[key], stage["steps"]) for stage in stages]) for key in ("fill", "tokens_per_second")}
+    keys = ("fill", "tokens_per_second", "data_wait")
+    return {key: _weighted([(stage.get(key), stage["steps"]) for stage in stages]) for key in keys}
 
 
 def _weighted(values: Iterable[tuple[float | None, int]]) -> float | None:

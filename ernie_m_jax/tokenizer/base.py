@@ -105,7 +105,7 @@ class Tokenizer(abc.ABC):
         Raises:
           FileNotFoundError: a file is not there.
           ValueError: unknown style, a language that cannot be had, files that cannot be read or miss a special token
-            (ERNIE-M's: [CLS] [PAD] [SEP] [UNK] first and [MASK] last), or a library that is not installed.
+            (ERNIE-M's: `[CLS] [PAD] [SEP] [UNK]` first, `[MASK]` last), or a library that is not installed.
         """
         if style not in STYLES:
             raise ValueError(f"tokenizer style {style!r}: must be one of {', '.join(STYLES)}")
@@ -171,7 +171,7 @@ class Tokenizer(abc.ABC):
         return ids, spans
 
     def encode_single(self, text: str, max_length: int | None = None) -> list[int]:
-        """[CLS] A [SEP], cut to `max_length` ids. Raises ValueError where `max_length` is below 2."""
+        """`[CLS] A [SEP]`, cut to `max_length` ids. Raises ValueError where `max_length` is below 2."""
         ids = self.encode_ids(text)
         if max_length is not None:
             if max_length < 2:
@@ -180,7 +180,7 @@ class Tokenizer(abc.ABC):
         return [self.cls_id, *ids, self.sep_id]
 
     def encode_pair(self, first: str, second: str, max_length: int | None = None) -> list[int]:
-        """[CLS] A [SEP] [SEP] B [SEP], of at most `max_length` ids; with one [SEP] between in "bert" and "xlm".
+        """`[CLS] A [SEP] [SEP] B [SEP]`, of at most `max_length` ids; with one `[SEP]` between in "bert" and "xlm".
 
         To fit, the longer text loses its last piece (B on a tie), again and again. Raises ValueError where `max_length`
         is below the number of special tokens, 4 or 3.

@@ -43,7 +43,7 @@ def train(
 
     Args:
       inputs: paths (`os.PathLike`: text files, UTF-8, one sentence per line) or lines (`str`).
-      vocab_size: number of lines of vocab.txt: [CLS] [PAD] [SEP] [UNK], the pieces, [MASK].
+      vocab_size: number of lines of vocab.txt: `[CLS] [PAD] [SEP] [UNK]`, the pieces, `[MASK]`.
       output_dir: directory to write, made where missing, or its URL.
       character_coverage: share of the text's characters that get a piece, 0.98 to 1.
 

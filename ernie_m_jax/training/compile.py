@@ -19,7 +19,6 @@ from ernie_m_jax.config import Config, ConfigError
 from ernie_m_jax.data import batch as batches
 from ernie_m_jax.evaluation.runner import Evaluations
 from ernie_m_jax.model import flops, kernels
-from ernie_m_jax.model.encoder import ErnieM
 from ernie_m_jax.reporting import files
 from ernie_m_jax.topology import Chip, Topology, chip_of
 from ernie_m_jax.training import compile_report, stages
@@ -76,7 +75,7 @@ def _run(config: Config, topology: Topology | None) -> stages.Run:
         )
     sharding.check_rows(mesh, config.train.batch_size, config.train.grad_accumulation_steps)
     evaluations = Evaluations(dataclasses.replace(config, evals={}))
-    return stages.Run(config, None, ErnieM(config.model, config.compute), mesh, {}, evaluations)
+    return stages.Run(config, None, stages.make_model(config, mesh), mesh, {}, evaluations)
 
 
 def _about(run: stages.Run, topology: Topology | None, chip: Chip | None) -> dict[str, Any]:

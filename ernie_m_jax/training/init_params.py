@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ernie_m_jax.checkpoint import tree
+from ernie_m_jax.checkpoint import tables, tree
 from ernie_m_jax.config import ConfigError, InitConfig, ModelConfig
 from ernie_m_jax.convert import layers, model, transform
 from ernie_m_jax.reporting import screen
@@ -148,6 +148,6 @@ def _placed(found: Mapping[str, np.ndarray], fresh: Sequence[str], abstract: Any
         found = layers.unrolled(found)
     initial = tree.named(scratch()) if fresh else {}
     placed = [
-        jax.device_put(found[name], leaf.sharding) if name in found else initial[name] for name, leaf in wanted.items()
+        tables.with_padding(found[name], leaf) if name in found else initial[name] for name, leaf in wanted.items()
     ]
     return jax.tree.unflatten(jax.tree.structure(abstract), placed)

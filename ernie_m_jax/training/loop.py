@@ -18,6 +18,7 @@ from ernie_m_jax.reporting import files, metrics, screen
 from ernie_m_jax.training import guard, preemption, stages, state
 from ernie_m_jax.training.evaluating import Evaluating
 from ernie_m_jax.training.selection import Selection
+from ernie_m_jax.training.waiting import SlowData, Waiting
 
 
 def show_mixtures(stage: stages.Stage, config: Config, loaders: Mapping[str, loader.Loader]) -> None:
@@ -51,12 +52,16 @@ def train_stage(
         for source in loaders.values():
             stack.callback(source.close)
         restore_streams(loaders, streams)
+        for source in loaders.values():
+            source.start()
         show_mixtures(stage, config, loaders)
         writer = stack.enter_context(metrics.MetricsWriter(stage.directory, first))
         progress = stack.enter_context(screen.Progress(stage.name, stage.config.steps, first, config.train.log_every))
         stop = stack.enter_context(preemption.StopRequest())
+        waiting = Waiting()
+        stack.callback(waiting.close)
         evaluating = Evaluating(run, stage, first, writer, selection)
-        return _loop(run, stage, start, loaders, metrics.Meter(writer), evaluating, progress, stop)
+        return _loop(run, stage, start, loaders, metrics.Meter(writer), waiting, evaluating, progress, stop)
 
 
 def _loop(
@@ -65,6 +70,7 @@ def _loop(
     current: state.TrainState,
     loaders: Mapping[str, loader.Loader],
     meter: metrics.Meter,
+    waiting: Waiting,
     evaluating: Evaluating,
     progress: screen.Progress,
     stop: preemption.StopRequest,
@@ -79,6 +85,7 @@ def _loop(
         config.train.max_skipped, stage.directory, lambda name, streams: loaders[name].trace(streams), progress.log
     )
     _, writes_streams = sharding.owned_parts(run.mesh, config.data.virtual_streams)
+    slow_data = SlowData(config.data)
     pending: metrics.Step | None = None
     shown = first
 
@@ -96,7 +103,10 @@ def _loop(
             step, pending = pending, None
             finite.note(step, meter.read(step))
         if done > shown and (done % config.train.log_every == 0 or done == last):
-            progress.update(done, *meter.window(done - 1))
+            losses, timing = meter.window(done - 1, waiting.seconds())
+            progress.update(done, losses, timing["tokens_per_second"])
+            if text := slow_data.text(timing):
+                progress.log(text)
             shown = done
 
     for index in range(first, last):
@@ -116,10 +126,11 @@ def _loop(
                 save(index)
         objective = stage.objective(index)
         before = loaders[objective].state()
-        rows = next(loaders[objective])
+        rows = waiting.draw(loaders[objective])
         batch = batches.to_global(rows, config.train.batch_size, rows_sharding)
         with jax.transfer_guard("disallow"):
             current, sums = steps[objective](current, batch, key)
+        waiting.dispatched(sums)
         read(index)
         pending = metrics.Step(index, objective, sums, before)
         if stop.due(index + 1) and index + 1 < last:

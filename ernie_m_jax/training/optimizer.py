@@ -110,10 +110,29 @@ def make_optimizer(
     decayed, scale = plan(params, num_layers, config.layer_decay, rules)
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+        _stored(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps), config.moments_dtype),
         _decay(config.weight_decay, decayed, scale),
         optax.scale_by_learning_rate(learning_rate),
     )
+
+
+def _stored(adam: optax.GradientTransformation, dtype: str) -> optax.GradientTransformation:
+    """Adam whose moments have `dtype` between steps; a step itself computes in float32."""
+    if dtype == "float32":
+        return adam
+
+    def moments_as(state: Any, dtype: str) -> Any:
+        mu, nu = (jax.tree.map(lambda moment: moment.astype(dtype), tree) for tree in (state.mu, state.nu))
+        return state._replace(mu=mu, nu=nu)
+
+    def init(params: Any) -> Any:
+        return moments_as(adam.init(params), dtype)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = adam.update(updates, moments_as(state, "float32"), params)
+        return updates, moments_as(state, dtype)
+
+    return optax.GradientTransformation(init, update)
 
 
 def plan(

@@ -27,7 +27,6 @@ from ernie_m_jax.data import mixture
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.evaluation.runner import Evaluations
 from ernie_m_jax.model import kernels
-from ernie_m_jax.model.encoder import ErnieM
 from ernie_m_jax.reporting import files, metrics, screen, summary
 from ernie_m_jax.task import Group
 from ernie_m_jax.training import claim, evaluating, lengths, loop, restore, stages
@@ -121,10 +120,13 @@ def make(config: Config, workdir: Path, training: bool = False, with_evaluations
     if training:
         sharding.check_rows(mesh, config.train.batch_size, config.train.grad_accumulation_steps)
         claim.claim(config, workdir)
+    opened = open_tokenizer(config, workdir, sources)
+    if sources is not None:
+        sources.check_tokenizer(opened.fingerprint)
     return stages.Run(
         config=config,
-        tokenizer=open_tokenizer(config, workdir, sources),
-        model=ErnieM(config.model, config.compute),
+        tokenizer=opened,
+        model=stages.make_model(config, mesh),
         mesh=mesh,
         entries=entries,
         evaluations=evaluations,

@@ -20,7 +20,7 @@ from ernie_m_jax.config import Config, StageConfig
 from ernie_m_jax.data import loader
 from ernie_m_jax.evaluation.evaluator import Outcome
 from ernie_m_jax.evaluation.runner import Evaluations
-from ernie_m_jax.model.encoder import Inputs
+from ernie_m_jax.model.encoder import ErnieM, Inputs
 from ernie_m_jax.model.visibility import FULL
 from ernie_m_jax.task import Group
 from ernie_m_jax.training import optimizer, state, step
@@ -30,6 +30,11 @@ def init_inputs() -> tuple[Any, ...]:
     """What `model.init` is called with; only that it is a row of tokens matters."""
     tokens = jnp.zeros((1, 8), jnp.int32)
     return Inputs(*(tokens for _ in Inputs._fields)), FULL
+
+
+def make_model(config: Config, mesh: jax.sharding.Mesh) -> ErnieM:
+    """The config's model; its tables have as many rows as the mesh asks for."""
+    return ErnieM(config.model, config.compute, table_rows=sharding.table_rows(mesh, config.model.vocab_size))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +88,10 @@ def make_stage(config: Config, name: str, directory: Path) -> Stage:
 
 def checkpoints(run: Run, directory: Path) -> Checkpoints:
     """The checkpoints of a stage's directory."""
-    return Checkpoints(directory / "checkpoints", run.config.train.max_to_keep, run.tokenizer.fingerprint)
+    config = run.config
+    return Checkpoints(
+        directory / "checkpoints", config.train.max_to_keep, run.tokenizer.fingerprint, config.model.vocab_size
+    )
 
 
 def optimizer_factory(run: Run, stage: Stage) -> state.OptimizerFactory:
@@ -120,7 +128,7 @@ def compiled_steps(run: Run, stage: Stage) -> dict[str, jax.stages.Wrapped]:
     abstract = abstract_state(run, stage)
     factory = optimizer_factory(run, stage)(abstract.params)
     schedule = optimizer.schedule(stage.config)
-    model = run.model.clone(rows=sharding.batch_sharding(run.mesh))
+    model = run.model.clone(mesh=run.mesh)
     return {
         name: step.make_train_step(
             functools.partial(counted_loss, tasks.bind(run.config, name).loss, model),

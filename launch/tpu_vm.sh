@@ -71,7 +71,7 @@ copy=("${vm[@]}" scp "$flag_wheel" "$flag_name:" --worker=all "${where[@]}")
 # Run on every worker, in the home directory. The images' own Python is older than what the wheel needs.
 install="python3 -m pip install --quiet --user uv"
 install+=" && ~/.local/bin/uv venv --quiet --allow-existing --python 3.12 ernie-m-jax"
-install+=" && ~/.local/bin/uv pip install --quiet --python ernie-m-jax/bin/python $(line "./${flag_wheel##*/}[tpu]")"
+install+=" && ~/.local/bin/uv pip install --quiet --python ernie-m-jax/bin/python $(line "./${flag_wheel##*/}[tpu,gcs]")"
 [[ ! $flag_setup ]] || install+=" && { $flag_setup; }"
 # gcloud runs a command again whose connection broke. What the first one left is told to save, and awaited: two
 # processes cannot share a TPU. The file is gone when the worker starts anew, so its number is no other process's.

@@ -76,7 +76,7 @@ def test_a_dry_run_prints_every_command(launcher):
     assert copy == [*VM, "scp", "my dist/ours-0.1-py3-none-any.whl", "mine:", "--worker=all", *WHERE]
     assert prepare[:8] == train[:8] == [*VM, "ssh", "mine", "--worker=all", "--ssh-flag=-o ServerAliveInterval=30"]
     prepared = prepare[8].removeprefix("--command=")
-    assert "./ours-0.1-py3-none-any.whl[tpu]" in shlex.split(prepared)
+    assert "./ours-0.1-py3-none-any.whl[tpu,gcs]" in shlex.split(prepared)
     assert prepared.endswith("&& { mount /mnt/shared; }")
     command = shlex.split(train[8].removeprefix("--command="))
     run = ["env", "ERNIE_M_JAX_DISTRIBUTED=1", "ernie-m-jax/bin/python", "-m", "ernie_m_jax.main", *RUN]

@@ -4,15 +4,12 @@ import json
 import uuid
 
 import fsspec
-import jax
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from ernie_m_jax import atomic, mirrors, stores
-from ernie_m_jax import config as configs
 from ernie_m_jax.checkpoint import saved_steps
 from ernie_m_jax.checkpoint.checkpoints import CheckpointError, Checkpoints
-from ernie_m_jax.training import run
 from tests.test_checkpoint import STREAMS, abstract, assert_same, make_state
 
 
@@ -328,10 +325,14 @@ def test_a_local_path_is_itself(tmp_path):
     assert mirrors.named(str(tmp_path)) == str(tmp_path)
 
 
-def test_several_processes_are_refused_in_one_line(url, monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with (
-        mirrors.mirrored(url) as root,
-        pytest.raises(configs.ConfigError, match=r"^--workdir is a URL, which one process"),
-    ):
-        run.train(None, root)
+def test_a_follower_leaves_the_store_to_another_process_and_sees_what_it_puts(url):
+    with mirrors.mirrored(url, writing=True) as first, mirrors.mirrored(url, writing=True) as root:
+        mirrors.follow(root)
+        (root / "mine.txt").write_text("mine")
+        mirrors.push(root)
+        (first / "theirs.txt").write_text("theirs")
+        mirrors.push(first)
+        mirrors.of(root).renew()
+        assert [path.name for path in root.iterdir()] == ["theirs.txt"]
+    with mirrors.mirrored(url) as after:
+        assert [path.name for path in after.iterdir()] == ["theirs.txt"]

@@ -17,18 +17,24 @@ from jax.experimental import multihost_utils
 from ernie_m_jax import mirrors
 from ernie_m_jax.checkpoint import saved_steps
 
+_TIMEOUT = 3600  # seconds Orbax may take to write one checkpoint
+
 
 def is_apart(directory: Any) -> bool:
     """Whether each process has a directory of its own that stands for one behind a URL."""
     return jax.process_count() > 1 and mirrors.of(directory) is not None
 
 
-def options() -> ocp.options.MultiprocessingOptions:
-    """Has Orbax read and write as if this process were the only one."""
-    index = jax.process_index()
-    return ocp.options.MultiprocessingOptions(
-        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process{index}"
-    )
+def checkpointer(alone: bool) -> ocp.AsyncCheckpointer:
+    """Orbax, which reads and writes with the other processes, or as if this one were alone."""
+    options = ocp.options.MultiprocessingOptions()
+    if alone:
+        index = jax.process_index()
+        options = ocp.options.MultiprocessingOptions(
+            primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process{index}"
+        )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+    return ocp.AsyncCheckpointer(handler, timeout_secs=_TIMEOUT, multiprocessing_options=options)
 
 
 def gathered(nested: Mapping[str, Any]) -> Any:

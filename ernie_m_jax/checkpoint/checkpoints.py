@@ -1,4 +1,4 @@
-"""Checkpoints: the train state and the data streams on disk and back. The only module that knows Orbax.
+"""Checkpoints: the train state and the data streams on disk and back. With `apart` the only module that knows Orbax.
 
 In: the state (a pytree of possibly sharded `jax.Array`s), each virtual stream's position and a few facts about the run.
 Out: the same, bit for bit, on any mesh, or a `CheckpointError` that says what is wrong with which file.
@@ -32,12 +32,11 @@ from etils import epath
 
 from ernie_m_jax import config_fields, mirrors, stores
 from ernie_m_jax.checkpoint import apart, saved_steps, tables, tree
-from ernie_m_jax.checkpoint.manifest import MANIFEST, CheckpointError, dump_json, load_json, write_manifest
+from ernie_m_jax.checkpoint.manifest import CheckpointError, dump_json, load_json, write_manifest
 from ernie_m_jax.config import TrainConfig
 
 FORMAT = 1
 META = "meta.json"
-_TIMEOUT = 3600  # seconds Orbax may take to write one checkpoint
 
 
 class Checkpoints:
@@ -70,12 +69,7 @@ class Checkpoints:
         self._failure: CheckpointError | None = None
         self._good: int | None = None  # the step that was found good last: need not be checked once more
         self._apart = apart.is_apart(self.directory)
-        alone = apart.options() if self._apart else ocp.options.MultiprocessingOptions()
-        self._orbax = ocp.AsyncCheckpointer(
-            ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
-            timeout_secs=_TIMEOUT,
-            multiprocessing_options=alone,
-        )
+        self._orbax = apart.checkpointer(self._apart)
 
     def steps(self) -> list[int]:
         """Returns the steps with a complete checkpoint, ascending."""
@@ -226,7 +220,7 @@ class Checkpoints:
         Raises:
           CheckpointError: no such checkpoint, or unreadable.
         """
-        record = load_json(self._existing(step) / META)
+        record = load_json(saved_steps.existing(self.directory, step) / META)
         return {
             name: jax.ShapeDtypeStruct(tuple(entry["shape"]), np.dtype(entry["dtype"]))
             for name, entry in record["state"].items()
@@ -238,7 +232,7 @@ class Checkpoints:
         Raises:
           CheckpointError: no such checkpoint, or unreadable.
         """
-        record = load_json(path := self._existing(step) / META)
+        record = load_json(path := saved_steps.existing(self.directory, step) / META)
         if not isinstance(record, dict) or not isinstance(record.get("meta"), dict):
             raise CheckpointError(f"{path} is damaged: it has no meta")
         return record["meta"]
@@ -310,26 +304,13 @@ class Checkpoints:
 
     # Reading.
 
-    def _existing(self, step: int | None) -> Any:
-        """The directory of a complete step, or an error that lists the complete and incomplete ones."""
-        found = saved_steps.found(self.directory)
-        complete = [number for number, done in found if done]
-        chosen = max(complete, default=None) if step is None else step
-        if chosen is None or chosen not in complete:
-            wanted = "a checkpoint" if step is None else f"step {step}"
-            unfinished = [number for number, done in found if not done]
-            raise CheckpointError(
-                f"{wanted} is not in {self.directory}: complete steps {complete}, without {MANIFEST} {unfinished}"
-            )
-        return self.directory / str(chosen)
-
     def _open(self, step: int | None) -> tuple[Any, dict[str, Any]]:
         """Checks all files and the tokenizer; returns the directory and `meta.json`."""
         self.wait()
         step = self.newest_good() if step is None else step
         if step != self._good:
             self._settle()
-        directory = self._existing(step)
+        directory = saved_steps.existing(self.directory, step)
         if step != self._good:
             saved_steps.check(directory)
         record = load_json(directory / META)

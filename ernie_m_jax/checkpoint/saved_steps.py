@@ -38,6 +38,24 @@ def found(directory: Any) -> list[tuple[int, bool]]:
     return [(step, (directory / str(step) / MANIFEST).exists()) for step in steps]
 
 
+def existing(directory: Any, step: int | None) -> Any:
+    """The directory of a complete step, None meaning the newest.
+
+    Raises:
+      CheckpointError: it is not there; complete and incomplete ones are listed.
+    """
+    steps = found(directory)
+    complete_ones = [number for number, done in steps if done]
+    chosen = max(complete_ones, default=None) if step is None else step
+    if chosen is None or chosen not in complete_ones:
+        wanted = "a checkpoint" if step is None else f"step {step}"
+        unfinished = [number for number, done in steps if not done]
+        raise CheckpointError(
+            f"{wanted} is not in {directory}: complete steps {complete_ones}, without {MANIFEST} {unfinished}"
+        )
+    return directory / str(chosen)
+
+
 def check(directory: Any) -> None:
     """Compares all files of a step's directory with its manifest; what a store has of them is downloaded first.
 

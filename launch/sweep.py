@@ -11,7 +11,6 @@ values may be added. SIGTERM and SIGINT are passed on to the runs, which save. T
 
 A work directory may come from anyone: the config file that its sweep.json names is executed only if --config names it.
 With --jobs=N the runs at a time divide the CPU cores of this process between them, or the GPUs it sees.
-This command is part of a checkout, in whose directory it is started, not of the wheel.
 Exit status: 0 all runs are done, 1 some failed, 2 the command is wrong, 42 stopped by SIGTERM (run it again), 130 by
 Ctrl-C.
 """

@@ -12,7 +12,7 @@ quickstart: $(READY)
 	$(BIN)/python -m ernie_m_jax.main --config=configs/quickstart.py --workdir=$(WORKDIR)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not tpu"
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not gpu and not tpu"
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m "slow and not gpu and not tpu"

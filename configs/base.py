@@ -205,9 +205,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.compute = {
         "dtype": "float32",  # float32 | bfloat16: activations; parameters, LayerNorm, softmax and loss stay float32
         "scan_layers": True,  # one compiled layer, parameters stacked; False: unrolled
-        # What the backward pass computes again: none | all but the linear maps' outputs and the attention's
-        # (dots_attention), but the linear maps' (dots), but the attention's (attention) | full
-        "remat": "none",
+        # dots, attention and dots_attention keep the outputs of the linear maps, of attention, of both
+        "remat": "none",  # what the backward pass computes again: none | dots_attention | dots | attention | full
         "attention": "auto",  # xla | cudnn (no attention dropout) | flash (one NVIDIA GPU) | auto
         "vocab_chunk": 16_384,  # vocabulary rows per step of the cross-entropy; 0: all at once
         "keep_logits": False,  # for the backward pass, in `dtype`, instead of computing them again

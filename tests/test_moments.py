@@ -68,6 +68,7 @@ def tree_of(dtype):
     return {"optimizer__moments_dtype": dtype, "model__num_layers": 1, "train__max_to_keep": 0}
 
 
+@pytest.mark.slow
 def test_the_loss_falls_as_with_float32_and_a_run_goes_on_bit_for_bit(tmp_path):
     exact = make_run(**tree_of("float32"))
     _, wanted = train(*exact, stages.initial_state(*exact, None), 12)

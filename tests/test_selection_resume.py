@@ -149,6 +149,7 @@ def test_wherever_it_is_disturbed(how, at, scores, tree, left, tmp_path):
     assert_same(tmp_path / "one", left(scores))
 
 
+@pytest.mark.slow
 def test_a_stage_that_ended_early_does_not_go_on(tree, left, tmp_path):
     keys = {"train__patience": 2}
     expected = left(FIRST, **keys)
@@ -179,6 +180,7 @@ def test_a_stage_that_ends_early_ends_so_wherever_it_is_disturbed(how, at, tree,
     assert_same(tmp_path / "one", left(FIRST, **keys))
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_came_after_its_checkpoint_counts(tree, left, tmp_path, monkeypatch):
     # Saved at step 4 before it is evaluated there; then killed, after that and before another save.
     stopped(tree, tmp_path, 4)
@@ -225,6 +227,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tree, left, tmp_path, monkey
     assert_same(tmp_path / "one", left())
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_that_was_selected_is_passed_over(tree, undisturbed, left, tmp_path, monkeypatch):
     expected = undisturbed(LAST, train__max_to_keep=2)
     workdir = pathlib.Path(shutil.copytree(expected, tmp_path / "run"))

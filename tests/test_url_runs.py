@@ -87,6 +87,7 @@ def lose_manifests(patch):
     patch.setattr(mirrors.Mirror, "_put", without)
 
 
+@pytest.mark.slow
 def test_a_run_on_urls_killed_and_resumed_ends_like_a_local_one(tokenizer_path, tmp_path, capsys):
     config = configs.resolve(small(tokenizer_path))
     run.train(config, tmp_path / "local")

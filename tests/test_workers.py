@@ -89,6 +89,7 @@ def ended(pids, seconds):
     return not left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_run_that_is_stopped_leaves_no_process(how, tmp_path):
     command = [sys.executable, "-m", "ernie_m_jax.main", "--config=configs/quickstart.py:objectives=tlm"]

@@ -340,7 +340,9 @@ def kept_everything():
     return _loss_and_gradient(COMPUTE, _params()[1])
 
 
-@pytest.mark.parametrize("remat", ["dots_attention", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dots", "attention", "full"))])
+@pytest.mark.parametrize(
+    "remat", ["dots_attention", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dots", "attention", "full"))]
+)
 def test_remat_changes_neither_value_nor_gradient(kept_everything, remat):
     value, gradient = _loss_and_gradient(dataclasses.replace(COMPUTE, remat=remat), _params()[1])
     np.testing.assert_allclose(value, kept_everything[0], rtol=1e-6)

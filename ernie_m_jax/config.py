@@ -35,6 +35,8 @@ FREE_KEYS = (
     "config.encode",
     "config.train.max_to_keep",
     "config.train.log_every",
+    "config.train.profile_from",
+    "config.train.profile_steps",
     "config.train.max_skipped",
     "config.train.save_every",
 )
@@ -146,6 +148,8 @@ class TrainConfig:
     save_every: int = field(metadata=between(0))
     max_to_keep: int = field(metadata=between(0))
     max_skipped: int = field(default=10, metadata=between(1))
+    profile_from: int = field(default=20, metadata=between(0))
+    profile_steps: int = field(default=0, metadata=between(0))
     select: str = ""
     patience: int = field(default=0, metadata=between(0))
 

@@ -17,6 +17,7 @@ from ernie_m_jax.data import loader, mixture
 from ernie_m_jax.reporting import files, metrics, screen
 from ernie_m_jax.training import guard, preemption, stages, state
 from ernie_m_jax.training.evaluating import Evaluating
+from ernie_m_jax.training.profile import Profile
 from ernie_m_jax.training.selection import Selection
 from ernie_m_jax.training.waiting import SlowData, Waiting
 
@@ -60,8 +61,10 @@ def train_stage(
         stop = stack.enter_context(preemption.StopRequest())
         waiting = Waiting()
         stack.callback(waiting.close)
+        profile = Profile(config.train, stage.directory / "tensorboard")
+        stack.callback(profile.close)
         evaluating = Evaluating(run, stage, first, writer, selection)
-        return _loop(run, stage, start, loaders, metrics.Meter(writer), waiting, evaluating, progress, stop)
+        return _loop(run, stage, start, loaders, metrics.Meter(writer), waiting, profile, evaluating, progress, stop)
 
 
 def _loop(
@@ -71,6 +74,7 @@ def _loop(
     loaders: Mapping[str, loader.Loader],
     meter: metrics.Meter,
     waiting: Waiting,
+    profile: Profile,
     evaluating: Evaluating,
     progress: screen.Progress,
     stop: preemption.StopRequest,
@@ -124,6 +128,7 @@ def _loop(
             read(index)  # first: a kill during the save must not lose its line
             if not finite.in_row:
                 save(index)
+        profile.before(index, current)
         objective = stage.objective(index)
         before = loaders[objective].state()
         rows = waiting.draw(loaders[objective])

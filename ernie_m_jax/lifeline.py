@@ -22,12 +22,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from ernie_m_jax import mirrors
+
 DEAD_AFTER = 30  # seconds without an answer of the other host's kernel
 RESTART = 42  # exit status that means "run me again": nothing is wrong with the command, and it goes on from a save
 _FAILED = 1  # exit status of a process that ends since another one failed
 _CONNECT = 20.0  # seconds
 _GRACE = 1.0  # seconds for this process to say itself what another was the first to find
 _NEWS = 3.0  # seconds that the end of a process takes to become known
+_UPLOAD = 45.0  # seconds for this process to bring its work directory to a store
 _ADDRESS = 256  # bytes of the address that process 0 sends to the others
 
 _current: "Lifeline | None" = None
@@ -55,9 +58,13 @@ def fail(status: int, problem: str) -> NoReturn:
     sys.exit(status)
 
 
-def explain() -> None:
-    """Ends this process if another one has ended, which may be the cause of any error; otherwise it just returns."""
-    if _current is not None and _current.ended.wait(_NEWS):
+def explain(elsewhere: bool = False) -> None:
+    """Ends this process if another one has ended, which may be the cause of any error; otherwise it just returns.
+
+    Where the cause is known to be `elsewhere`, that process has time to bring its work directory to a store, and to say
+    it.
+    """
+    if _current is not None and _current.ended.wait(_NEWS + (_UPLOAD if elsewhere else 0)):
         time.sleep(_NEWS + _GRACE)  # the thread ends this process
 
 
@@ -159,10 +166,10 @@ class Lifeline:
         if self._status is not None:  # this one has said its own, and waits for the other in JAX's last barrier
             _leave(self._status)
         if status == _FAILED:
-            time.sleep(
-                _GRACE
-            )  # where all have the same problem, each says it; one that is gone says nothing, and where
-            # that is process 0 JAX is about to abort this one
+            # Where all have the same problem, each says it. One that is gone says nothing, and where that is process 0
+            # JAX is about to abort this one.
+            time.sleep(_GRACE)
+            mirrors.wait_for_end(_UPLOAD)
         print(f"error: process {process} of {jax.process_count()} {problem}; all processes end", file=sys.stderr)
         _leave(status)
 

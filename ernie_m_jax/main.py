@@ -26,6 +26,7 @@ from absl import app, flags, logging
 from ernie_m_jax import config as configs
 from ernie_m_jax import config_files, lifeline, mirrors, processes, topology
 from ernie_m_jax.checkpoint.checkpoints import CheckpointError
+from ernie_m_jax.checkpoint.saved_steps import ElsewhereError
 from ernie_m_jax.convert import native
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.evaluation import encode, in_use, predicted
@@ -103,7 +104,7 @@ def main(arguments: list[str]) -> None:
         print("interrupted", file=sys.stderr)
         lifeline.fail(130, "was interrupted")
     except Exception as error:
-        lifeline.explain()
+        lifeline.explain(elsewhere=isinstance(error, ElsewhereError))
         problem = fixable(error)
         if problem is None:
             traceback.print_exc()

@@ -44,6 +44,7 @@ class Mirror:
       root: the local folder.
       writing: whether the store is to become like the folder, or like another process's.
       follows: it is another process that brings it up to date, the first of a run's.
+      closing, closed: it is being brought up to date for the last time, and has been.
     """
 
     def __init__(self, url: str, root: Path, only: str = ""):
@@ -56,6 +57,7 @@ class Mirror:
         """
         self.url, self.root = url.rstrip("/"), root
         self.writing = self.follows = False
+        self.closing, self.closed = False, threading.Event()
         self._files, self._base = stores.opened(self.url)
         self._base = self._base.rstrip("/")
         self._only = re.compile(only)
@@ -162,7 +164,11 @@ class Mirror:
             if {"", ".", ".."} & set(name.split("/")):
                 raise StoreError(f"{self.url}: the object {name!r} has no place in a folder")
         inside = f"{folder}/" if folder else ""
-        return {name: size for name, size in names.items() if name.startswith(inside) and self._only.match(name)}
+        return {
+            name: size
+            for name, size in names.items()
+            if name.startswith(inside) and self._only.match(name) and not _is_temporary(name)  # others' probes
+        }
 
     def _get(self, names: list[str]) -> None:
         for name in names:
@@ -207,8 +213,9 @@ class Mirror:
             self._files.rm_file(place)
 
 
-def _is_temporary(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(".tmp")
+def _is_temporary(path: Path | str) -> bool:
+    name = os.path.basename(path)
+    return name.startswith(".") and name.endswith(".tmp")
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -46,6 +46,18 @@ def follow(path: Any) -> None:
         mirror.follows = True
 
 
+def wait_for_end(seconds: float) -> None:
+    """Waits while mirrors are brought up to date for the last time, for so long."""
+    for mirror in [mirror for mirror in _live if mirror.closing and not mirror.follows]:
+        mirror.closed.wait(seconds)
+
+
+def put(path: Path) -> None:
+    """Puts one file into the store, where a path lies in a mirror that another process brings up to date."""
+    if (mirror := of(path)) is not None and mirror.follows:
+        stores.put(path, stores.join(mirror.url, path.relative_to(mirror.root).as_posix()))
+
+
 def named(text: str) -> str:
     """A text for people: what stands for a URL is named by it."""
     for mirror in _live:
@@ -76,10 +88,12 @@ def mirrored(path: Any, writing: bool = False) -> Iterator[Path]:
         _live.append(mirror)
         try:
             yield place
+            mirror.closing = writing
             if writing:
                 mirror.wait()
                 mirror.push()
         except BaseException as error:
+            mirror.closing = writing
             error.args = tuple(named(part) if isinstance(part, str) else part for part in error.args)
             if writing:
                 mirror.wait()  # a save under way ends, as it would on a disk
@@ -89,6 +103,7 @@ def mirrored(path: Any, writing: bool = False) -> Iterator[Path]:
                     error.add_note(f"{NOTE} {mirror.url} either: {second}")
             raise
         finally:
+            mirror.closed.set()
             _live.remove(mirror)
 
 

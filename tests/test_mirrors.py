@@ -336,3 +336,10 @@ def test_a_follower_leaves_the_store_to_another_process_and_sees_what_it_puts(ur
         assert [path.name for path in root.iterdir()] == ["theirs.txt"]
     with mirrors.mirrored(url) as after:
         assert [path.name for path in after.iterdir()] == ["theirs.txt"]
+
+
+def test_anothers_probe_is_no_file_of_the_run(url):
+    stores.write(f"{url}/.0123456789abcdef0123456789abcdef.tmp", b"")
+    stores.write(f"{url}/metrics.jsonl", b"{}")
+    with mirrors.mirrored(url, writing=True) as root:
+        assert [path.name for path in root.iterdir()] == ["metrics.jsonl"]

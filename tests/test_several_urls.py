@@ -1,5 +1,7 @@
 """Several processes whose work directory is behind a URL: what each writes to is its own, what counts is the store."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -71,3 +73,30 @@ def test_one_process_goes_on_with_the_checkpoint_of_two(undisturbed, tmp_path):
     for one, other in zip(numbers(store), numbers(undisturbed), strict=True):
         assert (one["step"], one["tokens"]) == (other["step"], other["tokens"])
         np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-6)
+
+
+def test_a_tokenizer_that_the_first_process_puts_aside_is_no_ones(tmp_path):
+    store = tmp_path / "bucket" / "run"
+    url = f"file://{store}"
+    started = several.start(arguments(url), 2)
+    end = time.monotonic() + 300
+    while not (store / "tokenizer" / "vocab.txt").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    for process in started:  # before there is a checkpoint
+        process.kill()
+    several.outputs(started)
+    one_step = ("--config.tokenizer.character_coverage=0.99", "--config.stages.one.steps=1", "--config.evals={}")
+    several.train(arguments(url, *one_step, "--config.stages.one.warmup_steps=1"), 2)
+    assert saved_steps.complete(store / "one" / "checkpoints") == [1]
+
+
+def test_another_mesh_goes_on_and_a_run_starts_from_its_parameters(tmp_path):
+    url = f"file://{tmp_path / 'bucket'}"
+    few = ("--config.stages.one.warmup_steps=1", "--config.evals={}", "--config.stages.one.schedule=constant")
+    tensor = ("--config.mesh.fsdp=1", "--config.mesh.tensor=2", "--config.optimizer.moments_dtype=bfloat16")
+    several.train(arguments(f"{url}/run", *few, *tensor, "--config.stages.one.steps=1"), 2)
+    other = ("--config.optimizer.moments_dtype=bfloat16", "--config.stages.one.steps=3")
+    several.train(arguments(f"{url}/run", *few, *other), 2)
+    assert saved_steps.complete(tmp_path / "bucket" / "run" / "one" / "checkpoints") == [1, 3]
+    start = (f"--config.init.params={url}/run", f"--config.tokenizer.path={url}/run/tokenizer")
+    several.train(arguments(f"{url}/next", *few, *start, "--config.stages.one.steps=1"), 2)

@@ -108,3 +108,36 @@ def test_a_run_that_is_stopped_leaves_no_process(how, tmp_path):
     assert status == (42 if how == signal.SIGTERM else -signal.SIGKILL), log.read_text()
     assert ended(children, 20)
     assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 42), (signal.SIGKILL, 2)])
+def test_a_signal_while_the_processes_start_ends_the_run(how, status, tmp_path):
+    command = [sys.executable, "-m", "ernie_m_jax.main", "--config=configs/quickstart.py:objectives=tlm"]
+    command += [f"--workdir={tmp_path / 'run'}", "--config.data.workers=2", "--config.evals.retrieval.start=False"]
+    command = ["/usr/bin/env", "--default-signal=INT", *command]  # a shell's background has it ignored
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        run = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, start_new_session=True)
+    end = time.monotonic() + 300
+    # The processes of the data, beside the resource tracker.
+    while len(children := spawned(run.pid)) < 2 and time.monotonic() < end and run.poll() is None:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    if how == signal.SIGKILL:  # of one of them, as where the host is out of memory
+        os.kill(min(children), how)
+    else:  # to all, as from a terminal or a scheduler
+        os.killpg(run.pid, how)
+    assert run.wait(120) == status, log.read_text()
+    assert ended(children, 20)
+    assert status != 2 or "a process that makes batches was ended from outside" in log.read_text()
+
+
+def spawned(pid):
+    """The processes below one that Python started to work for it."""
+    found = set()
+    for child in descendants(pid):
+        with contextlib.suppress(OSError):
+            if b"spawn_main" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes():
+                found.add(child)
+    return found

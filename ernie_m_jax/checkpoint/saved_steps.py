@@ -18,9 +18,14 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from ernie_m_jax import mirrors, stores
+from ernie_m_jax import mirrors
 from ernie_m_jax.checkpoint.manifest import MANIFEST, CheckpointError, verify
 from ernie_m_jax.reporting import files, screen
+
+
+class ElsewhereError(CheckpointError):
+    """What another process has failed at, which knows the cause."""
+
 
 SELECTED = "selected.json"  # beside the steps: which of them model selection chose
 
@@ -61,13 +66,13 @@ def check(directory: Any) -> None:
 
     Raises:
       CheckpointError: a file is missing, altered or not listed; on all processes if one finds it.
-      StoreError: the store could not be read, which is no damage.
+      OSError: the store could not be read, which is no damage.
     """
     error: Exception | None = None
     try:
         mirrors.fetch(directory)
         verify(directory)
-    except (CheckpointError, stores.StoreError) as caught:
+    except (CheckpointError, OSError) as caught:
         error = caught
     raise_together(error, f"checking {directory}")
 
@@ -210,7 +215,7 @@ def raise_together(error: Exception | None, doing: str) -> None:
         with jax.transfer_guard("allow"):
             failed = np.flatnonzero(multihost_utils.process_allgather(np.array(error is not None)))
         if error is None and failed.size:
-            raise CheckpointError(f"{doing} failed on process {failed.tolist()}; its log has the cause")
+            raise ElsewhereError(f"{doing} failed on process {failed.tolist()}; its log has the cause")
     if error is not None:
         raise error
 

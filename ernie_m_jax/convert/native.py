@@ -135,7 +135,7 @@ def read(place: pathlib.Path, step: int | None = None) -> dict[str, np.ndarray]:
     """
     saved = Checkpoints(place / "checkpoints", 0, None)
     step = saved.to_use() if step is None else step
-    device = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     abstract = {
         name.removeprefix("params/"): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
         for name, leaf in saved.contents(step).items()
@@ -157,7 +157,7 @@ def write(
     Raises:
       CheckpointError: the disk is full, or the like.
     """
-    device = jax.devices("cpu")[0]
+    device = jax.local_devices(backend="cpu")[0]
     # Array after array becomes a JAX array before the next is read: never two copies of the whole model.
     arrays = {name: jax.device_put(array, device) for name, array in params}
     saved = Checkpoints(folder / "checkpoints", 0, tokenizer.fingerprint if tokenizer else "")

@@ -103,7 +103,6 @@ class Draws:
         Returns:
           Which are, bool `[E, max(candidates)]`.
         """
-        most = chosen.max(initial=0)
         # Floyd's steps draw from up to n - k, ..., n - 1, and then the result is shuffled. From up to 0 needs no draw.
         whole = ((chosen == candidates) & (chosen > 0)).astype(np.int64)
         steps, shuffled = chosen - whole, np.maximum(chosen - 1, 0)
@@ -115,7 +114,7 @@ class Draws:
         taken = np.zeros((len(candidates), candidates.max(initial=0)), bool)
         partly = np.flatnonzero(whole == 0)  # where all are chosen, it is known which
         taken[whole == 1] = np.arange(taken.shape[1]) < candidates[whole == 1, None]
-        for step in range(most if partly.size else 0):
+        for step in range(chosen[partly].max(initial=0)):
             rows = partly[step < chosen[partly]]
             value = drawn[rows, step]
             again = taken[rows, value]

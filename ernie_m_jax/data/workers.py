@@ -9,12 +9,15 @@ import concurrent.futures
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import cloudpickle
 import grain
 import numpy as np
 from absl import flags
@@ -22,6 +25,7 @@ from absl import flags
 from ernie_m_jax.data.readers import DataError
 
 GRACE = 30.0  # seconds that a process goes on after a SIGTERM, which the run may have got as well, to save its state
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # The iterator over the rows of some streams; what it holds must be picklable.
 Make = Callable[[Sequence[int]], grain.DatasetIterator]
 _DIED = "Worker process was terminated unexpectedly"  # Grain's words
@@ -30,14 +34,33 @@ _DIED = "Worker process was terminated unexpectedly"  # Grain's words
 class Part(grain.IterDataset):
     """The rows of some streams, from a state on, each batch's with the state behind it."""
 
-    def __init__(self, make: Make, streams: Sequence[int], state: Mapping[str, Any]):
+    def __init__(self, stored: "_Stored"):
         super().__init__()
-        self._make, self._streams, self._state = make, list(streams), dict(state)
+        self._stored = stored
 
     def __iter__(self) -> grain.DatasetIterator:
-        rows = self._make(self._streams)
-        rows.set_state(self._state)
+        make, streams, state = self._stored.value
+        rows = make(streams)
+        rows.set_state(state)
         return _WithState(rows)
+
+
+class _Stored:
+    """A value that is pickled into a file: who fills the pipe of a process that dies before it reads waits for ever."""
+
+    def __init__(self, folder: str, value: Any):
+        self.folder, self.value = folder, value
+
+    def __reduce__(self) -> Any:
+        descriptor, path = tempfile.mkstemp(dir=self.folder)
+        with os.fdopen(descriptor, "wb") as file:
+            cloudpickle.dump(self.value, file)
+        return _read_stored, (path,)
+
+
+def _read_stored(path: str) -> _Stored:
+    with open(path, "rb") as file:
+        return _Stored(os.path.dirname(path), pickle.load(file))
 
 
 class _WithState(grain.DatasetIterator):
@@ -76,6 +99,7 @@ class Workers(grain.DatasetIterator):
         self._parts = [part.tolist() for part in np.array_split(np.array(owned), count)]
         self._whole = make(owned)  # knows the states; makes no rows
         self._running: list[grain.DatasetIterator] = []
+        self._folder = tempfile.TemporaryDirectory(prefix="ernie_m_jax-workers-")
 
     def __next__(self) -> dict[str, np.ndarray]:
         try:
@@ -102,6 +126,7 @@ class Workers(grain.DatasetIterator):
     def close(self) -> None:
         """Ends the processes."""
         self._stop()
+        self._folder.cleanup()
         super().close()
 
     def _first(self) -> list[dict[str, Any]]:
@@ -109,13 +134,11 @@ class Workers(grain.DatasetIterator):
         if not flags.FLAGS.is_parsed():  # Grain reads flags of its own, which only a command line has parsed
             flags.FLAGS.mark_as_parsed()
         state, options = self.get_state(), grain.MultiprocessingOptions(1, self._ahead)
-        self._running = [
-            iter(
-                Part(self._make, part, {str(number): state[str(number)] for number in part}).mp_prefetch(options, begin)
-            )
-            for part in self._parts
-        ]
-        with concurrent.futures.ThreadPoolExecutor(len(self._running)) as pool:
+        for part in self._parts:
+            own = {str(number): state[str(number)] for number in part}
+            stored = _Stored(self._folder.name, (self._make, part, own))
+            self._running.append(iter(Part(stored).mp_prefetch(options, begin)))
+        with concurrent.futures.ThreadPoolExecutor(len(self._running), initializer=_block_signals) as pool:
             return list(pool.map(next, self._running))
 
     def _stop(self) -> None:
@@ -124,11 +147,17 @@ class Workers(grain.DatasetIterator):
         self._running = []
 
 
+def _block_signals() -> None:
+    """Keeps signals from the processes that this thread starts, until they know what to do with them (`begin`)."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
 def begin(index: int, count: int) -> None:
     """What each process does first: it leaves signals to the run, ends with it, and takes no accelerator."""
     del index, count
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_soon)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     os.environ["JAX_PLATFORMS"] = "cpu"
     if "jax" in sys.modules:
         sys.modules["jax"].config.update("jax_platforms", "cpu")

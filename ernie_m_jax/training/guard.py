@@ -4,12 +4,14 @@ The compiled step has left such an update out already (`step`). The numbers that
 a line for the screen, or a `TrainingError` with the records behind the step, goes out.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from ernie_m_jax import mirrors
 from ernie_m_jax.data.loader import Traced
 from ernie_m_jax.reporting import files
 from ernie_m_jax.reporting.metrics import Step
@@ -81,6 +83,8 @@ class Guard:
             for step, rows in zip(self.in_row, traced, strict=True)
         ]
         files.write_json(self._directory / name, steps)
+        with contextlib.suppress(OSError):  # the error to tell is the message
+            mirrors.put(self._directory / name)
         rows = [
             f"row {number}: {', '.join(f'{source.entry} {source.index}' for source in row)}"
             for number, row in enumerate(traced[-1][:SHOWN_ROWS])

@@ -75,7 +75,7 @@ def _train_tokenizer(config: Config, sources: mixture.Sources, folder: Path, mis
         except ValueError as caught:
             error = ConfigError(f"config.model.vocab_size and config.tokenizer: {caught}")
     saved_steps.raise_together(error, "training the tokenizer")
-    if missing:
+    if not config.tokenizer.path:  # the others may have one that the first process has put aside
         apart.bring(folder)
 
 

@@ -247,7 +247,7 @@ def get_config() -> ml_collections.ConfigDict:
         "max_to_keep": 2,  # newest checkpoints to keep; 0: all
         "max_skipped": 10,  # steps in a row with a loss or gradient that is not finite, at which a run stops (ours)
         "profile_from": 20,  # step of each stage that a profile begins with, for TensorBoard
-        "profile_steps": 0,  # how many it has (ours); 0: no profile. Ten take some 100 MB
+        "profile_steps": 0,  # how many it has (ours); 0: no profile
         "select": "",  # EVALUATION/METRIC, as "xnli/dev/accuracy": its best checkpoint is kept and is the result; of a
         # metric "loss" the least is best. Empty: the last step is the result
         "patience": 0,  # evaluations of `select` without a better one at which a stage ends early; 0: never

@@ -1,5 +1,7 @@
 """The command as a user gives it: real argv in a process of its own."""
 
+import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -53,3 +55,16 @@ def quick(workdir, steps=4):
         "--config.stages.stage1.warmup_steps=1",
         "--config.stages.stage2.warmup_steps=1",
     )
+
+
+def on_eight_devices(program):
+    """Runs a test file as a program on as many virtual devices; what its last line says, and its standard error."""
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-W", "error", program]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr

@@ -5,9 +5,6 @@ Run as a program this file is the worker: it compiles and trains on 8 virtual de
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 import types
 from pathlib import Path
 
@@ -23,7 +20,7 @@ from ernie_m_jax.data import batch as batches
 from ernie_m_jax.evaluation.runner import Evaluations
 from ernie_m_jax.training import loop, stages
 from ernie_m_jax.training.collectives import collectives
-from tests.command import ROOT
+from tests.command import on_eight_devices
 from tests.conftest import VOCAB_SIZE, small_tree
 
 MESHES = {"one": (1, 1, 1), "data": (8, 1, 1), "fsdp": (1, 8, 1), "tensor": (1, 1, 8), "mixed": (2, 2, 2)}
@@ -79,16 +76,9 @@ def observe(name):
 
 @pytest.fixture(scope="module")
 def found():
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(ROOT),
-    }
-    command = [sys.executable, "-W", "error", __file__]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert "Involuntary full rematerialization" not in done.stderr  # XLA found no way to exchange what it had split
-    return json.loads(done.stdout.splitlines()[-1])
+    said, warnings = on_eight_devices(__file__)
+    assert "Involuntary full rematerialization" not in warnings  # XLA found no way to exchange what it had split
+    return said
 
 
 @pytest.mark.slow

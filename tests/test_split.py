@@ -6,9 +6,6 @@ Run as a program this file is the worker of the mesh tests: it computes on 8 vir
 import dataclasses
 import functools
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +19,7 @@ from ernie_m_jax.model import split, vocabulary
 from ernie_m_jax.model.generation import vocabulary_argmax, vocabulary_sample
 from ernie_m_jax.model.loss import vocabulary_cross_entropy
 from ernie_m_jax.training.collectives import collectives
-from tests.command import ROOT
+from tests.command import on_eight_devices
 
 GROUPS, SIZE, V, ROWS, H = 8, 6, 1000, 1024, 16
 MESHES = {
@@ -94,15 +91,7 @@ def observe(name):
 
 @pytest.fixture(scope="module")
 def found():
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(ROOT),
-    }
-    command = [sys.executable, "-W", "error", __file__]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return on_eight_devices(__file__)[0]
 
 
 @pytest.mark.parametrize("mesh", MESHES)

@@ -50,7 +50,7 @@ def table(ledger: Ledger) -> rich.table.Table:
     """A row per combination, the best one marked: of each metric the mean, its deviation and each run."""
     best, found = ledger.best(), numbers(ledger)
     shown = rich.table.Table(
-        title=f"{ledger.workdir}: mean ± standard deviation (sample, n - 1), and each seed's run",
+        title="mean ± standard deviation (sample, n - 1), and each seed's run",
         caption="" if best is None else _rule(ledger),
         show_lines=True,
     )

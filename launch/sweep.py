@@ -221,7 +221,7 @@ def _end(ledger: Ledger, name: str, process: Process, stopped: bool, left: int) 
 
 def report(ledger: Ledger) -> None:
     """Shows the table and the best combination's numbers, and writes `sweep.csv`."""
-    screen.show(results.table(ledger), *results.best_lines(ledger))
+    screen.show(f"{ledger.workdir}:", results.table(ledger), *results.best_lines(ledger))
     results.write_csv(ledger)
     if left := ledger.of_status("waiting", "running"):
         screen.show(f"{len(left)} of {len(ledger.runs)} runs are not done")

@@ -207,10 +207,10 @@ def get_config() -> ml_collections.ConfigDict:
         "scan_layers": True,  # one compiled layer, parameters stacked; False: unrolled
         # dots, attention and dots_attention keep the outputs of the linear maps, of attention, of both
         "remat": "none",  # what the backward pass computes again: none | dots_attention | dots | attention | full
-        "attention": "auto",  # xla | cudnn (no attention dropout) | flash (one NVIDIA GPU) | auto
+        "attention": "auto",  # xla | cudnn (no attention dropout) | flash (NVIDIA GPU, TPU) | auto
         "vocab_chunk": 16_384,  # vocabulary rows per step of the cross-entropy; 0: all at once
         "keep_logits": False,  # for the backward pass, in `dtype`, instead of computing them again
-        "layer_norm": "auto",  # xla | fused (one NVIDIA GPU) | auto
+        "layer_norm": "auto",  # xla | fused (NVIDIA GPU) | auto
     }
     config.tokenizer = {
         "path": "",  # folder of sentencepiece.bpe.model and vocab.txt; empty: train one on the data into the workdir

@@ -174,34 +174,43 @@ def test_bad_backends_raise():
 WIDE = ModelConfig(**{**MODEL, "hidden_size": 1024, "num_heads": 4})
 
 
+SIZES = {"one": (1, 1, 1), "data": (8, 1, 1), "tensor": (1, 1, 4)}
+
+
 @pytest.mark.parametrize(
-    ("kind", "devices", "dtype", "picked"),
+    ("platform", "kind", "devices", "dtype", "picked"),
     [
-        ("cpu", 1, "bfloat16", ("xla", "xla", "xla")),
-        ("NVIDIA H100 80GB HBM3", 1, "bfloat16", ("flash", "xla", "fused")),
-        ("NVIDIA H100 80GB HBM3", 1, "float32", ("xla", "xla", "xla")),
-        ("NVIDIA H100 80GB HBM3", 8, "bfloat16", ("xla", "xla", "xla")),
-        ("AMD Instinct MI300X", 1, "bfloat16", ("xla", "xla", "xla")),
+        ("cpu", "cpu", "one", "bfloat16", ("xla", "xla", "xla")),
+        ("gpu", "NVIDIA H100 80GB HBM3", "one", "bfloat16", ("flash", "xla", "fused")),
+        ("gpu", "NVIDIA H100 80GB HBM3", "one", "float32", ("xla", "xla", "xla")),
+        ("gpu", "NVIDIA H100 80GB HBM3", "data", "bfloat16", ("flash", "xla", "fused")),
+        ("gpu", "NVIDIA H100 80GB HBM3", "tensor", "bfloat16", ("flash", "xla", "xla")),
+        ("gpu", "AMD Instinct MI300X", "one", "bfloat16", ("xla", "xla", "xla")),
+        ("tpu", "TPU v5 lite", "data", "bfloat16", ("flash", "xla", "xla")),
+        ("tpu", "TPU v5 lite", "tensor", "bfloat16", ("xla", "xla", "xla")),  # a head of 64 each
     ],
 )
-def test_auto_picks_by_device_width_and_precision(monkeypatch, kind, devices, dtype, picked):
-    monkeypatch.setattr(jax, "default_backend", lambda: "cpu" if kind == "cpu" else "gpu")
-    monkeypatch.setattr(jax, "device_count", lambda: devices)
-    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(device_kind=kind)])
+def test_auto_picks_by_device_mesh_heads_and_precision(monkeypatch, platform, kind, devices, dtype, picked):
+    device = types.SimpleNamespace(device_kind=kind, platform=platform)
+    sizes = dict(zip(("data", "fsdp", "tensor"), SIZES[devices], strict=True))
+    mesh = types.SimpleNamespace(devices=np.full(SIZES[devices], device), shape=sizes)
     compute = ComputeConfig(dtype, True, "none", "auto", 0)
-    narrow = ModelConfig(**MODEL)
-    backends = [kernels.attention_backend(compute, model) for model in (narrow, WIDE)]
-    assert (*backends, kernels.layer_norm_kernel(compute)) == picked
-    kernels.check(compute)
-    for key, value in (("attention", "flash"), ("layer_norm", "fused")):
+    narrow = ModelConfig(**{**MODEL, "hidden_size": 256, "num_heads": 4})
+    backends = [kernels.attention_backend(compute, model, mesh) for model in (narrow, WIDE)]
+    assert (*backends, kernels.layer_norm_kernel(compute, mesh)) == picked
+    kernels.check(compute, narrow, mesh, 128)
+    exact = dtype == "bfloat16"
+    for key, value, runs in (("attention", "flash", picked[0]), ("layer_norm", "fused", picked[2])):
         asked = dataclasses.replace(compute, **{key: value})
-        if devices == 1 and kind.startswith("NVIDIA"):
-            kernels.check(asked)
-        else:
-            with pytest.raises(ConfigError, match=rf"config\.compute\.{key} is '{value}', a kernel for one NVIDIA GPU"):
-                kernels.check(asked)
+        if runs == value:
+            kernels.check(asked, narrow, mesh, 128)
+        elif exact:
+            with pytest.raises(ConfigError, match=rf"config\.compute\.{key} is '{value}', a kernel for NVIDIA GPUs"):
+                kernels.check(asked, narrow, mesh, 128)
+    if platform == "tpu" and picked[0] == "flash":
+        assert kernels.attention_backend(compute, narrow, mesh, 8192) == "xla"
     monkeypatch.setattr(kernels, "triton", None)  # a JAX that no longer compiles them
-    assert kernels.attention_backend(compute, narrow) == "xla"
+    assert kernels.attention_backend(compute, narrow, mesh) == (picked[0] if platform == "tpu" else "xla")
 
 
 def test_dropout_drops_the_same_whatever_computes_it():
@@ -213,5 +222,5 @@ def test_dropout_drops_the_same_whatever_computes_it():
         *arrays, visibility.visible(segments, segments, roles, roles, visibility.FULL), backend="xla", **options
     )
     codes = visibility.codes(jnp.asarray(segments), jnp.asarray(roles), visibility.FULL)
-    fused = fused_attention(jnp.stack(arrays, axis=2), codes, **options)
+    fused = fused_attention([jnp.stack(arrays, axis=2)], codes, **options)
     np.testing.assert_allclose(fused, plain, rtol=1e-5, atol=1e-5)

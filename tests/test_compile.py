@@ -90,10 +90,15 @@ def test_a_step_of_each_generation_of_tpus(topology, tmp_path):
         f"--output={output}",
         "--config.mesh.fsdp=2",
         "--config.compute.dtype=bfloat16",
+        "--config.model.hidden_size=256",
+        "--config.model.num_heads=4",
+        "--config.mesh.data=1",
+        "--config.mesh.tensor=2",
     )
     assert "Traceback" not in done.stderr
     found = json.loads(output.read_text())
-    assert (found["chips"], found["mesh"]) == (4, {"data": 2, "fsdp": 2, "tensor": 1})
+    assert (found["chips"], found["mesh"]) == (4, {"data": 1, "fsdp": 2, "tensor": 2})
+    assert found["attention"] == "flash"  # each chip two heads of 64
     assert found["device"].startswith("TPU v")
     (step,) = found["steps"].values()
     assert step["fits"] is True

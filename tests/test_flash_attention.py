@@ -15,39 +15,12 @@ from ernie_m_jax.model import visibility
 from ernie_m_jax.model.dropout import attention_kept
 from ernie_m_jax.model.flash_attention import flash_attention
 from ernie_m_jax.objectives import btmlm, camlm
+from tests.attention_reference import expected, inputs
 
 GPU = jax.default_backend() == "gpu"
 ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not GPU, reason="needs an NVIDIA GPU")]
 # Rows, tokens, heads, width; the last pads both axes of the kernels' blocks.
 SHAPES = [(2, 64, 2, 16), (1, 42, 3, 24)]
-
-
-def _inputs(shape, table, seed=0):
-    """Four projections (the last a gradient), segments with padding at the end, roles, seeds."""
-    batch, length, heads, _ = shape
-    rng = np.random.default_rng(seed)
-    arrays = [rng.standard_normal(shape).astype(np.float32) for _ in range(4)]
-    segments = np.sort(rng.integers(1, 5, (batch, length)), axis=1)
-    segments[:, length - length // 8 :] = 0
-    roles = rng.integers(0, len(table), (batch, length))
-    roles[0, 3] = len(table)  # sees nothing and is seen by nothing
-    seeds = rng.integers(0, 2**32, (batch, heads), np.uint32)
-    return arrays, segments.astype(np.int32), roles.astype(np.int32), jnp.asarray(seeds)
-
-
-def _plain(query, key, value, mask, keep, rate, grad):
-    """Output and gradients in float64."""
-    query, key, value, grad = (np.asarray(x, np.float64) for x in (query, key, value, grad))
-    scale = query.shape[-1] ** -0.5
-    logits = np.where(mask, np.einsum("bqhd,bkhd->bhqk", query, key) * scale, -np.inf)
-    probs = np.exp(logits - logits.max(-1, keepdims=True))
-    probs /= probs.sum(-1, keepdims=True)
-    factor = keep / (1 - rate)
-    out = np.einsum("bhqk,bkhd->bqhd", probs * factor, value)
-    d_value = np.einsum("bhqk,bqhd->bkhd", probs * factor, grad)
-    d_probs = np.einsum("bqhd,bkhd->bhqk", grad, value) * factor
-    d_logits = probs * (d_probs - (probs * d_probs).sum(-1, keepdims=True)) * scale
-    return out, np.einsum("bhqk,bkhd->bqhd", d_logits, key), np.einsum("bhqk,bqhd->bkhd", d_logits, query), d_value
 
 
 def _fused(arrays, segments, roles, table, seeds, rate, dtype):
@@ -74,20 +47,13 @@ ON_GPU_CASES = [
 
 @pytest.mark.parametrize(("shape", "rate", "table"), [*CASES, *ON_GPU_CASES])
 def test_values_and_gradients_equal_numpy(shape, rate, table):
-    arrays, segments, roles, seeds = _inputs(shape, table)
-    mask = np.asarray(visibility.visible(segments, segments, roles, roles, table))
-    at = jnp.arange(shape[1])
-    keep = (
-        np.asarray(attention_kept(seeds[:, :, None, None], at[:, None], at[None], rate)) if rate else np.ones((), bool)
-    )
-    blind = ~mask.any(-1)[:, 0]  # what a query that sees nothing gets is nobody's business
-    arrays[3][blind] = 0.0
+    arrays, segments, roles, seeds = inputs(shape, table)
     if GPU:  # the kernels multiply in 16 bits there
-        arrays = [np.asarray(jnp.asarray(x, jnp.bfloat16), np.float32) for x in arrays]
-    expected = _plain(*arrays[:3], np.where(blind[:, None, :, None], True, mask), keep, rate, arrays[3])
+        arrays = [np.array(jnp.asarray(x, jnp.bfloat16), np.float32) for x in arrays]
+    wanted, blind = expected(arrays, segments, roles, table, seeds, rate)
     found = _fused(arrays, segments, roles, table, seeds, rate, jnp.bfloat16 if GPU else jnp.float32)
-    found[0][blind] = expected[0][blind]
-    for one, other in zip(found, expected, strict=True):
+    found[0][blind] = wanted[0][blind]
+    for one, other in zip(found, wanted, strict=True):
         if GPU:
             assert np.linalg.norm(one - other) < 1e-2 * np.linalg.norm(other)
         else:
@@ -107,7 +73,7 @@ def test_nothing_leaks(monkeypatch, shape, table, rate):
     if not GPU:  # several blocks of queries and keys, of which some are passed over
         monkeypatch.setattr(kernels, "FORWARD", kernels.Blocks(16, 16))
         monkeypatch.setattr(kernels, "BACKWARD", kernels.Blocks(16, 16))
-    arrays, segments, roles, seeds = _inputs(shape, table)
+    arrays, segments, roles, seeds = inputs(shape, table)
     mask = np.asarray(visibility.visible(segments, segments, roles, roles, table))[:, 0]
     codes = visibility.codes(jnp.asarray(segments), jnp.asarray(roles), table)
     query, key, value, _ = (jnp.asarray(x, jnp.bfloat16 if GPU else jnp.float32) for x in arrays)
@@ -144,7 +110,7 @@ def test_dropout_keeps_its_share_and_differs_by_row_head_and_place():
 
 
 def test_too_wide_heads_raise():
-    arrays, segments, roles, seeds = _inputs((1, 16, 1, 160), visibility.FULL)
+    arrays, segments, roles, seeds = inputs((1, 16, 1, 160), visibility.FULL)
     codes = visibility.codes(jnp.asarray(segments), jnp.asarray(roles), visibility.FULL)
     with pytest.raises(ValueError, match="heads of up to 128, got 160"):
         flash_attention(jnp.stack(arrays[:3], axis=2), codes, seeds, 0.0, interpret=True)

@@ -14,6 +14,7 @@ import pytest
 from ernie_m_jax.config import ComputeConfig, ModelConfig
 from ernie_m_jax.model import FULL, ErnieM, Inputs
 from ernie_m_jax.objectives.camlm import TABLE as CAMLM
+from tests.attention_reference import kernel_calls
 
 CONFIG = ModelConfig(
     vocab_size=61,
@@ -374,21 +375,8 @@ def test_the_fused_kernel_runs_again_only_where_its_output_is_not_kept(remat, ti
         return model.apply({"params": params}, _inputs(), CAMLM, method="encode").sum()
 
     program = jax.make_jaxpr(jax.grad(loss))(_params()[1]).jaxpr
-    assert _calls(program, "flash_attention_forward") == times
-    assert _calls(program, "flash_attention_backward") == 1
-
-
-def _calls(program, name):
-    """How many kernels of a name a program has whose results are read; a compiler leaves out the others."""
-    read = {id(value) for one in program.eqns for value in one.invars} | {id(value) for value in program.outvars}
-    count = 0
-    for one in program.eqns:
-        count += one.params.get("name") == name and any(id(value) in read for value in one.outvars)
-        for value in one.params.values():
-            for part in value if isinstance(value, (tuple, list)) else (value,):
-                inner = getattr(part, "jaxpr", part)
-                count += _calls(inner, name) if hasattr(inner, "eqns") else 0
-    return count
+    assert kernel_calls(program, "flash_attention_forward") == times
+    assert kernel_calls(program, "flash_attention_backward") == 1
 
 
 def test_dropout_is_random_and_only_where_asked():

@@ -220,7 +220,10 @@ def _encoder(
             return jnp.where(real, hidden, -jnp.inf).max(axis=-2)
         return jnp.where(real, hidden, 0.0).sum(axis=-2) / jnp.maximum(real.sum(axis=-2), 1)
 
-    return jax.jit(run) if mesh is None else jax.jit(run, out_shardings=sharding.replicated(mesh))
+    if mesh is None:
+        return jax.jit(run)
+    model = model.clone(mesh=mesh)
+    return jax.jit(run, out_shardings=sharding.replicated(mesh))
 
 
 def inputs(rows: list[list[int]], batch_size: int, width: int, pad_id: int, mesh: jax.sharding.Mesh | None) -> Inputs:

@@ -3,18 +3,22 @@
 Axes: b batch, l length, q query position, k key position, h heads, d head width.
 """
 
-from typing import Literal, cast
+from collections.abc import Sequence
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
-from ernie_m_jax import config_fields
+from ernie_m_jax import config_fields, sharding
 from ernie_m_jax.config import ComputeConfig
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.dropout import drop_probabilities, random_bits
-from ernie_m_jax.model.flash_attention import KEPT as KEPT
 from ernie_m_jax.model.flash_attention import flash_attention
+from ernie_m_jax.model.kernels import platform
+from ernie_m_jax.model.tpu_attention import KEPT as KEPT
+from ernie_m_jax.model.tpu_attention import tpu_attention
 from ernie_m_jax.model.visibility import Codes
 
 
@@ -26,15 +30,46 @@ def seen(segments: jax.Array, roles: jax.Array, table: np.ndarray, backend: str)
 
 
 def fused_attention(
-    projected: jax.Array, seen: Codes, *, dropout_rate: float = 0.0, dropout_rng: jax.Array | None = None
+    projected: Sequence[jax.Array],
+    seen: Codes,
+    *,
+    mesh: Mesh | None = None,
+    dropout_rate: float = 0.0,
+    dropout_rng: jax.Array | None = None,
 ) -> jax.Array:
-    """`attention` of queries, keys and values in one array [B, L, 3, heads, head_dim], with the "flash" backend.
+    """`attention` with the "flash" backend, a kernel of our own; it has the attention dropout in it.
 
-    Attention dropout happens in the kernel. Returns [B, L, heads, head_dim]; the errors are `flash_attention`'s.
+    Args:
+      projected: for TPUs query, key and value, [B, L, heads, head_dim] each; elsewhere one array of all three,
+        [B, L, 3, heads, head_dim].
+      seen: who sees whom.
+      mesh: the devices, among which rows (data, fsdp) and heads (tensor) are divided; None: one device.
+      dropout_rate: of the attention probabilities.
+      dropout_rng: a PRNG key; may be None where `dropout_rate` is 0.
+
+    Returns:
+      [B, L, heads, head_dim], dtype of the projections.
+
+    Raises:
+      ValueError: the kernel does not take the heads or the length.
     """
-    batch, _, _, heads, _ = projected.shape
+    batch, heads = projected[0].shape[0], projected[0].shape[-2]
     seeds = jnp.zeros((batch, heads), jnp.uint32) if dropout_rng is None else _seeds(dropout_rng, batch, heads)
-    return flash_attention(projected, seen, seeds, dropout_rate, interpret=jax.default_backend() != "gpu")
+    kernel: Any = tpu_attention if len(projected) == 3 else flash_attention
+
+    def on_device(seen: Codes, seeds: jax.Array, *projected: jax.Array) -> jax.Array:
+        return kernel(*projected, seen, seeds, dropout_rate, interpret=platform(mesh) == "other")
+
+    # A kernel asks which TPU it is compiled for, which one that is not here says by its mesh.
+    if mesh is None or (mesh.size == 1 and platform(mesh) != "tpu"):
+        return on_device(seen, seeds, *projected)
+    rows, heads_axis = sharding.ROWS, sharding.RULES["heads"]
+    tokens = PartitionSpec(rows)
+    parts = [PartitionSpec(rows, *(None,) * (array.ndim - 3), heads_axis) for array in projected]
+    inputs = (jax.tree.map(lambda _: tokens, seen), PartitionSpec(rows, heads_axis), *parts)
+    out = PartitionSpec(rows, None, heads_axis)
+    divided = jax.shard_map(on_device, mesh=mesh, in_specs=inputs, out_specs=out, check_vma=False)
+    return divided(seen, seeds, *projected)
 
 
 def _seeds(rng: jax.Array, batch: int, heads: int) -> jax.Array:

@@ -61,7 +61,7 @@ class Embeddings(nn.Module):
             self.language = self._table("language", "language", self.config.num_languages)
         if self.config.num_token_types:
             self.token_type = self._table("token_type", "token_type", self.config.num_token_types)
-        self.layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute)
+        self.layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute, self.mesh)
 
     def _table(self, name: str, axis: str, rows: int, init: str = "normal") -> jax.Array:
         spread = self.config.initializer_range

@@ -23,7 +23,7 @@ from ernie_m_jax.model.attention import KEPT, attention, fused_attention, seen
 from ernie_m_jax.model.dropout import Dropout
 from ernie_m_jax.model.embeddings import Embeddings, Inputs
 from ernie_m_jax.model.heads import MlmHead, Pooler, outputs
-from ernie_m_jax.model.kernels import attention_backend
+from ernie_m_jax.model.kernels import attention_backend, platform
 from ernie_m_jax.model.layers import LayerNorm, gelu, linear
 from ernie_m_jax.model.split import split_of
 from ernie_m_jax.model.visibility import Codes
@@ -46,6 +46,7 @@ class SelfAttention(nn.Module):
 
     config: ModelConfig
     compute: ComputeConfig
+    mesh: jax.sharding.Mesh | None = None
 
     def setup(self) -> None:
         """Creates query, key, value and output."""
@@ -66,7 +67,7 @@ class SelfAttention(nn.Module):
         if not isinstance(mask, Codes):
             query, key, value = (part(x) for part in parts)
             options: dict[str, Any] = {
-                "backend": attention_backend(self.compute, self.config),
+                "backend": "cudnn" if self.compute.attention == "cudnn" else "xla",
                 "dropout_rate": rate,
                 "dropout_rng": rng,
             }
@@ -74,7 +75,8 @@ class SelfAttention(nn.Module):
         elif self.is_initializing():  # the parameters are made where the projections are called
             mixed_blhd = sum(part(x) for part in parts)
         else:
-            mixed_blhd = fused_attention(self._stacked(x, parts), mask, dropout_rate=rate, dropout_rng=rng)
+            projected = [part(x) for part in parts] if platform(self.mesh) == "tpu" else [self._stacked(x, parts)]
+            mixed_blhd = fused_attention(projected, mask, mesh=self.mesh, dropout_rate=rate, dropout_rng=rng)
         return self.output(mixed_blhd)
 
     def _stacked(self, x: jax.Array, parts: Sequence[nn.Module]) -> jax.Array:
@@ -112,13 +114,14 @@ class Layer(nn.Module):
 
     config: ModelConfig
     compute: ComputeConfig
+    mesh: jax.sharding.Mesh | None = None
 
     def setup(self) -> None:
         """Creates attention, ffn, their layer norms and dropouts."""
-        self.attention = SelfAttention(self.config, self.compute)
-        self.attention_layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute)
+        self.attention = SelfAttention(self.config, self.compute, self.mesh)
+        self.attention_layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute, self.mesh)
         self.ffn = FeedForward(self.config, self.compute)
-        self.ffn_layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute)
+        self.ffn_layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute, self.mesh)
         self.dropout = Dropout(self.config.hidden_dropout)
 
     def __call__(
@@ -179,11 +182,11 @@ class ErnieM(nn.Module):
                 in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
                 length=config.num_layers,
                 metadata_params={nn.PARTITION_NAME: "layers"},
-            )(config, compute)
+            )(config, compute, self.mesh)
         else:
-            self.layers = [layer(config, compute) for _ in range(config.num_layers)]
+            self.layers = [layer(config, compute, self.mesh) for _ in range(config.num_layers)]
         if config.mlm_head != "none":
-            self.mlm_head = MlmHead(config, compute, self.table_rows)
+            self.mlm_head = MlmHead(config, compute, self.table_rows, self.mesh)
         if config.pooler:
             self.pooler = Pooler(config, compute)
         if config.head != "none":
@@ -214,7 +217,8 @@ class ErnieM(nn.Module):
         Returns:
           [B, L, H] in `compute.dtype`, or [num_layers + 1, B, L, H] if `all_layers`.
         """
-        mask = seen(inputs.segments, inputs.roles, table, attention_backend(self.compute, self.config))
+        backend = attention_backend(self.compute, self.config, self.mesh, inputs.ids.shape[1])
+        mask = seen(inputs.segments, inputs.roles, table, backend)
         embedded = self._by_rows(self.perturb("input_embeddings", self.embeddings(inputs)))
         x = self.embedding_dropout(self.embeddings.layer_norm(embedded), deterministic=deterministic)
         if self.compute.scan_layers:

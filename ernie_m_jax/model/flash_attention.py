@@ -1,4 +1,4 @@
-"""Fused attention for one NVIDIA GPU: no [L, L] array in memory, forward or backward, dropout in the kernel.
+"""Fused attention for NVIDIA GPUs: no [L, L] array in memory, forward or backward, dropout in the kernel.
 
 FlashAttention-2 (Dao 2023, arXiv 2307.08691) in Pallas, compiled by Triton. Visibility is computed in the kernel from
 two integers per token, and blocks of keys with none of a block of queries' segments are never read, so a packed row
@@ -17,11 +17,11 @@ from jax.experimental import pallas as pl
 
 from ernie_m_jax.model.dropout import attention_kept
 from ernie_m_jax.model.kernels import WIDEST_HEAD, triton
+from ernie_m_jax.model.tpu_attention import KEPT
 from ernie_m_jax.model.visibility import Codes
 
 _HIDDEN = -1e30  # the logit of what must not be seen; finite, so that a row that sees nothing makes no NaN
 _LOG2_E = math.log2(math.e)
-KEPT = "attention"  # what rematerialisation knows the attention's output by
 _SHORTEST = 16  # the least axis of a block that the matrix units take
 
 

@@ -52,13 +52,14 @@ class MlmHead(nn.Module):
     config: ModelConfig
     compute: ComputeConfig
     table_rows: int = 0
+    mesh: jax.sharding.Mesh | None = None
 
     def setup(self) -> None:
         """Creates dense, layer_norm and the decoder's bias."""
         width = self.config.hidden_size
         if self.config.mlm_head == "dense":
             self.dense = linear(self.config, self.compute, width, ("embed", "embed_out"), bias_axes=("norm",))
-            self.layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute)
+            self.layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute, self.mesh)
         zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), ("vocab",))
         self.bias = self.param("bias", zeros, (self.table_rows or self.config.vocab_size,), jnp.float32)
 

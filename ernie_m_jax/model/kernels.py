@@ -1,8 +1,10 @@
 """Which kernels compute a model: what the config asks for, or on "auto" what the devices take."""
 
 import jax
+from jax.sharding import Mesh
 
 from ernie_m_jax.config import ComputeConfig, ConfigError, ModelConfig
+from ernie_m_jax.model import tpu_attention
 
 try:  # the backend that compiles our kernels is deprecated since JAX 0.11; without it XLA's code serves
     from jax.experimental.pallas import triton as triton
@@ -10,43 +12,86 @@ except ImportError:
     triton = None  # type: ignore[assignment]
 
 
-WIDEST_HEAD = 128  # that the attention kernels take
+WIDEST_HEAD = 128  # that the attention kernel for GPUs takes
 
 
-def why_not() -> str:
-    """Why our own kernels would not run here, "" where they do: on one NVIDIA GPU, with a JAX that compiles them."""
-    device = jax.devices()[0].device_kind
-    if jax.default_backend() != "gpu" or "NVIDIA" not in device:
-        return f"the device is {device}"
-    if jax.device_count() > 1:
-        return f"there are {jax.device_count()} GPUs, and the compiler cannot divide it"
-    return "" if triton is not None else f"jax {jax.__version__} no longer compiles it"
+def platform(mesh: Mesh | None) -> str:
+    """What computes, as far as kernels differ: "gpu" (NVIDIA's), "tpu" or "other".
+
+    Args:
+      mesh: the devices; None: the one that JAX takes by itself.
+    """
+    device = _device(mesh)
+    if device.platform == "gpu":
+        return "gpu" if "NVIDIA" in device.device_kind else "other"
+    return "tpu" if device.platform == "tpu" else "other"
 
 
-def attention_backend(compute: ComputeConfig, model: ModelConfig) -> str:
-    """`compute.attention`, with "auto" resolved: "flash" on one GPU in 16 bits, "xla" elsewhere."""
+def _device(mesh: Mesh | None) -> jax.Device:
+    return jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+
+
+def attention_backend(compute: ComputeConfig, model: ModelConfig, mesh: Mesh | None = None, length: int = 0) -> str:
+    """`compute.attention`, with "auto" resolved: "flash" on GPUs and TPUs in 16 bits where it runs, else "xla".
+
+    Args:
+      compute: the precision, and what is asked for.
+      model: its heads.
+      mesh: see `platform`.
+      length: tokens of a row; 0: not known.
+    """
     if compute.attention != "auto":
         return compute.attention
-    narrow = model.hidden_size // model.num_heads <= WIDEST_HEAD
-    return "flash" if compute.dtype == "bfloat16" and narrow and not why_not() else "xla"
+    return "flash" if compute.dtype == "bfloat16" and not _no_attention(model, mesh, length) else "xla"
 
 
-def layer_norm_kernel(compute: ComputeConfig) -> str:
-    """`compute.layer_norm`, with "auto" resolved: "fused" on one GPU in 16 bits, "xla" elsewhere."""
+def layer_norm_kernel(compute: ComputeConfig, mesh: Mesh | None = None) -> str:
+    """`compute.layer_norm`, with "auto" resolved: "fused" on GPUs in 16 bits where it runs, else "xla"."""
     if compute.layer_norm != "auto":
         return compute.layer_norm
-    return "fused" if compute.dtype == "bfloat16" and not why_not() else "xla"
+    return "fused" if compute.dtype == "bfloat16" and not _no_layer_norm(mesh) else "xla"
 
 
-def check(compute: ComputeConfig) -> None:
+def check(compute: ComputeConfig, model: ModelConfig, mesh: Mesh, length: int) -> None:
     """Checks that a kernel of our own is asked for where it runs; elsewhere it would be interpreted, for tests.
 
     Raises:
       ConfigError: it is not.
     """
-    for key, value in (("attention", "flash"), ("layer_norm", "fused")):
-        if getattr(compute, key) == value and (reason := why_not()):
+    for key, value, devices, reason in (
+        ("attention", "flash", "NVIDIA GPUs and TPUs", _no_attention(model, mesh, length)),
+        ("layer_norm", "fused", "NVIDIA GPUs", _no_layer_norm(mesh)),
+    ):
+        if getattr(compute, key) == value and reason:
             raise ConfigError(
-                f"config.compute.{key} is {value!r}, a kernel for one NVIDIA GPU, but {reason}: "
+                f"config.compute.{key} is {value!r}, a kernel for {devices}, but {reason}: "
                 f"--config.compute.{key}=auto takes what runs here"
             )
+
+
+def _no_attention(model: ModelConfig, mesh: Mesh | None, length: int) -> str:
+    """Why the attention kernel does not run on the devices; "": it does."""
+    width = model.hidden_size // model.num_heads
+    if platform(mesh) == "tpu":
+        return tpu_attention.why_not(model.num_heads // _tensor(mesh), width, length)
+    if reason := _no_gpu(mesh):
+        return reason
+    return f"heads are {width} wide, and it takes up to {WIDEST_HEAD}" if width > WIDEST_HEAD else ""
+
+
+def _no_layer_norm(mesh: Mesh | None) -> str:
+    """Why the kernel of layer normalisation does not run on the devices; "": it does."""
+    if reason := _no_gpu(mesh):
+        return reason
+    # Each device of the axis has whole rows there: the gradients of all of them would have to be added up.
+    return "mesh.tensor is above 1" if _tensor(mesh) > 1 else ""
+
+
+def _no_gpu(mesh: Mesh | None) -> str:
+    if platform(mesh) != "gpu":
+        return f"the device is {_device(mesh).device_kind}"
+    return "" if triton is not None else f"jax {jax.__version__} no longer compiles it"
+
+
+def _tensor(mesh: Mesh | None) -> int:
+    return 1 if mesh is None else mesh.shape["tensor"]

@@ -11,7 +11,8 @@ import numpy as np
 
 from ernie_m_jax.config import ComputeConfig, ModelConfig
 from ernie_m_jax.model.fused_layer_norm import fused_layer_norm
-from ernie_m_jax.model.kernels import layer_norm_kernel
+from ernie_m_jax.model.kernels import layer_norm_kernel, platform
+from ernie_m_jax.model.split import POSITIONS, WHOLE, split_of
 
 
 def linear(
@@ -62,10 +63,12 @@ class LayerNorm(nn.Module):
     Attributes:
       epsilon: added to the variance.
       compute: `dtype` of the result; `layer_norm`, how it is computed.
+      mesh: the devices among which the vectors are divided by their first axis; None: one.
     """
 
     epsilon: float
     compute: ComputeConfig
+    mesh: jax.sharding.Mesh | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, added: jax.Array | None = None) -> jax.Array:
@@ -74,12 +77,18 @@ class LayerNorm(nn.Module):
         scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones_init(), ("norm",)), shape)
         bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros_init(), ("norm",)), shape)
         terms = (x,) if added is None else (x, added)
-        if layer_norm_kernel(self.compute) == "fused":
+        split = split_of(self.mesh)
+        if layer_norm_kernel(self.compute, self.mesh) != "fused" or x.shape[0] % split.parts:
+            return layer_norm(terms, scale, bias, self.epsilon, self.compute.dtype)
+        interpret = platform(self.mesh) == "other"
+
+        def fused(terms: tuple[jax.Array, ...], scale: jax.Array, bias: jax.Array) -> jax.Array:
             flat = tuple(term.reshape(-1, x.shape[-1]) for term in terms)
-            interpret = jax.default_backend() != "gpu"
             out = fused_layer_norm(flat, scale, bias, self.epsilon, self.compute.dtype, interpret)
-            return out.reshape(x.shape)
-        return layer_norm(terms, scale, bias, self.epsilon, self.compute.dtype)
+            return out.reshape(terms[0].shape)
+
+        inputs = ((POSITIONS,) * len(terms), WHOLE, WHOLE)
+        return split.on_devices(fused, inputs, POSITIONS)(terms, scale, bias)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))

@@ -67,7 +67,7 @@ def compile_steps(config: Config, topology: Topology | None = None, output: str 
 def _run(config: Config, topology: Topology | None) -> stages.Run:
     """A run without tokenizer, data and evaluations, on the devices of the topology."""
     mesh = sharding.make_mesh(config.mesh, topology.devices if topology else None)
-    kernels.check(config.compute)
+    kernels.check(config.compute, config.model, mesh, config.data.sequence_length)
     if topology and config.compute.attention == "cudnn":
         raise ConfigError(
             "config.compute.attention is 'cudnn', which only a GPU that is here can compile: "
@@ -90,8 +90,8 @@ def _about(run: stages.Run, topology: Topology | None, chip: Chip | None) -> dic
         "mesh": dict(run.mesh.shape),
         "dtype": config.compute.dtype,
         "remat": config.compute.remat,
-        "attention": kernels.attention_backend(config.compute, config.model),
-        "layer_norm": kernels.layer_norm_kernel(config.compute),
+        "attention": kernels.attention_backend(config.compute, config.model, run.mesh, config.data.sequence_length),
+        "layer_norm": kernels.layer_norm_kernel(config.compute, run.mesh),
         "batch_size": config.train.batch_size,
         "grad_accumulation_steps": config.train.grad_accumulation_steps,
         "sequence_length": config.data.sequence_length,

@@ -110,10 +110,10 @@ def make(config: Config, workdir: Path, training: bool = False, with_evaluations
     if jax.process_index() != 0:
         mirrors.follow(workdir)
     mesh = _mesh(config, training)
-    kernels.check(config.compute)
+    kernels.check(config.compute, config.model, mesh, config.data.sequence_length)
     if training and "auto" in (config.compute.attention, config.compute.layer_norm):
-        picked = f"attention {kernels.attention_backend(config.compute, config.model)}, layer norm "
-        screen.show(f"kernels: {picked}{kernels.layer_norm_kernel(config.compute)}")
+        attention = kernels.attention_backend(config.compute, config.model, mesh, config.data.sequence_length)
+        screen.show(f"kernels: attention {attention}, layer norm {kernels.layer_norm_kernel(config.compute, mesh)}")
     evaluations = Evaluations(config if with_evaluations else dataclasses.replace(config, evals={}))
     sources = mixture.Sources(config) if training else None
     entries = open_entries(config, sources) if sources is not None else {}

@@ -24,6 +24,7 @@ import time
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 
 from configs import base, recipes
@@ -54,6 +55,11 @@ def variant(text: str) -> dict[str, str]:
 
 def config_of(keys: dict[str, str]) -> configuration.Config:
     """The pre-training config of a variant; its data are never opened."""
+    return configuration.resolve(tree_of(keys))
+
+
+def tree_of(keys: dict[str, str]) -> ml_collections.ConfigDict:
+    """The same, before it is resolved."""
     config = recipes.pretraining(keys["size"])
     config.languages = ("en", "de")
     config.data.sequence_length = int(keys["length"])
@@ -69,7 +75,7 @@ def config_of(keys: dict[str, str]) -> configuration.Config:
         steps=1000, weights={keys["objective"]: 1.0}, warmup_steps=10, learning_rate=1e-4, schedule="constant"
     )
     config.evals = {}
-    return configuration.resolve(config)
+    return config
 
 
 def model_flops(config: configuration.Config, objective: str) -> tuple[float, float]:

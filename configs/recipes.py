@@ -49,7 +49,8 @@ def pretraining(size: str) -> ml_collections.ConfigDict:
     config.data.parallel.pairs = base.source("pairs/{pair}.{language}")
     for group in ("compute", "data", "train"):
         config[group].update(SCALES[size][group])
-    characters = 4 * config.data.sequence_length  # about as many as fill a row
+    # About as many as fill eight rows: a text cut into rows has one that is not full, whatever its length.
+    characters = 32 * config.data.sequence_length
     config.objectives.mmlm.join_to_characters = characters
     config.objectives.btmlm.join_to_characters = characters // 2  # the placeholders need as much room again
     return config

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 READY_DOCS := $(VENV)/.docs-installed
 
-.PHONY: quickstart test test-slow check docs notebooks clean
+.PHONY: quickstart test test-slow check docs notebooks bench clean
 
 quickstart: $(READY)
 	$(BIN)/python -m ernie_m_jax.main --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -27,6 +27,11 @@ docs: $(READY_DOCS)
 
 notebooks: $(READY)
 	$(BIN)/python notebooks/execute.py
+
+# PEER_PYTHON: a Python with torch and transformers, to compare with.
+bench: $(READY)
+	PYTHONPATH=. $(BIN)/python benchmarks/cpu_ratios.py $(if $(PEER_PYTHON),--peer_python $(PEER_PYTHON))
+	PYTHONPATH=. $(BIN)/python benchmarks/input_speed.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist site *.egg-info

@@ -5,7 +5,8 @@
 One process, timed in processor time, so other work on the machine does not count. The bundled messages in four
 languages, rows of 256 tokens, a tokenizer of 5,000 entries trained on them; each objective from text and from stored
 ids (`python -m ernie_m_jax.data.prepare corpus`): MMLM and BTMLM with lines as they are (about 15 tokens), MMLM also
-joined to 2,000 characters. A real token is one that is not padding. Where the time goes is a profile by module of the
+joined to 2,000 characters and to about eight rows. A real token is one that is not padding; the fill is their share.
+Where the time goes is a profile by module of the
 same batches, whose instrumentation slows small functions more. --workers=N times the wall clock of N worker processes
 too, which tells something only where as many cores are idle. Prints a table and writes it with hardware, versions and
 date.
@@ -36,6 +37,7 @@ from ernie_m_jax.data import loader, mixture
 LANGUAGES = ("en", "de", "fr", "ru")
 CASES = {
     "mmlm joined": ("mmlm", {"join_to_characters": 2000}),
+    "mmlm to 8 rows": ("mmlm", {"join_to_characters": 8192}),
     "mmlm short lines": ("mmlm", {}),
     "tlm": ("tlm", {}),
     "camlm": ("camlm", {}),
@@ -74,16 +76,17 @@ def real(batch):
 
 
 def timed(config, objective, model, seconds, clock):
-    """Real tokens per second of a clock, once the first batches are made."""
+    """Real tokens per second of a clock, once the first batches are made, and their share of all tokens."""
     # A packer delivers all of its rows at once: only between such times is as much work done as comes out.
     filled = config.data.virtual_streams * config.data.packing_bins // BATCH
     with opened(config, objective, model) as source:
         for _ in range(filled + 1):
             next(source)
-        tokens, begun, end = 0, clock(), time.perf_counter() + seconds
+        tokens, batches, begun, end = 0, 0, clock(), time.perf_counter() + seconds
         while time.perf_counter() < end:
             tokens += sum(real(next(source)) for _ in range(filled))
-        return tokens / (clock() - begun)
+            batches += filled
+        return tokens / (clock() - begun), tokens / (batches * BATCH * config.data.sequence_length)
 
 
 def profile(config, objective, model, rows=300):
@@ -129,11 +132,12 @@ def main():
                     preparation_corpus.corpus(kinds["text"], "benchmarks/input_speed.py", path)
                 kinds["ids"] = config_of(objective, keys, path, os.path.join(folder, "tokenizer"))
             for kind, config in kinds.items():
-                row = {"tokens_per_cpu_second": round(timed(config, objective, model, args.seconds, time.process_time))}
+                speed, fill = timed(config, objective, model, args.seconds, time.process_time)
+                row = {"tokens_per_cpu_second": round(speed), "fill": round(fill, 4)}
                 row["profile"] = profile(config, objective, model)
                 for workers in range(1, args.workers + 1):
                     several = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=workers))
-                    speed = timed(several, objective, model, args.seconds, time.perf_counter)
+                    speed, _ = timed(several, objective, model, args.seconds, time.perf_counter)
                     row[f"tokens_per_second_{workers}_workers"] = round(speed)
                 found.setdefault(case, {})[kind] = row
                 speeds = "  ".join(f"{value:,}" for name, value in row.items() if name != "profile")

@@ -49,8 +49,9 @@ def pretraining(size: str) -> ml_collections.ConfigDict:
     config.data.parallel.pairs = base.source("pairs/{pair}.{language}")
     for group in ("compute", "data", "train"):
         config[group].update(SCALES[size][group])
-    # About as many as fill eight rows: a text cut into rows has one that is not full, whatever its length.
-    characters = 32 * config.data.sequence_length
+    # About as many as fill four rows: of a text cut into rows one is not full, whatever its length. More would pad less
+    # still, but then the rows that are packed together come from fewer texts.
+    characters = 16 * config.data.sequence_length
     config.objectives.mmlm.join_to_characters = characters
     config.objectives.btmlm.join_to_characters = characters // 2  # the placeholders need as much room again
     return config

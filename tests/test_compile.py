@@ -94,6 +94,9 @@ def test_a_step_of_each_generation_of_tpus(topology, tmp_path):
         "--config.model.num_heads=4",
         "--config.mesh.data=1",
         "--config.mesh.tensor=2",
+        "--config.data.sequence_length=512",
+        "--config.model.attention_dropout=0.1",
+        "--config.stages.stage1.weights={'camlm': 1.0}",
     )
     assert "Traceback" not in done.stderr
     found = json.loads(output.read_text())

@@ -32,6 +32,11 @@ CASES = {
     "gpu": ("gpu", MeshConfig(data=4, fsdp=2, tensor=1), {"attention": "flash", "layer_norm": "fused"}),
     "gpu tensor": ("gpu", MeshConfig(data=2, fsdp=2, tensor=2), {"attention": "flash"}),
     "tpu": ("tpu", MeshConfig(data=2, fsdp=2, tensor=2), {"attention": "flash"}),
+    "tpu scanned": (
+        "tpu",
+        MeshConfig(data=2, fsdp=2, tensor=2),
+        {"attention": "flash", "scan_layers": True, "remat": "dots_attention"},
+    ),
     "tpu one": ("tpu", MeshConfig(data=1, fsdp=1, tensor=1), {"attention": "flash"}),
 }
 
@@ -58,6 +63,13 @@ def gradients(params, inputs, weights, compute, mesh):
     return jax.jit(jax.value_and_grad(total, has_aux=True)), jax.make_jaxpr(jax.grad(total, has_aux=True))
 
 
+def stacked(params):
+    """The layers' parameters as `nn.scan` has them."""
+    layers = [params[f"layers_{index}"] for index in range(SIZES["num_layers"])]
+    rest = {name: value for name, value in params.items() if not name.startswith("layers_")}
+    return rest | {"layers": jax.tree.map(lambda *leaves: np.stack(leaves), *layers)}
+
+
 def observe(name, wanted, params, inputs, weights):
     """The largest difference of any number, against its array's largest; and the forward kernels in the program.
 
@@ -68,8 +80,12 @@ def observe(name, wanted, params, inputs, weights):
     devices = jax.devices()[: sizes.data * sizes.fsdp * sizes.tensor]
     mesh = sharding.make_mesh(sizes, devices)
     rows = sharding.batch_sharding(mesh)
-    placed = jax.device_put(params, sharding.replicated(mesh)), *jax.device_put((inputs, weights), rows)
     compute = dataclasses.replace(PLAIN, **keys)
+    boxed = jax.eval_shape(ErnieM(CONFIG, compute).init, jax.random.key(0), inputs, camlm.TABLE)["params"]
+    if compute.scan_layers:
+        params = stacked(params)
+    wanted = wanted[compute.scan_layers]
+    placed = jax.device_put(params, sharding.state_sharding(mesh, boxed)), *jax.device_put((inputs, weights), rows)
     found = jax.device_get(gradients(*placed, compute, mesh)[0](*placed))
     off = jax.tree.map(lambda a, b: float(np.abs(a - b).max() / (np.abs(b).max() + 1e-2)), found, wanted)
     runs = {}
@@ -91,11 +107,15 @@ def test_a_model_is_what_xla_makes_of_it_on_one_device(found, name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_an_output_that_is_kept_spares_the_kernel(found, name):
-    layers = SIZES["num_layers"]
-    assert found[name]["runs"] == {"attention": layers, "full": 2 * layers}
+    times = 1 if "scanned" in name else SIZES["num_layers"]
+    assert found[name]["runs"] == {"attention": times, "full": 2 * times}
 
 
 if __name__ == "__main__":
     given = problem()
-    plain = jax.device_get(gradients(*given, PLAIN, None)[0](*given))
+    scanned, layers = dataclasses.replace(PLAIN, scan_layers=True), (stacked(given[0]), *given[1:])
+    plain = {  # each draws its dropout in its own order
+        False: jax.device_get(gradients(*given, PLAIN, None)[0](*given)),
+        True: jax.device_get(gradients(*layers, scanned, None)[0](*layers)),
+    }
     print(json.dumps({name: observe(name, plain, *given) for name in CASES}))

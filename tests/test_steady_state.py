@@ -38,12 +38,12 @@ def config_of(tokenizer_path, **keys):
 @pytest.mark.slow
 def test_what_is_compiled_does_not_depend_on_the_number_of_steps(compilations, tokenizer_path, tmp_path):
     counts = []
-    for steps in (8, 8, 40):  # the first compiles what all of the process's runs share
+    for steps in (8, 8, 40):  # the first may compile what all of the process's runs share
         del compilations[:]
         config = config_of(tokenizer_path, stages__one__steps=steps, train__log_every=1)
         run.train(config, tmp_path / str(len(counts)))
         counts.append(len(compilations))
-    assert counts[0] > counts[1] == counts[2] > 0
+    assert counts[1] == counts[2] > 0
 
 
 @pytest.mark.slow

@@ -14,8 +14,10 @@ from ernie_m_jax.data import packing
 from ernie_m_jax.data.columns import Columns
 from ernie_m_jax.task import Spec
 
-# Records made into examples at a time: for each row that is filled at a time, but no more than make it faster.
-CHUNK_PER_BIN, LARGEST_CHUNK = 4, 256
+# Examples made at a time: for each row that is filled at a time, but no more than make it faster. Until it is known how
+# many a record becomes, the records are these.
+EXAMPLES_PER_BIN, MOST_EXAMPLES = 4, 256
+FIRST_RECORDS = 32
 Source = Callable[[int, int], Columns]  # (first element of the stream, number of them) -> their examples
 
 
@@ -104,8 +106,10 @@ class StreamRows(grain.DatasetIterator):
 
     def _read(self) -> None:
         """Makes the next chunk of records into examples."""
+        wanted = min(EXAMPLES_PER_BIN * self._bins, MOST_EXAMPLES)
+        records = FIRST_RECORDS if not self._count else wanted * self._count // max(len(self._owners), 1)
         self._first += self._count
-        self._count = min(CHUNK_PER_BIN * self._bins, LARGEST_CHUNK)
+        self._count = max(1, min(records, wanted))
         self._made = self._source(self._first, self._count)
         self._owners = self._made.owners
         # Where a stream goes on, some examples of its first record may have left already.

@@ -110,7 +110,7 @@ def attention(
     """
     config_fields.check_value(ComputeConfig, "attention", backend, "config.compute.attention")
     if backend == "flash":
-        raise ValueError("attention 'flash' takes the projections in one array: fused_attention")
+        raise ValueError("attention 'flash' is fused_attention's")
     if backend == "cudnn" and query_blhd.dtype not in (jnp.bfloat16, jnp.float16):
         raise ValueError(f"compute.attention='cudnn' needs compute.dtype='bfloat16', got {query_blhd.dtype} inputs")
     query_blhd = query_blhd * jnp.asarray(query_blhd.shape[-1] ** -0.5, query_blhd.dtype)

@@ -146,9 +146,9 @@ class ErnieM(nn.Module):
 
     Attributes:
       mesh: the devices over which the rows [B, ...] of a batch are spread, and the vocabulary's loss and generation
-        with them (`split`); None leaves it to the compiler. Told nothing, XLA takes over the sharding of the tables'
-        width (fsdp): each device then computes a part of the width of all rows, and activations are exchanged in every
-        layer instead of parameters.
+        with them (`split`). None leaves it to the compiler, and is for one device where a kernel of ours computes. Told
+        nothing, XLA takes over the sharding of the tables' width (fsdp): each device then computes a part of the width
+        of all rows, and activations are exchanged in every layer instead of parameters.
       table_rows: rows of the word table and of the decoder's bias, where devices hold more than there are words
         (`sharding.table_rows`): zeros that no token is and that are never predicted. 0: a row per word.
     """

@@ -42,7 +42,8 @@ def attention_backend(compute: ComputeConfig, model: ModelConfig, mesh: Mesh | N
     """
     if compute.attention != "auto":
         return compute.attention
-    return "flash" if compute.dtype == "bfloat16" and not _no_attention(model, mesh, length) else "xla"
+    short = platform(mesh) == "tpu" and 0 < length < tpu_attention.LANES  # the kernel would compute 128 tokens
+    return "flash" if compute.dtype == "bfloat16" and not short and not _no_attention(model, mesh, length) else "xla"
 
 
 def layer_norm_kernel(compute: ComputeConfig, mesh: Mesh | None = None) -> str:
@@ -72,6 +73,8 @@ def check(compute: ComputeConfig, model: ModelConfig, mesh: Mesh, length: int) -
 def _no_attention(model: ModelConfig, mesh: Mesh | None, length: int) -> str:
     """Why the attention kernel does not run on the devices; "": it does."""
     width = model.hidden_size // model.num_heads
+    if model.num_heads % _tensor(mesh):
+        return f"{model.num_heads} heads do not divide among mesh.tensor={_tensor(mesh)}"
     if platform(mesh) == "tpu":
         return tpu_attention.why_not(model.num_heads // _tensor(mesh), width, length)
     if reason := _no_gpu(mesh):

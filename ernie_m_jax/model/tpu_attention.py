@@ -24,7 +24,7 @@ KEPT = "attention"  # what rematerialisation knows the attention's output by
 _HIDDEN = -1e30  # the logit of what must not be seen; finite, so that a row that sees nothing makes no NaN
 LANES = 128
 _CELLS = 256 * 1024  # logits that a program holds at a time
-LONGEST = 4096  # tokens of a row; the keys, the values and their gradients of 128 columns lie in the chip's fast memory
+LONGEST = _CELLS // LANES  # tokens of a row: 128 queries see all of its keys at a time
 
 
 def why_not(heads: int, width: int, length: int = 0) -> str:
@@ -65,14 +65,17 @@ def tpu_attention(
     """
     batch, length, heads, width = query.shape
     if reason := why_not(heads, width, length):
-        raise ValueError(f"compute.attention='flash' does not run on this TPU: {reason}")
+        raise ValueError(
+            f"compute.attention='flash' does not run here: {reason}; --config.compute.attention=auto takes what does"
+        )
     tail = -length % LANES
     flat = [jnp.pad(x.reshape(batch, length, heads * width), ((0, 0), (0, tail), (0, 0))) for x in (query, key, value)]
     places, bits = (
         None if x is None else jnp.pad(x, ((0, 0), (0, tail)), constant_values=-1)[:, None, :] for x in codes
     )
     settings = _Settings(width, dropout_rate, interpret)
-    out = checkpoint_name(_attention(*flat, Codes(cast(jax.Array, places), bits), seeds, settings), KEPT)
+    own_seeds = seeds[:, None, :] if dropout_rate > 0.0 else None
+    out = checkpoint_name(_attention(*flat, Codes(cast(jax.Array, places), bits), own_seeds, settings), KEPT)
     return out[:, :length].reshape(query.shape)
 
 
@@ -96,7 +99,7 @@ class _Head:
         lanes = jax.lax.broadcasted_iota(jnp.int32, (1, LANES), 1) // settings.width
         self.own = lanes == number
         self._settings, self._queries, self._codes = settings, queries, codes
-        self._seed = seeds[pl.program_id(0), pl.program_id(1) * settings.heads + number]
+        self._seed: Any = None if seeds is None else seeds[0, pl.program_id(1) * settings.heads + number]
 
     def of(self, block: jax.Array) -> jax.Array:
         """The block [tokens, 128] with the other heads' columns set to zero."""
@@ -170,7 +173,8 @@ def _backward_kernel(
     for number in range(settings.heads):
         head = _Head(settings, number, queries, (places_ref, bits_ref), seeds_ref)
         q, grad = head.of(q_ref[...]), head.of(grad_ref[...])
-        probs = head.probabilities(q, k_ref[...], seen)
+        # A query that sees nothing has probabilities, which nothing may learn from.
+        probs = jnp.where(seen, head.probabilities(q, k_ref[...], seen), 0.0)
         dropped, d_probs = head.drop(probs, _product(grad, v_ref[...], 1, 1))
         d_logits = probs * (d_probs - jnp.sum(d_probs * probs, axis=1, keepdims=True)) * scale
         d_logits = d_logits.astype(q.dtype)
@@ -189,15 +193,16 @@ def _call(name: str, kernel: Any, operands: list, blocks: str, outs: str, settin
     """One kernel over (row, 128 columns, block of queries).
 
     `blocks` says how each operand is cut and `outs` each result: "q" [B, L, H * D], its own block of queries; "k" the
-    same, all tokens; "c" codes [B, 1, L] and "s" seeds [B, H], whole.
+    same, all tokens; "c" codes [B, 1, L] and "s" seeds [B, 1, H], whole rows of them.
     """
     batch, length, columns = operands[0].shape
+    heads = columns // settings.width
     queries = max([LANES, *(size for size in (256, 512) if length % size == 0 and size * length <= _CELLS)])
     specs = {
         "q": pl.BlockSpec((None, queries, LANES), lambda b, h, i: (b, i, h)),
         "k": pl.BlockSpec((None, length, LANES), lambda b, h, i: (b, 0, h)),
         "c": pl.BlockSpec((None, 1, length), lambda b, h, i: (b, 0, 0)),
-        "s": pl.BlockSpec(memory_space=pltpu.SMEM),
+        "s": pl.BlockSpec((None, 1, heads), lambda b, h, i: (b, 0, 0), memory_space=pltpu.SMEM),
     }
     sums = [pltpu.VMEM((length, LANES), jnp.float32)] * outs.count("k")
     return pl.pallas_call(

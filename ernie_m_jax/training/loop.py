@@ -5,8 +5,9 @@ objective is added. The order within a step is contract 5 of docs/design.md.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
@@ -64,104 +65,139 @@ def train_stage(
         profile = Profile(config.train, stage.directory / "tensorboard")
         stack.callback(profile.close)
         evaluating = Evaluating(run, stage, first, writer, selection)
-        return _loop(run, stage, start, loaders, metrics.Meter(writer), waiting, profile, evaluating, progress, stop)
+        stack.enter_context(run.phases.of("step"))
+        return _Loop(
+            run, stage, start, loaders, metrics.Meter(writer), waiting, profile, evaluating, progress, stop
+        ).train()
 
 
-def _loop(
-    run: stages.Run,
-    stage: stages.Stage,
-    current: state.TrainState,
-    loaders: Mapping[str, loader.Loader],
-    meter: metrics.Meter,
-    waiting: Waiting,
-    profile: Profile,
-    evaluating: Evaluating,
-    progress: screen.Progress,
-    stop: preemption.StopRequest,
-) -> state.TrainState:
-    """The steps themselves, in the order of contract 5; see `train_stage`."""
-    config, first, last = run.config, int(current.step), stage.config.steps
-    saved, steps = stages.checkpoints(run, stage.directory), stages.compiled_steps(run, stage)
-    rows_sharding = sharding.batch_sharding(run.mesh)
-    key = run_key(stage.seed, run.mesh)
-    meta = {"stage": stage.name, "versions": files.versions()}
-    finite = guard.Guard(
-        config.train.max_skipped, stage.directory, lambda name, streams: loaders[name].trace(streams), progress.log
-    )
-    _, writes_streams = sharding.owned_parts(run.mesh, config.data.virtual_streams)
-    slow_data = SlowData(config.data)
-    pending: metrics.Step | None = None
-    shown = first
+@dataclasses.dataclass
+class _Loop:
+    """The steps of one stage; see `train_stage`.
 
-    def save(index: int) -> None:
-        chosen = evaluating.selection
-        found = {"selection": chosen.state()} if chosen.evaluation else {}
-        streams = stream_states(loaders) if writes_streams else {}
-        saved.save(index, current, streams, meta | found, selected=chosen.best == index)
-        run.keep_time()
+    Attributes:
+      current: the newest state; it may still be being computed.
+    """
 
-    def read(done: int) -> None:
+    run: stages.Run
+    stage: stages.Stage
+    current: state.TrainState
+    loaders: Mapping[str, loader.Loader]
+    meter: metrics.Meter
+    waiting: Waiting
+    profile: Profile
+    evaluating: Evaluating
+    progress: screen.Progress
+    stop: preemption.StopRequest
+
+    def __post_init__(self) -> None:
+        run, stage, self.keys = self.run, self.stage, self.run.config.train
+        self.first, self.last = int(self.current.step), stage.config.steps
+        self.saved, self.steps = stages.checkpoints(run, stage.directory), stages.compiled_steps(run, stage)
+        self.key, self.rows_sharding = run_key(stage.seed, run.mesh), sharding.batch_sharding(run.mesh)
+        _, self.writes_streams = sharding.owned_parts(run.mesh, run.config.data.virtual_streams)
+        self.meta = {"stage": stage.name, "versions": files.versions()}
+        self.finite = guard.Guard(
+            self.keys.max_skipped,
+            stage.directory,
+            lambda name, streams: self.loaders[name].trace(streams),
+            self.progress.log,
+        )
+        self.slow_data = SlowData(run.config.data)
+        self.compiled: set[str] = set()  # objectives that have had a step
+        self.pending: metrics.Step | None = None  # dispatched, and its numbers not read
+        self.shown = self.first
+
+    def train(self) -> state.TrainState:
+        """All steps in the order of contract 5, and the last save."""
+        for index in range(self.first, self.last):
+            better = self.evaluate(index)
+            if self.evaluating.selection.ended == index:
+                self.last, best = index, self.evaluating.selection.best
+                since = "at any step" if best is None else f"since step {best}"
+                what = f"{self.stage.name}: {self.keys.select} was not better {since}, it ends at step {index}"
+                self.progress.log(what)
+                break
+            if due(index, self.keys.save_every, self.first) or better:
+                self.read(index)  # first: a kill during the save must not lose its line
+                if not self.finite.in_row:
+                    self.save(index)
+            self.profile.before(index, self.current)
+            self.step(index)
+            if self.stop.due(index + 1) and index + 1 < self.last:
+                self.interrupt(index + 1)
+        return self.end()
+
+    def evaluate(self, index: int) -> bool:
+        """Runs the evaluations that are due before step `index`; returns whether the state is the best now."""
+        names = self.evaluating.due(index)
+        if names:
+            self.read(index)  # first: so the lines of the metrics have one order, wherever a run was stopped
+        return bool(names) and not self.finite.in_row and self.evaluating.evaluate(index, self.current.params, names)
+
+    def step(self, index: int) -> None:
+        """Dispatches step `index`, then reads the one before."""
+        objective = self.stage.objective(index)
+        with self.run.phases.of("data"):
+            before = self.loaders[objective].state()
+            rows = self.waiting.draw(self.loaders[objective])
+            batch = batches.to_global(rows, self.keys.batch_size, self.rows_sharding)
+        with self.run.phases.of("step" if objective in self.compiled else "compile"), jax.transfer_guard("disallow"):
+            self.current, sums = self.steps[objective](self.current, batch, self.key)
+        self.compiled.add(objective)
+        self.waiting.dispatched(sums)
+        self.read(index)
+        self.pending = metrics.Step(index, objective, sums, before)
+
+    def read(self, done: int) -> None:
         """Reads the last of `done` steps, unless it has been, and shows the window that ends with it."""
-        nonlocal pending, shown
-        if pending is not None:
-            step, pending = pending, None
-            finite.note(step, meter.read(step))
-        if done > shown and (done % config.train.log_every == 0 or done == last):
-            losses, timing = meter.window(done - 1, waiting.seconds())
-            progress.update(done, losses, timing["tokens_per_second"])
-            if text := slow_data.text(timing):
-                progress.log(text)
-            shown = done
+        if self.pending is not None:
+            step, self.pending = self.pending, None
+            self.finite.note(step, self.meter.read(step))
+        if done > self.shown and (done % self.keys.log_every == 0 or done == self.last):
+            losses, timing = self.meter.window(done - 1, self.waiting.seconds())
+            self.progress.update(done, losses, timing["tokens_per_second"])
+            if text := self.slow_data.text(timing):
+                self.progress.log(text)
+            self.shown = done
 
-    for index in range(first, last):
-        better = False
-        if names := evaluating.due(index):
-            read(index)  # first: so the lines of the metrics have one order, wherever a run was stopped
-            if not finite.in_row:
-                better = evaluating.evaluate(index, current.params, names)
-        if evaluating.selection.ended == index:
-            last, best = index, evaluating.selection.best
-            since = "at any step" if best is None else f"since step {best}"
-            progress.log(f"{stage.name}: {config.train.select} was not better {since}, it ends at step {index}")
-            break
-        if due(index, config.train.save_every, first) or better:
-            read(index)  # first: a kill during the save must not lose its line
-            if not finite.in_row:
-                save(index)
-        profile.before(index, current)
-        objective = stage.objective(index)
-        before = loaders[objective].state()
-        rows = waiting.draw(loaders[objective])
-        batch = batches.to_global(rows, config.train.batch_size, rows_sharding)
-        with jax.transfer_guard("disallow"):
-            current, sums = steps[objective](current, batch, key)
-        waiting.dispatched(sums)
-        read(index)
-        pending = metrics.Step(index, objective, sums, before)
-        if stop.due(index + 1) and index + 1 < last:
-            read(index + 1)
-            where = "saved"
-            if finite.in_row:
-                saved.wait()
-                where = f"not saved, since its update was skipped; the last checkpoint is of step {saved.latest()}"
-            else:
-                save(index + 1)
-                saved.wait()
-            what = f"stopped after step {index + 1} of {last} of {stage.name}, {where}"
-            raise preemption.Interrupted(what, stop.signal)
-    read(last)
-    finite.end()
-    try:
-        evaluating.evaluate(last, current.params, evaluating.due_at_end(last))
-    except ConfigError:  # what it is to be selected by is not there; that must not cost the training
-        save(last)
-        saved.wait()
-        raise
-    save(last)
-    saved.wait()
-    if stop.due(last):
-        raise preemption.Interrupted(f"stopped at the end of {stage.name}, saved", stop.signal)
-    return current
+    def save(self, index: int, wait: bool = False) -> None:
+        """Saves the state before step `index`; without `wait` the disk gets it while training goes on."""
+        with self.run.phases.of("checkpoint"):
+            chosen = self.evaluating.selection
+            meta = self.meta | ({"selection": chosen.state()} if chosen.evaluation else {})
+            streams = stream_states(self.loaders) if self.writes_streams else {}
+            self.saved.save(index, self.current, streams, meta, selected=chosen.best == index)
+            self.run.keep_time()
+            if wait:
+                self.saved.wait()
+
+    def interrupt(self, done: int) -> NoReturn:
+        """Saves the state after `done` steps, if it can be, and ends the run."""
+        self.read(done)
+        where = "saved"
+        if self.finite.in_row:
+            with self.run.phases.of("checkpoint"):
+                self.saved.wait()
+            where = f"not saved, since its update was skipped; the last checkpoint is of step {self.saved.latest()}"
+        else:
+            self.save(done, wait=True)
+        what = f"stopped after step {done} of {self.last} of {self.stage.name}, {where}"
+        raise preemption.Interrupted(what, self.stop.signal)
+
+    def end(self) -> state.TrainState:
+        """The last evaluation and save; returns the state that the stage ends with."""
+        self.read(self.last)
+        self.finite.end()
+        try:
+            self.evaluating.evaluate(self.last, self.current.params, self.evaluating.due_at_end(self.last))
+        except ConfigError:  # what it is to be selected by is not there; that must not cost the training
+            self.save(self.last, wait=True)
+            raise
+        self.save(self.last, wait=True)
+        if self.stop.due(self.last):
+            raise preemption.Interrupted(f"stopped at the end of {self.stage.name}, saved", self.stop.signal)
+        return self.current
 
 
 def run_key(seed: int, mesh: jax.sharding.Mesh) -> jax.Array:

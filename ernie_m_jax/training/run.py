@@ -31,6 +31,7 @@ from ernie_m_jax.reporting import files, metrics, screen, summary
 from ernie_m_jax.task import Group
 from ernie_m_jax.training import claim, evaluating, lengths, loop, restore, stages
 from ernie_m_jax.training.clock import Clock
+from ernie_m_jax.training.phases import Phases
 
 
 def open_tokenizer(config: Config, workdir: Path, sources: mixture.Sources | None) -> tokenizer.Tokenizer:
@@ -162,11 +163,12 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
       ConfigError, DataError, CheckpointError: what is wrong and where; what is on disk stays intact.
       Interrupted: a signal asked to stop; the same command goes on from there.
     """
+    phases = Phases()
     begun = claim.is_begun(workdir)
     config = lengths.as_stored(config, workdir) if begun else config
     claim.check(config, workdir)
     clock = Clock(workdir / "elapsed.json", begun)
-    run = dataclasses.replace(make(config, workdir, training=True), keep_time=clock.keep)
+    run = dataclasses.replace(make(config, workdir, training=True), keep_time=clock.keep, phases=phases)
     config = lengths.measured(run)
     if config != run.config:
         run = dataclasses.replace(run, config=config)

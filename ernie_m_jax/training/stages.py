@@ -24,6 +24,7 @@ from ernie_m_jax.model.encoder import ErnieM, Inputs
 from ernie_m_jax.model.visibility import FULL
 from ernie_m_jax.task import Group
 from ernie_m_jax.training import optimizer, state, step
+from ernie_m_jax.training.phases import Phases
 
 
 def init_inputs() -> tuple[Any, ...]:
@@ -45,6 +46,7 @@ class Run:
       entries: the mixtures of all objectives with a weight in any stage.
       evaluations: those of `config.evals`, opened.
       keep_time: is called with every save.
+      phases: what the run is doing.
     """
 
     config: Config
@@ -54,10 +56,12 @@ class Run:
     entries: Mapping[str, Mapping[str, Group]]
     evaluations: Evaluations
     keep_time: Callable[[], None] = lambda: None
+    phases: Phases = dataclasses.field(default_factory=Phases)
 
     def evaluate(self, name: str, params: Any, directory: Path, stem: str) -> Outcome:
         """Runs one evaluation, shows it and writes `<stem>.csv` and the like."""
-        return self.evaluations.run(name, self.model, params, self.tokenizer, directory, stem)
+        with self.phases.of("evaluation"):
+            return self.evaluations.run(name, self.model, params, self.tokenizer, directory, stem)
 
 
 @dataclasses.dataclass

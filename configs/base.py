@@ -245,6 +245,7 @@ def get_config() -> ml_collections.ConfigDict:
         "log_every": 50,  # steps
         "save_every": 1000,  # steps between checkpoints; the last step is always saved; 0: only there
         "max_to_keep": 2,  # newest checkpoints to keep; 0: all
+        "keep_every": 0,  # steps: of checkpoints, multiples of it are kept for good; 0: none is (ours)
         "max_skipped": 10,  # steps in a row with a loss or gradient that is not finite, at which a run stops (ours)
         "profile_from": 20,  # step of each stage that a profile begins with, for TensorBoard
         "profile_steps": 0,  # how many it has (ours); 0: no profile

@@ -34,6 +34,7 @@ FREE_KEYS = (
     "config.data.workers",
     "config.encode",
     "config.train.max_to_keep",
+    "config.train.keep_every",
     "config.train.log_every",
     "config.train.profile_from",
     "config.train.profile_steps",
@@ -147,6 +148,7 @@ class TrainConfig:
     log_every: int = field(metadata=between(1))
     save_every: int = field(metadata=between(0))
     max_to_keep: int = field(metadata=between(0))
+    keep_every: int = field(default=0, metadata=between(0))
     max_skipped: int = field(default=10, metadata=between(1))
     profile_from: int = field(default=20, metadata=between(0))
     profile_steps: int = field(default=0, metadata=between(0))

@@ -159,6 +159,15 @@ def _tokenizer(config: Any) -> Iterator[str]:
         yield f"config.tokenizer.style is {config.tokenizer.style!r}, which no run trains: set config.tokenizer.path"
 
 
+def _retention(config: Any) -> Iterator[str]:
+    every, saved = config.train.keep_every, config.train.save_every
+    if every and (not saved or every % saved):
+        yield (
+            f"config.train.keep_every is {every}, but a checkpoint is saved every config.train.save_every {saved} "
+            "steps: make it a multiple, or 0 to keep none for good"
+        )
+
+
 def _rows(config: Any) -> Iterator[str]:
     rows = config.train.batch_size
     for key in ("data.virtual_streams", "train.grad_accumulation_steps"):
@@ -271,6 +280,7 @@ _CHECKS = (
     _attention,
     _moments,
     _tokenizer,
+    _retention,
     _rows,
     _warmups,
     _weights,

@@ -47,22 +47,24 @@ class Checkpoints:
     Args:
       directory: where the step directories lie.
       keep: how many of the newest to keep; 0 keeps all.
+      keep_every: multiples of it are kept for good; 0: none is.
       fingerprint: the tokenizer's; a checkpoint written with another tokenizer is refused. None compares nothing, for
         reading a model together with its own tokenizer; "" is written for a model without one.
       words: entries of the vocabulary, where the state's tables may have more rows than that on the devices; what is
         on disk never has (`tables.py`). 0: they have as many.
 
     Raises:
-      ConfigError: `keep` is negative.
+      ConfigError: `keep` or `keep_every` is negative.
       CheckpointError: the directory is a URL.
     """
 
-    def __init__(self, directory: Any, keep: int, fingerprint: str | None, words: int = 0):
+    def __init__(self, directory: Any, keep: int, fingerprint: str | None, words: int = 0, keep_every: int = 0):
         config_fields.check_value(TrainConfig, "max_to_keep", keep, "config.train.max_to_keep")
+        config_fields.check_value(TrainConfig, "keep_every", keep_every, "config.train.keep_every")
         if stores.is_url(directory):
             raise CheckpointError(f"{directory} is a URL; mirrors.mirrored gives a local directory that stands for it")
         self.directory = epath.Path(os.path.abspath(directory))  # Orbax refuses relative paths
-        self.keep = keep
+        self.keep, self.keep_every = keep, keep_every
         self.fingerprint = fingerprint
         self.words = words
         self._thread: threading.Thread | None = None
@@ -278,7 +280,7 @@ class Checkpoints:
             return
         try:
             if jax.process_index() == 0:
-                saved_steps.delete_old(self.directory, self.keep, step)
+                saved_steps.delete_old(self.directory, self.keep, step, self.keep_every)
             mirrors.push(self.directory)
         except Exception as error:
             what = "deleting an old one" if mirrors.of(self.directory) is None else "bringing the store up to date"

@@ -194,8 +194,11 @@ def select(directory: Any, step: int | None) -> None:
         path.unlink()
 
 
-def delete_old(directory: Any, keep: int, step: int) -> None:
-    """Deletes steps beyond `keep` (0 keeps all), never `step` or the selected one, and older ones never finished."""
+def delete_old(directory: Any, keep: int, step: int, keep_every: int = 0) -> None:
+    """Deletes steps beyond `keep` (0 keeps all), and older ones never finished.
+
+    Never `step`, the selected one or, if `keep_every` is above 0, a multiple of it.
+    """
     kept = (step, selected(directory))
     all_steps = found(directory)
     done_steps = [number for number, done in all_steps if done]
@@ -204,7 +207,7 @@ def delete_old(directory: Any, keep: int, step: int) -> None:
         old = directory / str(number)
         if not done and number < step:
             old.rmtree()
-        elif done and number in surplus and number not in kept:
+        elif done and number in surplus and number not in kept and not (keep_every and number % keep_every == 0):
             (old / MANIFEST).unlink()  # first, so that an interrupted deletion leaves nothing that counts
             old.rmtree()
 

@@ -96,7 +96,7 @@ class _Loop:
         self.saved, self.steps = stages.checkpoints(run, stage.directory), stages.compiled_steps(run, stage)
         self.key, self.rows_sharding = run_key(stage.seed, run.mesh), sharding.batch_sharding(run.mesh)
         _, self.writes_streams = sharding.owned_parts(run.mesh, run.config.data.virtual_streams)
-        self.meta = {"stage": stage.name, "versions": files.versions()}
+        self.meta = {"stage": stage.name, "versions": files.versions(), "mesh": dict(run.mesh.shape)}
         self.finite = guard.Guard(
             self.keys.max_skipped,
             stage.directory,

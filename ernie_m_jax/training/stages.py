@@ -94,7 +94,11 @@ def checkpoints(run: Run, directory: Path) -> Checkpoints:
     """The checkpoints of a stage's directory."""
     config = run.config
     return Checkpoints(
-        directory / "checkpoints", config.train.max_to_keep, run.tokenizer.fingerprint, config.model.vocab_size
+        directory / "checkpoints",
+        config.train.max_to_keep,
+        run.tokenizer.fingerprint,
+        config.model.vocab_size,
+        config.train.keep_every,
     )
 
 

@@ -249,6 +249,8 @@ def get_config() -> ml_collections.ConfigDict:
         "max_skipped": 10,  # steps in a row with a loss or gradient that is not finite, at which a run stops (ours)
         "profile_from": 20,  # step of each stage that a profile begins with, for TensorBoard
         "profile_steps": 0,  # how many it has (ours); 0: no profile
+        "watchdog_seconds": 600.0,  # without a step, and 10 times the median step, after which a run counts as hanging:
+        # it ends, to be run again (ours); 0: never
         "select": "",  # EVALUATION/METRIC, as "xnli/dev/accuracy": its best checkpoint is kept and is the result; of a
         # metric "loss" the least is best. Empty: the last step is the result
         "patience": 0,  # evaluations of `select` without a better one at which a stage ends early; 0: never

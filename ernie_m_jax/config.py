@@ -40,6 +40,7 @@ FREE_KEYS = (
     "config.train.profile_steps",
     "config.train.max_skipped",
     "config.train.save_every",
+    "config.train.watchdog_seconds",
 )
 
 _MOST_DROPPED = 0.99  # a dropout rate of 1 would leave nothing
@@ -152,6 +153,7 @@ class TrainConfig:
     max_skipped: int = field(default=10, metadata=between(1))
     profile_from: int = field(default=20, metadata=between(0))
     profile_steps: int = field(default=0, metadata=between(0))
+    watchdog_seconds: float = field(default=600.0, metadata=between(0))
     select: str = ""
     patience: int = field(default=0, metadata=between(0))
 

@@ -3,7 +3,8 @@
 A process that dies leaves the others in a collective operation, on an accelerator for good. So each keeps a connection
 to process 0, beside JAX's own. Where one breaks without a word, or says why its process ends, process 0 tells the
 others; each prints the line and ends. A host that is cut off is noticed by the kernel's keep-alive probes, after
-`DEAD_AFTER` seconds; a process that only hangs is not.
+`DEAD_AFTER` seconds. A process that hangs keeps its connections: so each says over them now and then where it is, and
+who listens judges (`training/watchdog.py`).
 """
 
 import contextlib
@@ -11,11 +12,12 @@ import json
 import os
 import secrets
 import selectors
+import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NoReturn
 
 import jax
@@ -34,6 +36,7 @@ _UPLOAD = 45.0  # seconds for this process to bring its work directory to a stor
 _ADDRESS = 256  # bytes of the address that process 0 sends to the others
 
 _current: "Lifeline | None" = None
+_at_hang: Callable[[str], None] | None = None
 
 
 def start(host: str) -> None:
@@ -74,6 +77,36 @@ def close(status: int = 0) -> None:
         _current.close(status, "")
 
 
+def beat(doing: Mapping[str, Any]) -> None:
+    """Tells the others that this process lives, and what it is doing."""
+    if _current is not None:
+        _current.beat(doing)
+
+
+def heard() -> dict[int, tuple[int, Mapping[str, Any]]]:
+    """Of each process that this one is connected to: how many words came from it, and what it was doing at the last.
+
+    Those that have ended, or have said nothing yet, are left out.
+    """
+    return {} if _current is None else _current.heard()
+
+
+def at_hang(act: Callable[[str], None]) -> None:
+    """Has another process's `hang` call `act` with the problem, before this process ends."""
+    global _at_hang
+    _at_hang = act
+
+
+def hang(problem: str, silent: Collection[int] = ()) -> NoReturn:
+    """Ends this process and the others, since the run hangs, with the status that has them run again.
+
+    Those that are silent heed nobody: on this machine they are killed, elsewhere they end once they wake.
+    """
+    if _current is not None:
+        _current.hang(problem, silent)
+    _leave(RESTART)
+
+
 class Lifeline:
     """The connections of this process to the others: all of them on process 0, one elsewhere."""
 
@@ -85,6 +118,8 @@ class Lifeline:
         self._connections: dict[int, socket.socket] = {}
         self._partial: dict[int, bytes] = {}
         self._well: set[int] = set()
+        self._heard: dict[int, tuple[int, Mapping[str, Any]]] = {}
+        self._own = {"pid": os.getpid(), "where": _where()}
         (self._listen() if jax.process_index() == 0 else self._call(host))
         threading.Thread(target=self._watch, name="lifeline", daemon=True).start()
 
@@ -92,6 +127,28 @@ class Lifeline:
         """Tells the others that this process ends with a status, and why if that is a problem."""
         self._status = status
         self._tell({"process": jax.process_index(), "problem": problem, "status": _FAILED})
+
+    def beat(self, doing: Mapping[str, Any]) -> None:
+        """Tells the others what this process is doing; never waits for one that does not read."""
+        line = json.dumps({"doing": {**self._own, **doing}}).encode() + b"\n"
+        with self._lock:
+            for connection in self._connections.values():
+                with contextlib.suppress(OSError):
+                    connection.send(line, socket.MSG_DONTWAIT)
+
+    def heard(self) -> dict[int, tuple[int, Mapping[str, Any]]]:
+        """What the others said last; see the function."""
+        return {process: said for process, said in list(self._heard.items()) if process not in self._well}
+
+    def hang(self, problem: str, silent: Collection[int]) -> None:
+        """Tells the others that the run hangs, and kills those that are silent on this machine."""
+        self._status = RESTART
+        self._tell({"process": jax.process_index(), "problem": f"says: {problem}", "status": RESTART, "hangs": True})
+        for process in silent:
+            _, doing = self._heard[process]
+            if doing["where"] and doing["where"] == self._own["where"]:
+                with contextlib.suppress(OSError):
+                    os.kill(doing["pid"], signal.SIGKILL)  # its connection stands, so the number is still its own
 
     def _listen(self) -> None:
         """Process 0: tells the others where, and takes their calls."""
@@ -150,7 +207,11 @@ class Lifeline:
                     self._heed(process, json.loads(line))
 
     def _heed(self, sender: int, said: Mapping[str, Any]) -> None:
-        if said["problem"]:
+        if "doing" in said:
+            self._heard[sender] = (self._heard.get(sender, (0, {}))[0] + 1, said["doing"])
+        elif said["problem"]:
+            if said.get("hangs") and _at_hang is not None and self._status is None:
+                _at_hang(said["problem"])
             self._stop(int(said["process"]), said["problem"], int(said["status"]))
         else:
             self._well.add(sender)
@@ -180,6 +241,15 @@ class Lifeline:
                 if process != but:
                     with contextlib.suppress(OSError):
                         connection.sendall(line)
+
+
+def _where() -> str:
+    """What names this machine and its numbering of processes, a container's own one; empty where nothing does."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
 
 
 def _broadcast(text: str) -> str:

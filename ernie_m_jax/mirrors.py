@@ -52,9 +52,12 @@ def wait_for_end(seconds: float) -> None:
         mirror.closed.wait(seconds)
 
 
-def put(path: Path) -> None:
-    """Puts one file into the store, where a path lies in a mirror that another process brings up to date."""
-    if (mirror := of(path)) is not None and mirror.follows:
+def put(path: Path, now: bool = False) -> None:
+    """Puts one file into the store, where a path lies in a mirror that another process brings up to date.
+
+    With `now` also where this process does: it is about to end.
+    """
+    if (mirror := of(path)) is not None and (mirror.follows or now):
         stores.put(path, stores.join(mirror.url, path.relative_to(mirror.root).as_posix()))
 
 

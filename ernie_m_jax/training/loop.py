@@ -138,11 +138,12 @@ class _Loop:
     def step(self, index: int) -> None:
         """Dispatches step `index`, then reads the one before."""
         objective = self.stage.objective(index)
-        with self.run.phases.of("data"):
+        known = objective in self.compiled
+        with self.run.phases.of("data" if known else "start"):  # a first batch is not made ahead
             before = self.loaders[objective].state()
             rows = self.waiting.draw(self.loaders[objective])
             batch = batches.to_global(rows, self.keys.batch_size, self.rows_sharding)
-        with self.run.phases.of("step" if objective in self.compiled else "compile"), jax.transfer_guard("disallow"):
+        with self.run.phases.of("step" if known else "compile"), jax.transfer_guard("disallow"):
             self.current, sums = self.steps[objective](self.current, batch, self.key)
         self.compiled.add(objective)
         self.waiting.dispatched(sums)
@@ -153,7 +154,9 @@ class _Loop:
         """Reads the last of `done` steps, unless it has been, and shows the window that ends with it."""
         if self.pending is not None:
             step, self.pending = self.pending, None
-            self.finite.note(step, self.meter.read(step))
+            values = self.meter.read(step)
+            self.run.phases.done(self.stage.name, step.index)
+            self.finite.note(step, values)
         if done > self.shown and (done % self.keys.log_every == 0 or done == self.last):
             losses, timing = self.meter.window(done - 1, self.waiting.seconds())
             self.progress.update(done, losses, timing["tokens_per_second"])

@@ -4,9 +4,24 @@ The watchdog reads from a thread what the training thread is doing; the report r
 """
 
 import contextlib
+import dataclasses
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from statistics import median
+
+_TIMES = 128  # steps whose times the median is of
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a run has come: steps done by this process, the newest of them, and seconds of the median step."""
+
+    count: int
+    stage: str
+    step: int
+    median: float | None
 
 
 class Phases:
@@ -28,6 +43,8 @@ class Phases:
         self._clock, self._lock = clock, threading.Lock()
         self._name, self._since = "start", clock()
         self._spent = dict.fromkeys(self.NAMES, 0.0)
+        self._progress, self._times = Progress(0, "", 0, None), deque[float](maxlen=_TIMES)
+        self._busy: float | None = None  # seconds of data and steps when the newest step was done
 
     def enter(self, name: str) -> None:
         """Changes the phase.
@@ -61,4 +78,22 @@ class Phases:
     def seconds(self) -> dict[str, float]:
         """Seconds spent in each phase so far, the running one included; together all since the beginning."""
         with self._lock:
-            return self._spent | {self._name: self._spent[self._name] + self._clock() - self._since}
+            return self._seconds()
+
+    def _seconds(self) -> dict[str, float]:
+        return self._spent | {self._name: self._spent[self._name] + self._clock() - self._since}
+
+    def done(self, stage: str, step: int) -> None:
+        """Notes that a step of a stage is done; its time is that of "data" and "step" since the one before."""
+        with self._lock:
+            spent = self._seconds()
+            busy, before = spent["data"] + spent["step"], self._busy
+            if before is not None and stage == self._progress.stage:
+                self._times.append(busy - before)
+            self._busy = busy
+            middle = median(self._times) if self._times else None
+            self._progress = Progress(self._progress.count + 1, stage, step, middle)
+
+    def progress(self) -> Progress:
+        """How far the run has come."""
+        return self._progress

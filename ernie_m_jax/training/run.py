@@ -32,6 +32,7 @@ from ernie_m_jax.task import Group
 from ernie_m_jax.training import claim, evaluating, lengths, loop, restore, stages
 from ernie_m_jax.training.clock import Clock
 from ernie_m_jax.training.phases import Phases
+from ernie_m_jax.training.watchdog import Watchdog
 
 
 def open_tokenizer(config: Config, workdir: Path, sources: mixture.Sources | None) -> tokenizer.Tokenizer:
@@ -179,6 +180,24 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     if stored is not None:
         screen.show(f"{workdir} is complete")
         return stored
+    with Watchdog(phases, workdir, config.train.watchdog_seconds):
+        numbers = _run_stages(run, workdir)
+    if jax.process_index() != 0:
+        return {}
+    numbers |= summary.totals(numbers["stages"].values())
+    clock.keep()
+    numbers["wall_seconds"] = clock.seconds()
+    numbers["versions"] = files.versions()
+    files.write_json(workdir / "summary.json", numbers)
+    own = {name: value for name, value in numbers.items() if name not in ("evals", "objectives", "stages", "versions")}
+    columns = {key: title for name in run.entries for key, title in tasks.bind(config, name).task.columns.items()}
+    screen.show(screen.objectives_table(numbers["objectives"], columns), screen.summary_table(numbers["evals"] | own))
+    return numbers
+
+
+def _run_stages(run: stages.Run, workdir: Path) -> dict[str, Any]:
+    """Runs every stage from wherever it stands; returns their numbers on the first process."""
+    config = run.config
     numbers: dict[str, Any] = {"evals": {name: {} for name in run.evaluations.keys}, "objectives": {}, "stages": {}}
     previous: Path | None = None
     for name, following in itertools.zip_longest(config.stages, list(config.stages)[1:]):
@@ -195,16 +214,6 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
                     numbers["evals"][evaluation][moment] = shown
         numbers["objectives"][name] = stage_numbers.pop("objectives")
         numbers["stages"][name] = stage_numbers
-    if jax.process_index() != 0:
-        return {}
-    numbers |= summary.totals(numbers["stages"].values())
-    clock.keep()
-    numbers["wall_seconds"] = clock.seconds()
-    numbers["versions"] = files.versions()
-    files.write_json(workdir / "summary.json", numbers)
-    own = {name: value for name, value in numbers.items() if name not in ("evals", "objectives", "stages", "versions")}
-    columns = {key: title for name in run.entries for key, title in tasks.bind(config, name).task.columns.items()}
-    screen.show(screen.objectives_table(numbers["objectives"], columns), screen.summary_table(numbers["evals"] | own))
     return numbers
 
 

@@ -1,0 +1,175 @@
+"""A run that hangs is ended: its phases and the other processes' signs of life in; stacks and exit status 42 out.
+
+A step that never ends holds its machines for good: a collective whose other side is stuck, a reader on a dead file
+system. So a thread looks on. Where no step is done for too long it writes what every thread of the process was doing,
+says it in one line, and ends the process to be run again. Of several processes the first judges the steps, since it is
+told where the others are; each notices that one it talks with says nothing at all.
+"""
+
+import contextlib
+import faulthandler
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ernie_m_jax import lifeline, mirrors
+from ernie_m_jax.reporting import files
+from ernie_m_jax.training.phases import Phases
+
+HEARTBEAT, HANG = "heartbeat.json", "hang.txt"  # in the work directory; of other processes than 0, NUMBER.NAME
+LIMITED = ("data", "step")  # phases in which a step must come; all others take as long as they take
+SILENT = float(lifeline.DEAD_AFTER)  # seconds without a word of another process; JAX aborts this one after 45
+FACTOR = 10  # times the median step without a step
+FIRST = 3  # times the least limit, for the first step of all: there is no median yet
+TICK = 1.0  # seconds between two looks
+BEAT = 5.0  # seconds between two signs of life
+_DUMPING = 5.0  # seconds that the file of stacks may take; what hangs may be its disk
+
+
+class Watchdog:
+    """Looks on from a thread while it is entered.
+
+    Args:
+      phases: what the run is doing.
+      workdir: of the run; the heartbeat and the stacks are written there.
+      seconds: `config.train.watchdog_seconds`, the least limit of a step; 0: no limit.
+      clock: seconds, monotonic.
+      leave: ends this process and the others, given what is wrong and who was silent.
+    """
+
+    def __init__(
+        self,
+        phases: Phases,
+        workdir: Path,
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        leave: Callable[[str, list[int]], Any] = lifeline.hang,
+    ):
+        self._phases, self._seconds, self._clock, self._leave = phases, seconds, clock, leave
+        self._process, self._processes = jax.process_index(), jax.process_count()
+        prefix = f"{self._process}." if self._process else ""
+        self.heartbeat, self.hang = workdir / f"{prefix}{HEARTBEAT}", workdir / f"{prefix}{HANG}"
+        self._last, self._waited, self._mark = clock(), 0.0, (-1, "")
+        self._heard: dict[int, int] = {}  # process -> number of its newest word
+        self._silence: dict[int, float] = {}  # process -> seconds since then
+        self._closed = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._every, args=(TICK, self.tick), name="watchdog", daemon=True),
+            threading.Thread(target=self._every, args=(BEAT, self.beat), name="heartbeat", daemon=True),
+        ]
+
+    def __enter__(self) -> "Watchdog":
+        lifeline.at_hang(self.dump)
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._closed.set()
+        for thread in self._threads:
+            thread.join(timeout=TICK)
+        with contextlib.suppress(OSError):
+            self.heartbeat.unlink(missing_ok=True)
+
+    def _every(self, seconds: float, act: Callable[[], None]) -> None:
+        act()
+        while not self._closed.wait(seconds):
+            act()
+
+    def beat(self) -> None:
+        """Tells the other processes and the heartbeat file where this one is."""
+        doing = self._doing()
+        lifeline.beat(doing)
+        with contextlib.suppress(OSError):  # a full disk stops a run by its checkpoints, not here
+            files.write_json(self.heartbeat, {"time": time.time(), "process": self._process, **doing})
+
+    def _doing(self) -> dict[str, Any]:
+        name, since = self._phases.current
+        progress = self._phases.progress()
+        return {"phase": name, "phase_seconds": round(since, 1), "stage": progress.stage, "step": progress.step}
+
+    def tick(self) -> None:
+        """One look; ends the process if there is something wrong."""
+        now = self._clock()
+        # A process that was stopped itself, or whose machine slept, has missed what it waits for now.
+        passed, self._last = min(now - self._last, 3 * TICK), now
+        problem, silent = self._silent(passed) or (self._stuck(passed), [])
+        if problem and not self._closed.is_set():
+            print(f"error: {problem}; {self.hang} has what each thread was doing", file=sys.stderr, flush=True)
+            self.dump(problem)
+            self._leave(problem, silent)
+
+    def limit(self) -> float:
+        """Seconds without a step that are too many now."""
+        median = self._phases.progress().median
+        return FIRST * self._seconds if median is None else max(self._seconds, FACTOR * median)
+
+    def _stuck(self, passed: float) -> str:
+        """What to say if no step has come for too long."""
+        doing, progress = self._doing(), self._phases.progress()
+        mark = (progress.count, doing["phase"])
+        self._waited = self._waited + passed if mark == self._mark else 0.0
+        self._mark, limit = mark, self.limit()
+        judges = self._seconds > 0 and self._process == 0
+        if not judges or doing["phase"] not in LIMITED or self._waited < limit:
+            return ""
+        return f"no step for {self._waited:.0f} s (limit {limit:.0f} s): {self._places(doing)}"
+
+    def _places(self, doing: Mapping[str, Any]) -> str:
+        """Where each process is; with several, first those on which the others may be waiting."""
+        if self._processes == 1:
+            return _place(doing)
+        everyone = {self._process: doing} | {number: said for number, (_, said) in lifeline.heard().items()}
+        newest = max(said["step"] for said in everyone.values())
+        behind = {number: said for number, said in everyone.items() if said["phase"] != "step" or said["step"] < newest}
+        first = sorted(everyone, key=lambda number: (number not in behind, number))
+        return ", ".join(f"process {number} is {_place(everyone[number])}" for number in first)
+
+    def _silent(self, passed: float) -> tuple[str, list[int]] | None:
+        """What to say of other processes of which nothing was heard for too long, and which they are."""
+        found = []
+        heard = lifeline.heard()
+        for number, (count, said) in heard.items():
+            same = self._heard.get(number) == count
+            self._silence[number] = self._silence.get(number, 0.0) + passed if same else 0.0
+            self._heard[number] = count
+            # Training a tokenizer and tracing may hold a process up as a whole.
+            if self._silence[number] >= SILENT and said["phase"] not in ("start", "compile"):
+                found.append(number)
+        if not found:
+            return None
+        words = [
+            f"process {number} was silent for {self._silence[number]:.0f} s, last {_place(heard[number][1])}"
+            for number in found
+        ]
+        return ", ".join(words), found
+
+    def dump(self, problem: str) -> None:
+        """Writes what each thread is doing to standard error, and to a file that hangs before are in too."""
+        with contextlib.suppress(OSError):
+            faulthandler.dump_traceback(2)
+        writer = threading.Thread(target=self._write, args=(problem,), daemon=True)
+        writer.start()
+        writer.join(timeout=_DUMPING)
+
+    def _write(self, problem: str) -> None:
+        self.beat()
+        with contextlib.suppress(OSError):
+            with self.hang.open("a", encoding="utf-8") as file:
+                when = time.strftime("%Y-%m-%d %H:%M:%S %z")
+                file.write(f"{when}, process {self._process} of {self._processes}: {problem}\n")
+                file.flush()
+                faulthandler.dump_traceback(file)
+                file.write("\n")
+            mirrors.put(self.hang, now=True)
+
+
+def _place(doing: Mapping[str, Any]) -> str:
+    """Where a process is, for people."""
+    after = f" after step {doing['step']} of {doing['stage']}" if doing["stage"] else ""
+    return f"in {doing['phase']} for {doing['phase_seconds']:.0f} s{after}"

@@ -1,0 +1,222 @@
+"""A run that hangs: which phases have a limit, what is said, and that a real one ends with its stacks and status 42."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from ernie_m_jax import lifeline
+from ernie_m_jax.training import watchdog
+from ernie_m_jax.training.phases import Phases
+from ernie_m_jax.training.watchdog import Watchdog
+from tests import several
+from tests.command import ROOT
+from tests.test_phases import Clock
+
+
+class Watched:
+    """A watchdog whose clock a test moves, second by second."""
+
+    def __init__(self, workdir, seconds=20.0):
+        self.clock, self.ended = Clock(), []
+        self.phases = Phases(self.clock)
+        self.watchdog = Watchdog(
+            self.phases, workdir, seconds, self.clock, lambda problem, silent: self.ended.append((problem, silent))
+        )
+
+    def wait(self, seconds):
+        for _ in range(seconds):
+            self.clock.now += 1
+            self.watchdog.tick()
+            if self.ended:
+                return
+
+    def steps(self, count, seconds):
+        self.phases.enter("step")
+        for index in range(count):
+            self.clock.now += seconds
+            self.phases.done("one", index)
+            self.watchdog.tick()
+
+
+@pytest.mark.parametrize(
+    ("phase", "limit"),
+    [("step", 20), ("data", 20), ("start", None), ("compile", None), ("checkpoint", None), ("evaluation", None)],
+)
+def test_only_the_step_and_its_data_have_a_limit(phase, limit, tmp_path, capfd):
+    watched = Watched(tmp_path)
+    watched.steps(5, 0.5)
+    watched.phases.enter(phase)
+    watched.wait(19)
+    assert not watched.ended
+    watched.wait(1000)
+    assert bool(watched.ended) == (limit is not None)
+    if limit:
+        said = capfd.readouterr().err
+        assert re.match(rf"error: no step for 20 s \(limit 20 s\): in {phase} for 2\d s after step 4 of one; ", said)
+        assert f"; {tmp_path}/hang.txt has what each thread was doing\n" in said
+        assert "test_watchdog.py" in said  # the stacks
+        assert "test_watchdog.py" in (tmp_path / "hang.txt").read_text()
+        assert watched.ended[0][1] == []
+
+
+@pytest.mark.parametrize(("step", "limit"), [(0.5, 20), (3.0, 30)])
+def test_slow_steps_raise_the_limit(step, limit, tmp_path):
+    watched = Watched(tmp_path)
+    watched.steps(9, step)
+    assert watched.watchdog.limit() == limit
+
+
+def test_the_first_step_has_a_longer_limit_and_no_limit_is_none(tmp_path):
+    for seconds, ended in ((20.0, True), (0.0, False)):
+        watched = Watched(tmp_path, seconds)
+        watched.phases.enter("step")
+        watched.wait(59)
+        assert not watched.ended
+        watched.wait(1000)
+        assert bool(watched.ended) == ended
+
+
+def test_a_process_that_was_stopped_itself_has_missed_nothing(tmp_path):
+    watched = Watched(tmp_path)
+    watched.steps(5, 0.5)
+    watched.clock.now += 3600
+    watched.wait(15)
+    assert not watched.ended
+    watched.wait(5)
+    assert watched.ended
+
+
+def test_a_silent_process_is_named_unless_it_may_be_held_up(tmp_path, monkeypatch):
+    doing = {"phase": "step", "phase_seconds": 1.0, "stage": "one", "step": 7}
+    said = {1: (1, dict(doing)), 2: (1, doing | {"phase": "start"})}
+    monkeypatch.setattr(lifeline, "heard", lambda: dict(said))
+    watched = Watched(tmp_path)
+    for count in range(2, 10):
+        watched.wait(25)
+        said[1] = (count, said[1][1])
+    assert not watched.ended
+    watched.wait(31)
+    assert watched.ended == [("process 1 was silent for 30 s, last in step for 1 s after step 7 of one", [1])]
+
+
+def test_the_process_that_the_others_wait_for_is_named_first(tmp_path, monkeypatch):
+    def heard():
+        doing = {"phase_seconds": 20.0, "stage": "one", "step": 4}
+        return {1: (watched.clock.now, doing | {"phase": "step"}), 2: (watched.clock.now, doing | {"phase": "data"})}
+
+    monkeypatch.setattr(lifeline, "heard", heard)
+    monkeypatch.setattr(watchdog.jax, "process_count", lambda: 3)
+    watched = Watched(tmp_path)
+    watched.steps(5, 0.5)
+    watched.wait(20)
+    assert watched.ended[0][0] == (
+        "no step for 20 s (limit 20 s): process 2 is in data for 20 s after step 4 of one, "
+        "process 0 is in step for 22 s after step 4 of one, process 1 is in step for 20 s after step 4 of one"
+    )
+
+
+HANGS = """
+    import time
+    from ernie_m_jax import main
+    from ernie_m_jax.training import waiting
+
+    draw, batches = waiting.Waiting.draw, []
+
+    def stuck_reader(self, loader):
+        batches.append(loader)
+        if len(batches) == 4:
+            time.sleep(600)
+        return draw(self, loader)
+
+    waiting.Waiting.draw = stuck_reader
+    main.cli()
+"""
+SLOW = """
+    import time
+    from ernie_m_jax import main
+    from ernie_m_jax.checkpoint.checkpoints import Checkpoints
+    from ernie_m_jax.evaluation.runner import Evaluations
+    from ernie_m_jax.training import waiting
+
+    def slow(of, name, calls=10**9):
+        inner, count = getattr(of, name), []
+
+        def slowed(*args, **keys):
+            count.append(1)
+            time.sleep(4 if len(count) <= calls else 0)
+            return inner(*args, **keys)
+
+        setattr(of, name, slowed)
+
+    slow(waiting.Waiting, "draw", 1)
+    slow(Checkpoints, "save")
+    slow(Evaluations, "run")
+    main.cli()
+"""
+
+
+def arguments(workdir, tokenizer_path, *more):
+    return (
+        "--config=tests/several.py",
+        f"--workdir={workdir}",
+        f"--config.tokenizer.path={tokenizer_path}",
+        "--config.stages.one.steps=8",
+        "--config.stages.one.weights={'mmlm': 1.0}",
+        "--config.train.watchdog_seconds=1",
+        *more,
+    )
+
+
+def run(program, arguments):
+    words = [sys.executable, "-c", textwrap.dedent(program), *arguments]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_real_run_whose_reader_hangs_ends_with_its_stacks_to_be_run_again(tokenizer_path, tmp_path):
+    begun = time.monotonic()
+    done = run(HANGS, arguments(tmp_path, tokenizer_path, "--config.evals={}"))
+    assert done.returncode == lifeline.RESTART, done.stderr
+    assert time.monotonic() - begun < 60
+    assert re.match(r"error: no step for \d s \(limit 1 s\): in data for \d s after step 1 of one; ", done.stderr)
+    assert "stuck_reader" in done.stderr
+    assert "in stuck_reader" in (tmp_path / "hang.txt").read_text()
+    beat = json.loads((tmp_path / "heartbeat.json").read_text())
+    assert [beat[name] for name in ("process", "phase", "stage", "step")] == [0, "data", "one", 1]
+    assert abs(time.time() - beat["time"]) < 60
+    assert len(several.lines(tmp_path / "one")) == 2  # of the third the numbers were not read
+
+
+@pytest.mark.slow
+def test_slow_first_batches_saves_and_evaluations_are_no_hang(tokenizer_path, tmp_path):
+    more = ("--config.evals.retrieval.every=4", "--config.train.save_every=4")
+    done = run(SLOW, arguments(tmp_path, tokenizer_path, *more))
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "hang.txt").exists()
+    assert not (tmp_path / "heartbeat.json").exists()  # nothing beats any more
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_one_of_two_processes_that_is_stopped_ends_both_and_is_named(victim, tokenizer_path, tmp_path):
+    more = ("--config.stages.one.steps=100000", "--config.train.save_every=20", "--config.train.watchdog_seconds=600")
+    started = several.start(arguments(tmp_path, tokenizer_path, *more), 2)
+    several.wait_for(tmp_path / "one", 30, started)
+    started[victim].send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    ended = several.outputs(started, timeout=120)
+    took = time.monotonic() - stopped
+    other = 1 - victim
+    status, _, said = ended[other]
+    assert status == lifeline.RESTART, said
+    assert re.search(
+        rf"error: process {victim} was silent for 3\d s, last in \w+ for \d+ s after step \d+ of one", said
+    )
+    assert ended[victim][0] == -signal.SIGKILL
+    assert took < 45, took
+    print(f"process {victim} stopped: both ended after {took:.1f} s")

@@ -249,6 +249,8 @@ def get_config() -> ml_collections.ConfigDict:
         "max_skipped": 10,  # steps in a row with a loss or gradient that is not finite, at which a run stops (ours)
         "profile_from": 20,  # step of each stage that a profile begins with, for TensorBoard
         "profile_steps": 0,  # how many it has (ours); 0: no profile
+        "host_times_every": 1000,  # steps between two tables of the processes' times, where there are several (ours);
+        # 0: none
         "watchdog_seconds": 600.0,  # without a step, and 10 times the median step, after which a run counts as hanging:
         # it ends, to be run again (ours); 0: never
         "select": "",  # EVALUATION/METRIC, as "xnli/dev/accuracy": its best checkpoint is kept and is the result; of a

@@ -36,6 +36,7 @@ FREE_KEYS = (
     "config.train.max_to_keep",
     "config.train.keep_every",
     "config.train.log_every",
+    "config.train.host_times_every",
     "config.train.profile_from",
     "config.train.profile_steps",
     "config.train.max_skipped",
@@ -153,6 +154,7 @@ class TrainConfig:
     max_skipped: int = field(default=10, metadata=between(1))
     profile_from: int = field(default=20, metadata=between(0))
     profile_steps: int = field(default=0, metadata=between(0))
+    host_times_every: int = field(default=1000, metadata=between(0))
     watchdog_seconds: float = field(default=600.0, metadata=between(0))
     select: str = ""
     patience: int = field(default=0, metadata=between(0))

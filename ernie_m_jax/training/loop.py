@@ -6,6 +6,7 @@ objective is added. The order within a step is contract 5 of docs/design.md.
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -18,6 +19,7 @@ from ernie_m_jax.data import loader, mixture
 from ernie_m_jax.reporting import files, metrics, screen
 from ernie_m_jax.training import guard, preemption, stages, state
 from ernie_m_jax.training.evaluating import Evaluating
+from ernie_m_jax.training.host_times import HostTimes
 from ernie_m_jax.training.profile import Profile
 from ernie_m_jax.training.selection import Selection
 from ernie_m_jax.training.waiting import SlowData, Waiting
@@ -104,6 +106,9 @@ class _Loop:
             self.progress.log,
         )
         self.slow_data = SlowData(run.config.data)
+        self.hosts = HostTimes(
+            self.keys.host_times_every, run.phases, functools.partial(screen.show, console=self.progress.console)
+        )
         self.compiled: set[str] = set()  # objectives that have had a step
         self.pending: metrics.Step | None = None  # dispatched, and its numbers not read
         self.shown = self.first
@@ -123,6 +128,7 @@ class _Loop:
                 if not self.finite.in_row:
                     self.save(index)
             self.profile.before(index, self.current)
+            self.hosts.before(index, self.current)
             self.step(index)
             if self.stop.due(index + 1) and index + 1 < self.last:
                 self.interrupt(index + 1)

@@ -247,6 +247,8 @@ def get_config() -> ml_collections.ConfigDict:
         "max_to_keep": 2,  # newest checkpoints to keep; 0: all
         "keep_every": 0,  # steps: of checkpoints, multiples of it are kept for good; 0: none is (ours)
         "max_skipped": 10,  # steps in a row with a loss or gradient that is not finite, at which a run stops (ours)
+        "spike_sigmas": 0.0,  # a loss so many standard deviations above the mean of its objective's last 128 is skipped
+        # as one that is not finite is (ours; 6 skips nothing but accidents); 0: none is
         "profile_from": 20,  # step of each stage that a profile begins with, for TensorBoard
         "profile_steps": 0,  # how many it has (ours); 0: no profile
         "host_times_every": 1000,  # steps between two tables of the processes' times, where there are several (ours);

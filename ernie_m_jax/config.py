@@ -152,6 +152,7 @@ class TrainConfig:
     max_to_keep: int = field(metadata=between(0))
     keep_every: int = field(default=0, metadata=between(0))
     max_skipped: int = field(default=10, metadata=between(1))
+    spike_sigmas: float = field(default=0.0, metadata=between(0))
     profile_from: int = field(default=20, metadata=between(0))
     profile_steps: int = field(default=0, metadata=between(0))
     host_times_every: int = field(default=1000, metadata=between(0))

@@ -60,11 +60,11 @@ def problem(seed=0, rows=32):
     }
 
 
-def setup(loss_fn=squares, microbatches=1, tx=None, rate=lambda step: 0.1 * (step + 1)):
+def setup(loss_fn=squares, microbatches=1, tx=None, rate=lambda step: 0.1 * (step + 1), limited=False):
     mesh = sharding.make_mesh(ONE, jax.devices()[:1])
     tx = tx or optax.sgd(1.0)
     start = state.create_state(Linear(), lambda params: tx, mesh, jax.random.key(0), np.zeros((1, 5), np.float32))
-    return start, make_train_step(loss_fn, tx, rate, microbatches, mesh, state.shardings(start))
+    return start, make_train_step(loss_fn, tx, rate, microbatches, mesh, state.shardings(start), limited)
 
 
 @pytest.mark.parametrize("microbatches", [1, 2, 4, 32])
@@ -91,6 +91,36 @@ def test_a_batch_of_weight_zero_changes_nothing(microbatches):
     np.testing.assert_array_equal(end.params["kernel"], before)
     assert sums["loss"] == (0, 0)
     assert sums["gradient_norm"] == (0, 1)
+
+
+def test_weight_zero_leaves_the_optimizer_alone_and_says_so():
+    start, train_step = setup(tx=optax.adamw(0.1, weight_decay=0.5))
+    start, _ = train_step(start, problem(), jax.random.key(1))  # so that Adam has moments
+    before = jax.tree.map(np.asarray, (start.params, start.opt_state[0]))
+    end, sums = train_step(start, problem() | {"w": np.zeros(32, np.float32)}, jax.random.key(1))
+    jax.tree.map(np.testing.assert_array_equal, (end.params, end.opt_state[0]), before)
+    assert sums["skipped"] == (1, 1)
+
+
+def test_a_loss_above_the_limit_changes_nothing_but_the_counts_without_compiling_again():
+    batch = problem()
+    tx = optax.adam(0.1)
+    start, train_step = setup(tx=tx, limited=True)
+    kernel = np.asarray(start.params["kernel"], np.float64)
+    errors = batch["x"].astype(np.float64) @ kernel - batch["y"]
+    loss = float(np.sum(batch["w"] * errors**2) / batch["w"].sum())
+    free, unlimited = setup(tx=tx)
+    free, _ = unlimited(free, batch, jax.random.key(1))
+    for limit, skipped in ((0.99 * loss, 1), (np.inf, 0), (1.01 * loss, 0)):
+        start, _ = setup(tx=tx)
+        before = jax.tree.map(np.asarray, (start.params, start.opt_state[0]))
+        end, sums = train_step(start, batch, jax.random.key(1), np.float32(limit))
+        assert sums["skipped"] == (skipped, 1)
+        assert sums["loss_limit"] == ((0, 0) if np.isinf(limit) else (np.float32(limit), 1))
+        expected = before if skipped else (free.params, free.opt_state[0])
+        jax.tree.map(np.testing.assert_array_equal, (end.params, end.opt_state[0]), expected)
+        assert int(end.step) == 1
+    assert train_step._cache_size() == 1
 
 
 def test_weight_zero_with_an_undefined_gradient_is_zero_too():

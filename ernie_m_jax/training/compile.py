@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from ernie_m_jax import atomic, sharding
 from ernie_m_jax import task as tasks
@@ -126,7 +127,9 @@ def measure(
         "tokens_per_second": tokens * UTILISATION * chip.teraflops * 1e12 * run.mesh.size / total if chip else None,
     }
     batch = batches.abstract(task.spec(), config.train.batch_size, sharding.batch_sharding(run.mesh))
-    lowered = step.lower(stages.abstract_state(run, stage), batch, jax.eval_shape(lambda: jax.random.key(0)))
+    more = [jax.ShapeDtypeStruct((), np.float32)] if config.train.spike_sigmas else []
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    lowered = step.lower(stages.abstract_state(run, stage), batch, key, *more)
     began = time.perf_counter()
     try:
         compiled = lowered.compile()

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import jax
+import numpy as np
 
 from ernie_m_jax import sharding
 from ernie_m_jax.config import Config, ConfigError
@@ -22,6 +23,7 @@ from ernie_m_jax.training.evaluating import Evaluating
 from ernie_m_jax.training.host_times import HostTimes
 from ernie_m_jax.training.profile import Profile
 from ernie_m_jax.training.selection import Selection
+from ernie_m_jax.training.spikes import Losses
 from ernie_m_jax.training.waiting import SlowData, Waiting
 
 
@@ -38,12 +40,17 @@ def show_mixtures(stage: stages.Stage, config: Config, loaders: Mapping[str, loa
 
 
 def train_stage(
-    run: stages.Run, stage: stages.Stage, start: state.TrainState, streams: Mapping[str, Any], selection: Selection
+    run: stages.Run,
+    stage: stages.Stage,
+    start: state.TrainState,
+    streams: Mapping[str, Any],
+    selection: Selection,
+    losses: Losses,
 ) -> state.TrainState:
     """Trains from `start` (at whatever step it is) to the stage's last step and saves that.
 
     The last step comes earlier where `train.patience` ends the stage. `selection` is what is selected so far, and takes
-    what the stage's evaluations find.
+    what the stage's evaluations find; `losses` are the last ones before `start`.
 
     Raises:
       Interrupted: a signal asked to stop; state and streams are saved.
@@ -69,7 +76,7 @@ def train_stage(
         evaluating = Evaluating(run, stage, first, writer, selection)
         stack.enter_context(run.phases.of("step"))
         return _Loop(
-            run, stage, start, loaders, metrics.Meter(writer), waiting, profile, evaluating, progress, stop
+            run, stage, start, loaders, losses, metrics.Meter(writer), waiting, profile, evaluating, progress, stop
         ).train()
 
 
@@ -85,6 +92,7 @@ class _Loop:
     stage: stages.Stage
     current: state.TrainState
     loaders: Mapping[str, loader.Loader]
+    losses: Losses
     meter: metrics.Meter
     waiting: Waiting
     profile: Profile
@@ -148,9 +156,11 @@ class _Loop:
         with self.run.phases.of("data" if known else "start"):  # a first batch is not made ahead
             before = self.loaders[objective].state()
             rows = self.waiting.draw(self.loaders[objective])
+            guard.check_rows(index, objective, rows)
             batch = batches.to_global(rows, self.keys.batch_size, self.rows_sharding)
+            limit = step_limit(self.run, self.losses.limit(objective, index))
         with self.run.phases.of("step" if known else "compile"), jax.transfer_guard("disallow"):
-            self.current, sums = self.steps[objective](self.current, batch, self.key)
+            self.current, sums = self.steps[objective](self.current, batch, self.key, *limit)
         self.compiled.add(objective)
         self.waiting.dispatched(sums)
         self.read(index)
@@ -162,6 +172,7 @@ class _Loop:
             step, self.pending = self.pending, None
             values = self.meter.read(step)
             self.run.phases.done(self.stage.name, step.index)
+            self.losses.note(step.objective, step.index, values.get("loss"))
             self.finite.note(step, values)
         if done > self.shown and (done % self.keys.log_every == 0 or done == self.last):
             losses, timing = self.meter.window(done - 1, self.waiting.seconds())
@@ -175,6 +186,7 @@ class _Loop:
         with self.run.phases.of("checkpoint"):
             chosen = self.evaluating.selection
             meta = self.meta | ({"selection": chosen.state()} if chosen.evaluation else {})
+            meta |= {"losses": self.losses.state()} if self.keys.spike_sigmas else {}
             streams = stream_states(self.loaders) if self.writes_streams else {}
             self.saved.save(index, self.current, streams, meta, selected=chosen.best == index)
             self.run.keep_time()
@@ -212,6 +224,13 @@ class _Loop:
 def run_key(seed: int, mesh: jax.sharding.Mesh) -> jax.Array:
     """The key that every step gets, whole on every device of all processes."""
     return jax.jit(lambda: jax.random.key(seed), out_shardings=sharding.replicated(mesh))()
+
+
+def step_limit(run: stages.Run, limit: float) -> tuple[jax.Array, ...]:
+    """What a step gets beside its key: the limit of its loss, whole on every device, where there are limits."""
+    if not run.config.train.spike_sigmas:
+        return ()
+    return (jax.make_array_from_callback((), sharding.replicated(run.mesh), lambda _: np.float32(limit)),)
 
 
 def due(index: int, every: int, first: int) -> bool:

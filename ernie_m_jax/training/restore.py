@@ -23,8 +23,8 @@ from ernie_m_jax.training import init_params, stages, state
 
 def begin(
     run: stages.Run, stage: stages.Stage, saved: Checkpoints, previous: Path | None
-) -> tuple[state.TrainState, Mapping[str, Any]]:
-    """The state and streams a stage begins with; the order is the module's docstring.
+) -> tuple[state.TrainState, Mapping[str, Any], Mapping[str, Any]]:
+    """The state and streams a stage begins with, and the facts kept with them; the order is the module's docstring.
 
     Of a stage and of `init.resume` the newest good checkpoint counts; the stage's own damaged ones are set aside.
 
@@ -34,9 +34,9 @@ def begin(
     init = run.config.init
     abstract = stages.abstract_state(run, stage)
     if (step := saved.newest_good(set_aside=True)) is not None:
-        restored, streams, _ = saved.restore(step, abstract)
+        restored, streams, meta = saved.restore(step, abstract)
         screen.show(f"{stage.name}: going on from step {step} of {stage.directory}")
-        return restored, streams
+        return restored, streams, meta
     if previous is None and init.resume:
         with mirrors.mirrored(init.resume) as place:
             restored, streams, meta = stages.checkpoints(run, find_stage(place)).restore(None, abstract)
@@ -51,10 +51,10 @@ def begin(
                 f"config.stages.{stage.name}.steps is {stage.config.steps}"
             )
         screen.show(f"{stage.name}: going on from step {int(restored.step)} of init.resume {init.resume}")
-        return restored, streams
+        return restored, streams, meta
     source = previous or init.params
     screen.show(f"{stage.name}: starting from {f'the parameters of {source}' if source else 'scratch'}")
-    return fresh(run, stage, previous), {}
+    return fresh(run, stage, previous), {}, {}
 
 
 def fresh(run: stages.Run, stage: stages.Stage, previous: Path | None) -> state.TrainState:

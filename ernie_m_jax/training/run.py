@@ -32,6 +32,7 @@ from ernie_m_jax.task import Group
 from ernie_m_jax.training import claim, evaluating, lengths, loop, restore, stages
 from ernie_m_jax.training.clock import Clock
 from ernie_m_jax.training.phases import Phases
+from ernie_m_jax.training.spikes import Losses
 from ernie_m_jax.training.watchdog import Watchdog
 
 
@@ -235,13 +236,14 @@ def run_stage(run: stages.Run, stage: stages.Stage, previous: Path | None, neede
             path.unlink(missing_ok=True)
     elif newest is not None and first.exists() and summary.stored(first, summary.is_of_start) is None:
         _evaluate_start(run, stage, restore.fresh(run, stage, previous).params, first)
-    current, streams = restore.begin(run, stage, saved, previous)
+    current, streams, meta = restore.begin(run, stage, saved, previous)
     if int(current.step) == 0 and previous is None:
         evaluating.record(stage.directory, 0, _evaluate_start(run, stage, current.params, first))
     chosen = evaluating.taken(run, stage.directory, saved, int(current.step))
     saved_steps.select(saved.directory, chosen.best)  # a kill may have come between a checkpoint and this
     if int(current.step) < last:
-        current = loop.train_stage(run, stage, current, streams, chosen)
+        losses = Losses(run.config.train.spike_sigmas, meta.get("losses"))
+        current = loop.train_stage(run, stage, current, streams, chosen, losses)
     params = current.params
     if chosen.best not in (None, int(current.step)):
         screen.show(f"{stage.name}: step {chosen.best} is the best, {run.config.train.select} {chosen.value:.4f}")

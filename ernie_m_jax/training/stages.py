@@ -145,6 +145,7 @@ def compiled_steps(run: Run, stage: Stage) -> dict[str, jax.stages.Wrapped]:
             run.config.train.grad_accumulation_steps,
             run.mesh,
             state.shardings(abstract),
+            limited=run.config.train.spike_sigmas > 0,
         )
         for name in stage.active
     }

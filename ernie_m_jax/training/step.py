@@ -19,9 +19,8 @@ from ernie_m_jax.task import Batch, Sums
 from ernie_m_jax.training.state import Purpose, TrainState
 
 LossFn = Callable[[Any, Batch, jax.Array], Sums]
-TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Sums]]
 
-OWN_SUMS = ("gradient_norm", "learning_rate", "skipped")
+OWN_SUMS = ("gradient_norm", "learning_rate", "skipped", "loss_limit")
 
 
 def make_train_step(
@@ -31,6 +30,7 @@ def make_train_step(
     microbatches: int,
     mesh: Mesh,
     state_shardings: TrainState,
+    limited: bool = False,
 ) -> jax.stages.Wrapped:
     """Returns the jitted step of one objective; it donates the state it is given.
 
@@ -41,14 +41,16 @@ def make_train_step(
       microbatches: number of parts that a batch is computed in, one after the other.
       mesh: the devices.
       state_shardings: `state.shardings(...)`; the new state has the same.
+      limited: whether the step takes one more argument, the limit of its mean loss: float32, `replicated(mesh)`.
 
     Returns:
-      (state, batch, key) -> (new state, sums). Every array of the batch is [rows, ...] with `batch_sharding(mesh)`.
-      `key` is the run's key, the same every step, put on the mesh (`replicated(mesh)`) once by the caller. The sums are
-      loss_fn's added up over the batch (float32, replicated), plus "gradient_norm" (of the mean loss, before clipping),
-      "learning_rate" and "skipped" (0 or 1), each with weight 1. A batch of weight 0 has zero gradients. If the loss or
-      the gradient norm is not finite, "skipped" is 1 and parameters and optimizer state stay what they were; only the
-      step and the schedule count on.
+      (state, batch, key) -> (new state, sums); where it is limited, (state, batch, key, limit) -> the same. Every array
+      of the batch is [rows, ...] with `batch_sharding(mesh)`. `key` is the run's key, the same every step, put on the
+      mesh (`replicated(mesh)`) once by the caller. The sums are loss_fn's added up over the batch (float32,
+      replicated), plus "gradient_norm" (of the mean loss, before clipping), "learning_rate" and "skipped" (0 or 1),
+      each with weight 1, and where it is limited "loss_limit", of weight 0 while it is infinite. If the loss or the
+      gradient norm is not finite, the weight is 0 or the mean loss is above the limit, "skipped" is 1, and parameters
+      and optimizer state stay what they were; only the step and the schedule count on.
 
     Raises:
       ConfigError: `microbatches` is below 1.
@@ -58,42 +60,50 @@ def make_train_step(
         TrainConfig, "grad_accumulation_steps", microbatches, "config.train.grad_accumulation_steps"
     )
 
-    def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Sums]:
+    def train_step(
+        state: TrainState, batch: Batch, key: jax.Array, limit: jax.Array | None = None
+    ) -> tuple[TrainState, Sums]:
         rng = jax.random.fold_in(jax.random.fold_in(key, Purpose.TRAIN), state.step)
         gradients, sums = accumulate(loss_fn, state.params, batch, rng, microbatches, mesh, state_shardings.params)
         norm = optax.tree.norm(gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        finite = jnp.isfinite(sums["loss"][0]) & jnp.isfinite(norm)
+        total, weight = sums["loss"]
+        kept = jnp.isfinite(total) & jnp.isfinite(norm) & (weight > 0)
+        if limit is not None:
+            kept &= total <= limit * weight
         new = TrainState(
             step=state.step + 1,
-            params=jax.tree.map(functools.partial(jnp.where, finite), params, state.params),
-            opt_state=_kept_unless(finite, opt_state, state.opt_state),
+            params=jax.tree.map(functools.partial(jnp.where, kept), params, state.params),
+            opt_state=_new_if(kept, opt_state, state.opt_state),
         )
         one = jnp.ones((), jnp.float32)
         own = {
             "gradient_norm": (norm, one),
             "learning_rate": (learning_rate(state.step), one),
-            "skipped": (1.0 - finite.astype(jnp.float32), one),
+            "skipped": (1.0 - kept.astype(jnp.float32), one),
         }
+        if limit is not None:
+            known = jnp.isfinite(limit)
+            own["loss_limit"] = (jnp.where(known, limit, 0.0), known.astype(jnp.float32))
         return new, sums | own
 
     return jax.jit(
         train_step,
-        in_shardings=(state_shardings, sharding.batch_sharding(mesh), None),
+        in_shardings=(state_shardings, sharding.batch_sharding(mesh), None, *([None] if limited else [])),
         out_shardings=(state_shardings, sharding.replicated(mesh)),
         donate_argnums=0,
     )
 
 
-def _kept_unless(finite: jax.Array, new: Any, old: Any) -> Any:
-    """The new optimizer state if the step was finite, else the old one, but for the schedule's count of steps."""
+def _new_if(kept: jax.Array, new: Any, old: Any) -> Any:
+    """The new optimizer state if the update is kept, else the old one, but for the schedule's count of steps."""
 
     def is_schedule(node: Any) -> bool:
         return isinstance(node, optax.ScaleByScheduleState)
 
     def choose(new: Any, old: Any) -> Any:
-        return new if is_schedule(new) else jnp.where(finite, new, old)
+        return new if is_schedule(new) else jnp.where(kept, new, old)
 
     return jax.tree.map(choose, new, old, is_leaf=is_schedule)
 

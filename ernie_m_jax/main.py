@@ -30,7 +30,7 @@ from ernie_m_jax.checkpoint.saved_steps import ElsewhereError
 from ernie_m_jax.convert import native
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.evaluation import encode, in_use, predicted
-from ernie_m_jax.training import claim, compile, preemption, restore, run, stages
+from ernie_m_jax.training import claim, compile, preemption, replay, restore, run, stages
 from ernie_m_jax.training.guard import TrainingError
 
 MODES = {
@@ -40,6 +40,8 @@ MODES = {
     "predict": "answer the rows of --input (lines, .tsv, .jsonl) into --output (.jsonl) with a fine-tuned model, "
     "or find the most similar sentences with one that has no head; without --input the test data of config.evals, as a "
     "submission to XTREME, into the folder --output",
+    "replay": "run the recorded --step of a stage again from its nearest checkpoint, and compare its numbers bit for "
+    "bit with metrics.jsonl; --workdir is the stage, or a run whose last trained stage is meant",
     "compile": "compile every step without data and print what it needs: for the devices here, or for --topology; "
     "--output has it as JSON",
     "print": "show the resolved config",
@@ -70,6 +72,7 @@ _OBJECTIVE = flags.DEFINE_string("objective", None, "Entry of config.objectives 
 _TOPOLOGY = flags.DEFINE_string(
     "topology", None, f"Machine that --mode=compile compiles for, on any CPU: {topology.NAMES}."
 )
+_STEP = flags.DEFINE_integer("step", None, "Step of a stage that --mode=replay runs again, as in its metrics.jsonl.")
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0, where several processes train together; with --processes, --process."
 )
@@ -149,7 +152,7 @@ def read_config(arguments: list[str], workdir: Path | None) -> configs.Config:
     else:
         raise configs.ConfigError("--config=FILE is missing, for instance --config=configs/quickstart.py")
     problems = config_files.override(tree, settings)
-    return configs.resolve(tree, training=_MODE.value in ("train", "compile"), problems=problems)
+    return configs.resolve(tree, training=_MODE.value in ("train", "replay", "compile"), problems=problems)
 
 
 def run_mode(config: configs.Config, workdir: Path | None) -> None:
@@ -169,6 +172,10 @@ def run_mode(config: configs.Config, workdir: Path | None) -> None:
     if _MODE.value == "train":
         with preemption.between_steps():
             run.train(config, workdir)
+    elif _MODE.value == "replay":
+        if _STEP.value is None:
+            raise configs.ConfigError("--step=N is missing; --mode=replay needs it")
+        replay.replay(config, workdir, _STEP.value)
     else:
         use(config, workdir)
 
@@ -246,7 +253,7 @@ def parse(arguments: list[str]) -> list[str]:
 
 def cli() -> None:
     """Entry of the installed command `ernie-m-jax`."""
-    for name in ("config", "workdir", "mode", "input", "output", "objective", "language", "topology", *FLAGS):
+    for name in ("config", "workdir", "mode", "input", "output", "objective", "language", "topology", "step", *FLAGS):
         # --help lists the key flags of the program that runs, here the script.
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     app.run(main, flags_parser=parse)

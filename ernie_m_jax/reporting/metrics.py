@@ -31,6 +31,12 @@ def finalize(sums: Sums) -> dict[str, float]:
     return {name: float(total) / float(weight) for name, (total, weight) in host.items() if float(weight) != 0.0}
 
 
+def of_step(sums: Sums) -> dict[str, float]:
+    """A step's numbers as its line has them: the means, and how many tokens there were and how many were scored."""
+    sums = jax.device_get(sums)
+    return finalize(sums) | {"scored": float(sums["loss"][1]), "tokens": float(sums["fill"][0])}
+
+
 class MetricsWriter:
     """Appends to `<workdir>/metrics.jsonl`, and to TensorBoard events in `<workdir>/tensorboard`; process 0 only.
 
@@ -153,9 +159,7 @@ class Meter:
 
     def read(self, step: Step) -> dict[str, float]:
         """Writes and returns a step's numbers."""
-        sums = jax.device_get(step.sums)
-        values = finalize(sums)
-        values |= {"scored": float(sums["loss"][1]), "tokens": float(sums["fill"][0])}
+        values = of_step(step.sums)
         self._writer.write(step.index, values, objective=step.objective)
         self._tokens += values["tokens"]
         self._window.setdefault(step.objective, []).append(values)
@@ -191,6 +195,15 @@ def _before(lines: list[str], resume_step: int | None) -> list[str]:
             break
         kept.append(line)
     return kept
+
+
+def line_of(path: pathlib.Path, step: int) -> dict[str, Any] | None:
+    """The line of a training step in a metrics file, without its timing; None where there is none."""
+    if not path.exists():
+        return None
+    lines = [json.loads(line) for line in path.read_bytes().split(b"\n") if _is_entry(line)]
+    found = [line for line in lines if line["step"] == step and "objective" in line]
+    return {name: value for name, value in found[-1].items() if name != "timing"} if found else None
 
 
 def evaluations(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -57,7 +57,7 @@ def fail(status: int, problem: str) -> NoReturn:
     """
     if _current is not None:
         _current.close(status, problem)
-        _leave(status)
+        leave(status)
     sys.exit(status)
 
 
@@ -104,7 +104,7 @@ def hang(problem: str, silent: Collection[int] = ()) -> NoReturn:
     """
     if _current is not None:
         _current.hang(problem, silent)
-    _leave(RESTART)
+    leave(RESTART)
 
 
 class Lifeline:
@@ -225,14 +225,14 @@ class Lifeline:
         if jax.process_index() == 0:
             self._tell({"process": process, "problem": problem, "status": status}, but=process)
         if self._status is not None:  # this one has said its own, and waits for the other in JAX's last barrier
-            _leave(self._status)
+            leave(self._status)
         if status == _FAILED:
             # Where all have the same problem, each says it. One that is gone says nothing, and where that is process 0
             # JAX is about to abort this one.
             time.sleep(_GRACE)
             mirrors.wait_for_end(_UPLOAD)
         print(f"error: process {process} of {jax.process_count()} {problem}; all processes end", file=sys.stderr)
-        _leave(status)
+        leave(status)
 
     def _tell(self, message: Mapping[str, Any], but: int = -1) -> None:
         line = json.dumps(message).encode() + b"\n"
@@ -259,8 +259,8 @@ def _broadcast(text: str) -> str:
     return bytes(np.asarray(multihost_utils.broadcast_one_to_all(sent))).rstrip(b"\0").decode()
 
 
-def _leave(status: int) -> NoReturn:
-    """Ends this process at once: its main thread may wait for a process that never comes."""
+def leave(status: int) -> NoReturn:
+    """Ends this process at once: one of its threads may wait for what never comes, or be in a compiler."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -102,6 +102,8 @@ def main(arguments: list[str]) -> None:
         print(f"{error}; the same command goes on from there", file=sys.stderr)
         show_notes(error)
         lifeline.close(error.status)
+        if error.busy:
+            lifeline.leave(error.status)
         sys.exit(error.status)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -7,6 +7,7 @@ objective is added. The order within a step is contract 5 of docs/design.md.
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -14,6 +15,7 @@ import jax
 import numpy as np
 
 from ernie_m_jax import sharding
+from ernie_m_jax import task as tasks
 from ernie_m_jax.config import Config, ConfigError
 from ernie_m_jax.data import batch as batches
 from ernie_m_jax.data import loader, mixture
@@ -147,21 +149,44 @@ class _Loop:
         names = self.evaluating.due(index)
         if names:
             self.read(index)  # first: so the lines of the metrics have one order, wherever a run was stopped
-        return bool(names) and not self.finite.in_row and self.evaluating.evaluate(index, self.current.params, names)
+        if not names or self.finite.in_row:
+            return False
+        try:
+            with self.stop.at_once():
+                return self.evaluating.evaluate(index, self.current.params, names)
+        except preemption.Stopped:
+            self.interrupt(index)
+
+    def compile(self, index: int, objective: str) -> None:
+        """Compiles an objective's step, before a batch is drawn for it: a signal meanwhile finds nothing begun."""
+        with self.run.phases.of("compile"):
+            spec = tasks.bind(self.run.config, objective).spec()
+            batch = batches.abstract(spec, self.keys.batch_size, self.rows_sharding)
+            limit = step_limit(self.run, math.inf)
+            done = self.stop.awaited(self.steps[objective].lower(self.current, batch, self.key, *limit).compile)
+        self.compiled.add(objective)
+        if not done:
+            self.interrupt(index, busy=True)
 
     def step(self, index: int) -> None:
         """Dispatches step `index`, then reads the one before."""
         objective = self.stage.objective(index)
-        known = objective in self.compiled
-        with self.run.phases.of("data" if known else "start"):  # a first batch is not made ahead
-            before = self.loaders[objective].state()
-            rows = self.waiting.draw(self.loaders[objective])
+        first = objective not in self.compiled
+        if first:
+            self.compile(index, objective)
+        source = self.loaders[objective]
+        with self.run.phases.of("start" if first else "data"):  # a first batch is not made ahead
+            before = source.state()
+            try:
+                with self.stop.at_once():
+                    rows = self.waiting.draw(source)
+            except preemption.Stopped:
+                self.interrupt(index, drawn=named_streams(objective, before))
             guard.check_rows(index, objective, rows)
             batch = batches.to_global(rows, self.keys.batch_size, self.rows_sharding)
             limit = step_limit(self.run, self.losses.limit(objective, index))
-        with self.run.phases.of("step" if known else "compile"), jax.transfer_guard("disallow"):
+        with jax.transfer_guard("disallow"):
             self.current, sums = self.steps[objective](self.current, batch, self.key, *limit)
-        self.compiled.add(objective)
         self.waiting.dispatched(sums)
         self.read(index)
         self.pending = metrics.Step(index, objective, sums, before)
@@ -181,20 +206,23 @@ class _Loop:
                 self.progress.log(text)
             self.shown = done
 
-    def save(self, index: int, wait: bool = False) -> None:
-        """Saves the state before step `index`; without `wait` the disk gets it while training goes on."""
+    def save(self, index: int, wait: bool = False, drawn: Mapping[str, Any] | None = None) -> None:
+        """Saves the state before step `index`; without `wait` the disk gets it while training goes on.
+
+        `drawn` are streams whose batch was drawn and is not trained on, as they were before.
+        """
         with self.run.phases.of("checkpoint"):
             chosen = self.evaluating.selection
             meta = self.meta | ({"selection": chosen.state()} if chosen.evaluation else {})
             meta |= {"losses": self.losses.state()} if self.keys.spike_sigmas else {}
-            streams = stream_states(self.loaders) if self.writes_streams else {}
+            streams = stream_states(self.loaders) | dict(drawn or {}) if self.writes_streams else {}
             self.saved.save(index, self.current, streams, meta, selected=chosen.best == index)
             self.run.keep_time()
             if wait:
                 self.saved.wait()
 
-    def interrupt(self, done: int) -> NoReturn:
-        """Saves the state after `done` steps, if it can be, and ends the run."""
+    def interrupt(self, done: int, drawn: Mapping[str, Any] | None = None, busy: bool = False) -> NoReturn:
+        """Saves the state after `done` steps, if it can be, and ends the run; see `save` and `Interrupted`."""
         self.read(done)
         where = "saved"
         if self.finite.in_row:
@@ -202,9 +230,9 @@ class _Loop:
                 self.saved.wait()
             where = f"not saved, since its update was skipped; the last checkpoint is of step {self.saved.latest()}"
         else:
-            self.save(done, wait=True)
-        what = f"stopped after step {done} of {self.last} of {self.stage.name}, {where}"
-        raise preemption.Interrupted(what, self.stop.signal)
+            self.save(done, wait=True, drawn=drawn)
+        what = f"stopped after step {done} of {self.last} of {self.stage.name}, {where}{self.stop.after()}"
+        raise preemption.Interrupted(what, self.stop.signal, busy)
 
     def end(self) -> state.TrainState:
         """The last evaluation and save; returns the state that the stage ends with."""
@@ -240,7 +268,14 @@ def due(index: int, every: int, first: int) -> bool:
 
 def stream_states(loaders: Mapping[str, loader.Loader]) -> dict[str, Any]:
     """State of every owned stream, by `objective-stream`."""
-    return {f"{name}-{number}": value for name, source in loaders.items() for number, value in source.state().items()}
+    return {
+        key: value for name, source in loaders.items() for key, value in named_streams(name, source.state()).items()
+    }
+
+
+def named_streams(objective: str, states: Mapping[str, Any]) -> dict[str, Any]:
+    """The states of one objective's streams, by `objective-stream`."""
+    return {f"{objective}-{number}": value for number, value in states.items()}
 
 
 def restore_streams(loaders: Mapping[str, loader.Loader], streams: Mapping[str, Any]) -> None:

@@ -61,6 +61,12 @@ def changed(**keys):
         ({"stages__one__weights": {"mmlm": -1.0}}, r"weights\.mmlm is -1\.0; it must be at least 0"),
         ({"data__sequence_length": 8}, r"config\.data\.sequence_length is 8; it must be at least 16"),
         ({"train__max_to_keep": -1}, r"config\.train\.max_to_keep is -1; it must be at least 0"),
+        (
+            {"train__keep_every": 25, "train__save_every": 10},
+            r"config\.train\.keep_every is 25, but a checkpoint is saved every config\.train\.save_every 10 steps",
+        ),
+        ({"train__keep_every": 25, "train__save_every": 0}, r"every config\.train\.save_every 0 steps: make it a"),
+        ({"train__watchdog_seconds": -1.0}, r"config\.train\.watchdog_seconds is -1\.0; it must be at least 0"),
         ({"objectives__btmlm__temperature": -1.0}, r"config\.objectives\.btmlm\.temperature is -1\.0"),
         ({"objectives__camlm__mask_ratio": 1.5}, r"mask_ratio is 1\.5; it must be from 0\.01 to 1"),
         ({"compute__attention": "cudnn"}, r"'cudnn' needs config\.compute\.dtype 'bfloat16'"),

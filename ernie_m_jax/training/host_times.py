@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from ernie_m_jax.training.phases import Phases
 
 SLOW = 1.5  # times the median
-_SHARE = 0.02  # of a step; a shorter wait for data slows nobody down
+_SHARE = 0.1  # of a step; a shorter wait for data slows nobody down much
 _NAME = 64  # bytes of a host's name
 _SIZE, _REPEATS = 512, 3  # rows and columns multiplied, times
 

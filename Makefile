@@ -6,16 +6,19 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 READY_DOCS := $(VENV)/.docs-installed
 
-.PHONY: quickstart test test-slow check docs notebooks bench clean
+.PHONY: quickstart test test-slow browser check docs notebooks bench clean
 
 quickstart: $(READY)
 	$(BIN)/python -m ernie_m_jax.main --config=configs/quickstart.py --workdir=$(WORKDIR)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not gpu and not tpu"
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not gpu and not tpu and not browser"
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m "slow and not gpu and not tpu"
+	$(BIN)/python -m pytest -m "slow and not gpu and not tpu and not browser"
+
+browser: $(READY)
+	$(BIN)/python -m pytest -n 0 -m browser
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -30,6 +30,7 @@ from ernie_m_jax.checkpoint.saved_steps import ElsewhereError
 from ernie_m_jax.convert import native
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.evaluation import encode, in_use, predicted
+from ernie_m_jax.evaluation import report as run_report
 from ernie_m_jax.training import claim, compile, preemption, replay, restore, run, stages
 from ernie_m_jax.training.guard import TrainingError
 
@@ -42,6 +43,7 @@ MODES = {
     "submission to XTREME, into the folder --output",
     "replay": "run the recorded --step of a stage again from its nearest checkpoint, and compare its numbers bit for "
     "bit with metrics.jsonl; --workdir is the stage, or a run whose last trained stage is meant",
+    "report": "make report.html in --workdir, of a run that is finished, stopped or still going on",
     "compile": "compile every step without data and print what it needs: for the devices here, or for --topology; "
     "--output has it as JSON",
     "print": "show the resolved config",
@@ -96,7 +98,10 @@ def main(arguments: list[str]) -> None:
     """Runs one mode; what a user can fix ends in one message on standard error and exit status 2."""
     try:
         with opened_workdir() as workdir:
-            run_mode(read_config(arguments[1:], workdir), workdir)
+            if _MODE.value == "report":
+                report(arguments[1:], workdir)
+            else:
+                run_mode(read_config(arguments[1:], workdir), workdir)
         lifeline.close()
     except preemption.Interrupted as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr)
@@ -139,14 +144,26 @@ def opened_workdir() -> contextlib.AbstractContextManager[Path | None]:
     """--workdir as a local path, where it is a URL too; None without it."""
     if not _WORKDIR.value:
         return contextlib.nullcontext()
-    return mirrors.mirrored(_WORKDIR.value, writing=_MODE.value in ("train", "evaluate"))
+    return mirrors.mirrored(_WORKDIR.value, writing=_MODE.value in ("train", "evaluate", "report"))
+
+
+def settings_of(arguments: list[str]) -> list[str]:
+    """The --config.KEY=VALUE among them; ConfigError of anything else."""
+    if unexpected := [argument for argument in arguments if not argument.startswith(config_files.PREFIX)]:
+        raise configs.ConfigError(f"unexpected argument {unexpected[0]!r}: flags begin with --")
+    return arguments
+
+
+def report(arguments: list[str], workdir: Path | None) -> None:
+    """Makes a run's report out of what lies in its work directory; touches no device."""
+    if workdir is None:
+        raise configs.ConfigError(f"--workdir=DIR is missing; --mode={_MODE.value} needs it")
+    print(mirrors.named(str(run_report.write(workdir, settings_of(arguments)))))
 
 
 def read_config(arguments: list[str], workdir: Path | None) -> configs.Config:
     """The config of --config=FILE, or else of --workdir, under `arguments`: what `parse` left of the command line."""
-    settings = [argument for argument in arguments if argument.startswith(config_files.PREFIX)]
-    if unexpected := [argument for argument in arguments if argument not in settings]:
-        raise configs.ConfigError(f"unexpected argument {unexpected[0]!r}: flags begin with --")
+    settings = settings_of(arguments)
     if _CONFIG.value:
         tree = config_files.from_file(_CONFIG.value)
     elif workdir is not None:

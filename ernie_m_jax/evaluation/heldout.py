@@ -80,11 +80,11 @@ class HeldoutEvaluator:
 
     def show(self, metrics: Mapping[str, float], title: str) -> list[Any]:
         """A row per metric, a column per entry."""
-        return [screen.language_table(_by_entry(metrics), title=title, digits=3)]
+        return [screen.language_table(by_entry(metrics), title=title, digits=3)]
 
     def write(self, directory: Path, stem: str, metrics: Mapping[str, float]) -> None:
         """Writes `<stem>.csv` and `<stem>.png`, the losses as bars."""
-        rows = _by_entry(metrics)
+        rows = by_entry(metrics)
         files.write_rows(directory / f"{stem}.csv", rows)
         files.bar_chart(directory / f"{stem}.png", {"loss": rows["loss"]}, f"{self.name}, {stem}", unit="nats")
 
@@ -95,7 +95,7 @@ def _add(sums: dict[str, tuple[float, float]], more: Mapping[str, Any]) -> None:
         sums[name] = (before[0] + float(total), before[1] + float(weight))
 
 
-def _by_entry(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+def by_entry(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Name -> entry -> value; "all" stands for all entries together."""
     rows: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():

@@ -56,7 +56,7 @@ class TaskEvaluator:
 
     def show(self, metrics: Mapping[str, float], title: str) -> list[Any]:
         """A table of all splits, and for the last one the paper's rows with ours beneath."""
-        rows = _by_language(metrics)
+        rows = by_language(metrics)
         if not rows:
             return [f"{title}: no labels to score; what was predicted is written"]
         tables: list[Any] = [screen.language_table(rows, title=title)]
@@ -68,7 +68,7 @@ class TaskEvaluator:
 
     def write(self, directory: Path, stem: str, metrics: Mapping[str, float]) -> None:
         """Writes `<stem>.csv`, a row per split and metric, and `<stem>.png`; neither where nothing is scored."""
-        rows = _by_language(metrics)
+        rows = by_language(metrics)
         if not rows:
             return
         files.write_rows(directory / f"{stem}.csv", rows)
@@ -92,7 +92,7 @@ def paper_figures(
     A figure is those of the task's metrics together that it names, or the first alone; languages that the table lacks
     are left out. None where the task has no such table, or nothing was scored on a test split.
     """
-    rows, paper, names = _by_language(metrics), task.task.paper(task.cfg, task.keys), task.task.figure
+    rows, paper, names = by_language(metrics), task.task.paper(task.cfg, task.keys), task.task.figure
     if names:
         parts = [rows.get(f"test {name}", {}) for name in names]
         figures: dict[str, paper_tables.Value] = {
@@ -108,7 +108,7 @@ def paper_figures(
     return paper, {language: figure for language, figure in figures.items() if language in known}
 
 
-def _by_language(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+def by_language(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Row "SPLIT METRIC" -> language -> value, without the means."""
     rows: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():

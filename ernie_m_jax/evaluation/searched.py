@@ -83,9 +83,9 @@ class RetrievalEvaluator:
 
     def show(self, metrics: Mapping[str, float], title: str) -> list[Any]:
         """The accuracies as a matrix, and those of every layer where they were asked for."""
-        result = self._result(metrics)
+        result = result_of(self._languages, metrics)
         tables: list[Any] = [screen.retrieval_table(result.languages, result.matrix / 100, title=f"{title}, %")]
-        if layers := _by_layer(metrics):
+        if layers := by_layer(metrics):
             tables.append(screen.language_table(layers, title=f"{title}: mean by layer, %", mean=False))
             tables.append(f"{title}: {_best_layer(layers, self._keys.layer)}")
         if (found := paper_figures(self._keys, self._languages, metrics)) is not None:
@@ -95,19 +95,20 @@ class RetrievalEvaluator:
 
     def write(self, directory: Path, stem: str, metrics: Mapping[str, float]) -> None:
         """Writes `<stem>.csv` and the heat map `<stem>.png`; `<stem>-layers.csv` of every layer."""
-        retrieval.write_retrieval(directory, stem, self._result(metrics))
-        if layers := _by_layer(metrics):
+        retrieval.write_retrieval(directory, stem, result_of(self._languages, metrics))
+        if layers := by_layer(metrics):
             files.write_rows(directory / f"{stem}-layers.csv", layers)
 
-    def _result(self, metrics: Mapping[str, float]) -> retrieval.RetrievalResult:
-        """The matrix behind the metrics, the languages in the order of the config."""
-        directions = [name.split(">") for name in metrics if ">" in name]
-        found = {code for direction in directions for code in direction}
-        languages = tuple(code for code in self._languages if code in found)
-        matrix = np.full((len(languages), len(languages)), np.nan)
-        for one, other in directions:
-            matrix[languages.index(one), languages.index(other)] = metrics[f"{one}>{other}"]
-        return retrieval.RetrievalResult(languages, matrix)
+
+def result_of(languages: Sequence[str], metrics: Mapping[str, float]) -> retrieval.RetrievalResult:
+    """The matrix behind the metrics, the languages in the order of the config's."""
+    directions = [name.split(">") for name in metrics if name.count(">") == 1]
+    found = {code for direction in directions for code in direction}
+    languages = tuple(code for code in languages if code in found)
+    matrix = np.full((len(languages), len(languages)), np.nan)
+    for one, other in directions:
+        matrix[languages.index(one), languages.index(other)] = metrics[f"{one}>{other}"]
+    return retrieval.RetrievalResult(languages, matrix)
 
 
 def paper_figures(
@@ -141,7 +142,7 @@ def _best_layer(layers: Mapping[str, Mapping[str, float]], configured: int) -> s
     return f"{name} is best at layer {best}, {values[best]:.1f} %; the configured layer {own} has {values[own]:.1f} %"
 
 
-def _by_layer(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+def by_layer(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Mean -> layer -> value."""
     rows: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():

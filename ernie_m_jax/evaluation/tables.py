@@ -168,7 +168,7 @@ def _of_run(directory: Path, label: str, given: str, settings: Sequence[str]) ->
             run=run,
             source=f"{given}, {evaluation}",
         )
-        for evaluation, (place, values) in _figures(config, final, directory / "summary.json").items()
+        for evaluation, (place, values) in figures(config, final, directory / "summary.json").items()
     ]
     if not found:
         there = "; ".join((", ".join(config.evals) or "none", *_other_settings(config)))
@@ -227,7 +227,7 @@ def _json(path: Path) -> Any:
         raise ConfigError(f"{path} is damaged ({error})") from None
 
 
-def _figures(
+def figures(
     config: Config, evaluations: Mapping[str, Any], path: Path
 ) -> dict[str, tuple[Place, Mapping[str, paper_tables.Value]]]:
     """Evaluation -> its table of the paper and its figures, of those that have them.

@@ -234,7 +234,7 @@ def json_value(value: Any) -> Any:
 
 
 def versions() -> dict[str, Any]:
-    """What a result depends on: Python, libraries, devices and the commit of this package's checkout (or None)."""
+    """What a result depends on: Python, libraries, devices, this host, and the commit of this checkout (or None)."""
     import jax
 
     result: dict[str, Any] = {"python": platform.python_version()}
@@ -244,7 +244,9 @@ def versions() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             result[name.removesuffix("-checkpoint")] = None
     result["ernie_m_jax"] = __version__
-    result |= {"device": jax.devices()[0].device_kind, "device_count": jax.device_count(), "commit": _commit()}
+    result |= {"device": jax.devices()[0].device_kind, "device_count": jax.device_count()}
+    result |= {"processes": jax.process_count(), "cpus": os.cpu_count(), "platform": platform.platform()}
+    result["commit"] = _commit()
     return result
 
 

@@ -11,7 +11,7 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -208,10 +208,14 @@ def line_of(path: pathlib.Path, step: int) -> dict[str, Any] | None:
 
 def evaluations(path: pathlib.Path) -> list[dict[str, Any]]:
     """The lines of evaluations in a metrics file, in order; what is damaged of it is passed over, not mended."""
-    if not path.exists():
-        return []
-    lines = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1] if _is_entry(line)]
-    return [line for line in lines if "eval" in line]
+    return [entry for entry in entries(path) if "eval" in entry]
+
+
+def entries(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a metrics file, in order; what is damaged of it is passed over, not mended."""
+    if path.exists():
+        with path.open("rb") as file:
+            yield from (json.loads(line) for line in file if line.endswith(b"\n") and _is_entry(line))
 
 
 def repair(path: pathlib.Path) -> list[str]:
@@ -246,5 +250,5 @@ def _is_entry(line: bytes) -> bool:
             and isinstance(entry.get("objective", ""), str)
             and isinstance(entry.get("eval", ""), str)
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return False

@@ -96,10 +96,10 @@ def table(task: str, setting: str, ours: Mapping[str, Mapping[str, Value]], titl
     Raises:
       ValueError: no such table or setting; a language the table lacks; a value that is not in 0..100.
     """
-    columns, published, own = _shown(task, setting, ours)
+    columns, published, own = as_shown(task, setting, ours)
     widths = [max(map(len, cells)) for cells in zip(columns, *published, *own, strict=True)]
     layout: dict[str, Any] = {"box": _BOX, "show_edge": False, "pad_edge": False, "padding": 0}
-    shown = rich.table.Table(title=rich.text.Text(title), caption=_NOTES.get(task), caption_justify="left", **layout)
+    shown = rich.table.Table(title=rich.text.Text(title), caption=note(task) or None, caption_justify="left", **layout)
     shown.add_column("", max_width=min(widths[0], _WIDTH - sum(1 + width for width in widths[1:])))
     for column in columns[1:]:
         shown.add_column(column, justify="right", no_wrap=True)
@@ -135,18 +135,23 @@ def csv(task: str, setting: str, ours: Mapping[str, Mapping[str, Value]]) -> str
 
 def markdown(task: str, setting: str, ours: Mapping[str, Mapping[str, Value]], title: str) -> str:
     """The same table in Markdown, our rows bold; arguments and errors as of `table`."""
-    columns, published, own = _shown(task, setting, ours)
+    columns, published, own = as_shown(task, setting, ours)
     bold = [[f"**{_escaped(cell)}**" for cell in cells] for cells in own]
     plain = [[_escaped(cell) for cell in cells] for cells in published]
     lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *plain, *bold]
-    note = f"\n{_escaped(_NOTES[task])}\n" if task in _NOTES else ""
-    return f"# {title}\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines) + note
+    below = f"\n{_escaped(note(task))}\n" if note(task) else ""
+    return f"# {title}\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines) + below
 
 
 def picture(path: Any, task: str, setting: str, ours: Mapping[str, Mapping[str, Value]], title: str) -> None:
     """Writes the same table as a PNG, our rows highlighted; the other arguments and errors as of `table`."""
-    columns, published, own = _shown(task, setting, ours)
-    files.table_picture(path, [columns, *published, *own], len(own), title, _NOTES.get(task, ""))
+    columns, published, own = as_shown(task, setting, ours)
+    files.table_picture(path, [columns, *published, *own], len(own), title, note(task))
+
+
+def note(task: str) -> str:
+    """What a reader of the table must know who compares; may be empty."""
+    return _NOTES.get(task, "")
 
 
 def languages(task: str) -> tuple[str, ...]:
@@ -170,10 +175,13 @@ def setting(task: str, trained_on: Sequence[str]) -> str | None:
     return "all" if is_all else None
 
 
-def _shown(
+def as_shown(
     task: str, setting: str, ours: Mapping[str, Mapping[str, Value]]
 ) -> tuple[list[str], list[list[str]], list[list[str]]]:
-    """The columns, the first of them the models', and the cells of the published rows and of ours as they are shown."""
+    """The columns, the first of them the models', and the cells of the published rows and of ours as they are shown.
+
+    Arguments and errors are those of `table`.
+    """
     columns = _columns(task)
     published = [[line["model"], *(line[column] for column in columns)] for line in _published(task, setting)]
     rounded = functools.partial(_rounded, task)

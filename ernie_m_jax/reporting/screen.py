@@ -96,7 +96,7 @@ class Progress:
         self._speed = self._speed if tokens_per_second is None else tokens_per_second
         if self._speed is not None:
             parts.append(f"{_short(self._speed)} tokens/s")
-        remaining = "" if left is None else f"{_duration(left)} left"
+        remaining = "" if left is None else f"{duration(left)} left"
         if self._live is not None:
             self._bar.update(self._task, completed=step, left=remaining)
             self._note.plain = "  ".join(parts)
@@ -247,12 +247,13 @@ def objectives_table(
         table.add_column(title, justify="right")
     for stage, objectives in stages.items():
         for name, values in objectives.items():
-            cells = [_cell(values[key]) if key in values else "" for key in shown]
+            cells = [cell(values[key]) if key in values else "" for key in shown]
             table.add_row(f"{stage} {name}", *cells)
     return table
 
 
-def _cell(value: float | str) -> str:
+def cell(value: float | str) -> str:
+    """A number for people: whole ones with separators, large ones with one decimal."""
     value = float(value) if isinstance(value, str) else value  # "nan", out of a file of JSON
     return f"{value:,}" if isinstance(value, int) else f"{value:.1f}" if value >= 100 else f"{value:.3f}"
 
@@ -292,7 +293,8 @@ def _short(number: float) -> str:
     return f"{number:.3g}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}"

@@ -30,15 +30,17 @@ from ernie_m_jax.training.waiting import SlowData, Waiting
 
 
 def show_mixtures(stage: stages.Stage, config: Config, loaders: Mapping[str, loader.Loader]) -> None:
-    """Prints each objective's mixture over languages, pairs or directions."""
+    """Prints each objective's mixture over languages, pairs or directions, and writes it into `mixture.json`."""
     total = sum(stage.config.weights.values())
     rows = stage.config.steps * config.train.batch_size
+    found = {}
     for name, source in loaders.items():
         drawn = rows * stage.config.weights[name] / total * source.records_per_row()
-        table = [
-            screen.MixtureRow(**row) for row in mixture.table(source.entries, source.shares(), source.tokens, drawn)
-        ]
+        found[name] = mixture.table(source.entries, source.shares(), source.tokens, drawn)
+        table = [screen.MixtureRow(**row) for row in found[name]]
         screen.show(screen.mixture_table(table, title=f"{stage.name}: {name}"))
+    if jax.process_index() == 0:
+        files.write_json(stage.directory / "mixture.json", found)
 
 
 def train_stage(

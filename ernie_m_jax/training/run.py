@@ -2,9 +2,11 @@
 
     workdir/config.json            the resolved config, versions and commit
     workdir/tokenizer/             the tokenizer, if the run trained it
-    workdir/<stage>/               checkpoints/ metrics.jsonl tensorboard/ summary.json, <evaluation>.csv .png
+    workdir/<stage>/               checkpoints/ metrics.jsonl tensorboard/ mixture.json summary.json,
+                                   <evaluation>.csv .png
     workdir/elapsed.json           seconds of all parts of the run so far
     workdir/summary.json           what the screen shows at the end
+    workdir/report.html            the run's report
     workdir/evaluation/            of --mode=evaluate: config.json summary.json, <evaluation>.csv .png
 
 `restore` decides where a stage starts, `claim` which config a work directory belongs to.
@@ -19,12 +21,13 @@ from typing import Any
 
 import jax
 
-from ernie_m_jax import mirrors, sharding, tokenizer
+from ernie_m_jax import config_files, mirrors, sharding, tokenizer
 from ernie_m_jax import task as tasks
 from ernie_m_jax.checkpoint import apart, saved_steps
 from ernie_m_jax.config import Config, ConfigError, MeshConfig, to_dict
 from ernie_m_jax.data import mixture
 from ernie_m_jax.data.records import DataError
+from ernie_m_jax.evaluation import report
 from ernie_m_jax.evaluation.runner import Evaluations
 from ernie_m_jax.model import kernels
 from ernie_m_jax.reporting import files, metrics, screen, summary
@@ -180,6 +183,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     stored = summary.stored(workdir / "summary.json", summary.is_of_run) if is_complete(run, workdir) else None
     if stored is not None:
         screen.show(f"{workdir} is complete")
+        if not (workdir / report.FILE).exists():  # a kill may have come before it
+            make_report(workdir, config)
         return stored
     with Watchdog(phases, workdir, config.train.watchdog_seconds):
         numbers = _run_stages(run, workdir)
@@ -193,6 +198,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     own = {name: value for name, value in numbers.items() if name not in ("evals", "objectives", "stages", "versions")}
     columns = {key: title for name in run.entries for key, title in tasks.bind(config, name).task.columns.items()}
     screen.show(screen.objectives_table(numbers["objectives"], columns), screen.summary_table(numbers["evals"] | own))
+    make_report(workdir, config)
     return numbers
 
 
@@ -216,6 +222,18 @@ def _run_stages(run: stages.Run, workdir: Path) -> dict[str, Any]:
         numbers["objectives"][name] = stage_numbers.pop("objectives")
         numbers["stages"][name] = stage_numbers
     return numbers
+
+
+def make_report(workdir: Path, config: Config) -> None:
+    """Makes the report, on the first process. The run is done: what is wrong with its report is printed."""
+    if jax.process_index() != 0:
+        return
+    # The command line has allowed them: these modules are imported already.
+    allowed = [f"{config_files.PREFIX}objectives.{name}.task={keys.task}" for name, keys in config.objectives.items()]
+    try:
+        screen.show(f"report: {report.write(workdir, [setting for setting in allowed if not setting.endswith('=')])}")
+    except Exception as error:
+        screen.show(f"no {report.FILE} ({type(error).__name__}: {error}); --mode=report makes it later")
 
 
 def run_stage(run: stages.Run, stage: stages.Stage, previous: Path | None, needed: bool) -> dict[str, Any]:

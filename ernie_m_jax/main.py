@@ -31,6 +31,7 @@ from ernie_m_jax.convert import native
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.evaluation import encode, in_use, predicted
 from ernie_m_jax.evaluation import report as run_report
+from ernie_m_jax.reporting import goodput
 from ernie_m_jax.training import claim, compile, preemption, replay, restore, run, stages
 from ernie_m_jax.training.guard import TrainingError
 
@@ -190,7 +191,7 @@ def run_mode(config: configs.Config, workdir: Path | None) -> None:
         raise configs.ConfigError(f"--workdir=DIR is missing; --mode={_MODE.value} needs it")
     if _MODE.value == "train":
         with preemption.between_steps():
-            run.train(config, workdir)
+            run.train(config, workdir, goodput.age())
     elif _MODE.value == "replay":
         if _STEP.value is None:
             raise configs.ConfigError("--step=N is missing; --mode=replay needs it")

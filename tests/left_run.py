@@ -5,10 +5,11 @@ import math
 
 from ernie_m_jax import config as configs
 from ernie_m_jax import config_files
-from ernie_m_jax.reporting import files, metrics, paper_tables
+from ernie_m_jax.reporting import files, goodput, metrics, paper_tables
 from tests.conftest import small_tree
 from tests.test_evals import heldout, retrieval
 
+SECONDS = dict(zip(goodput.CAUSES, (80.0, 6.0, 4.0, 1.0, 2.0, 3.0, 0.0, 4.0), strict=True))
 LANGUAGES = ("en", "de", "ru")
 DIRECTIONS = [f"{one}>{other}" for one in LANGUAGES for other in LANGUAGES if one != other]
 VERSIONS = {"python": "3.11.7", "jax": "0.10.2", "device": "cpu", "device_count": 2}
@@ -57,6 +58,9 @@ def pretraining(directory, finished=True):
     )
     tree["stages"] = {name: {**tree["stages"]["one"], "steps": STEPS} for name in ("stage1", "stage2")}
     write_config(directory, configs.resolve(tree))
+    part = {"seconds": SECONDS, "marks": []}
+    account = {"starts": 2, "earlier": dict.fromkeys(SECONDS, 0.0), "before": None, "part": part}
+    files.write_json(directory / goodput.FILE, account)
     moments = {}
     for number, stage in enumerate(("stage1", "stage2")):
         steps = STEPS if finished or not number else STEPS // 2

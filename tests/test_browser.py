@@ -22,6 +22,7 @@ const sizes = (selector) => [...document.querySelectorAll(selector)].map((elemen
 return {
   page: [document.documentElement.scrollWidth, innerWidth],
   charts: sizes('.chart svg'), lines: sizes('.chart path.line'), legends: sizes('.legend li'), tables: sizes('table'),
+  shares: sizes('.shares rect:not([width="0.00"])'),
   cells: sizes('table.heat tbody td'), titles: sizes('h2'),
   wide: [...document.querySelectorAll('body *')].filter((element) => !element.closest('.scroll, pre, svg')
     && element.getBoundingClientRect().right > innerWidth + 1).map((element) => element.outerHTML.slice(0, 80)),
@@ -92,7 +93,8 @@ def test_the_page_is_seen_whole_and_asks_for_nothing(browser, pages, name, width
         assert all(down > 0 for _, down in seen[part] if part != "lines"), part  # a constant is a level line
     if name == "whole":
         assert len(seen["cells"]) == 3 * 16  # three heat maps of three languages and their means
-    assert all(min(box) > 0 for box in seen["cells"])
+        assert len(seen["shares"]) == 7
+    assert all(min(box) > 0 for box in (*seen["cells"], *seen["shares"]))
     assert all(across >= 280 for across, _ in seen["charts"])
     assert seen["texts"] == []  # no tick is cut off
     assert seen["letters"] >= 9

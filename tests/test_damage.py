@@ -13,9 +13,9 @@ from ernie_m_jax import config as configs
 from ernie_m_jax import config_files
 from ernie_m_jax.checkpoint.checkpoints import CheckpointError
 from ernie_m_jax.convert import native
+from ernie_m_jax.reporting import goodput
 from ernie_m_jax.tokenizer import Tokenizer
 from ernie_m_jax.training import claim, loop, preemption, restore, run, stages
-from ernie_m_jax.training.clock import Clock
 from tests.conftest import small_tree
 from tests.test_saved_steps import flip, listing
 from tests.test_train import lines
@@ -260,19 +260,6 @@ def test_the_time_of_a_run_is_that_of_all_its_parts(tokenizer_path, tmp_path, mo
     assert "is complete" in capsys.readouterr().out.splitlines()[-1]
 
 
-@pytest.mark.parametrize(("content", "before"), [("12.5", 12.5), ("x", 0), ("[]", 0), (None, 0)])
-def test_the_time_of_earlier_parts_is_read_if_it_can_be(content, before, tmp_path, capsys):
-    path = tmp_path / "elapsed.json"
-    if content is not None:
-        path.write_text(content)
-    clock = Clock(path, going_on=True)
-    assert before <= clock.seconds() < before + 10
-    assert ("is damaged" in capsys.readouterr().out) == (content in ("x", "[]"))
-    clock.keep()
-    assert before <= Clock(path, going_on=True).seconds() < before + 10
-    assert Clock(path, going_on=False).seconds() < 10
-
-
 # What a failed start leaves.
 
 
@@ -309,7 +296,9 @@ def test_the_numbers_of_a_failed_start_are_not_those_of_the_next(tokenizer_path,
     (tmp_path / "stage2").mkdir()
     (tmp_path / "stage2" / "start.json").write_text("99.0")
     (tmp_path / "summary.json").write_text('{"wall_seconds": 9, "stages": {}, "objectives": {}}')
-    (tmp_path / "elapsed.json").write_text("1000000")
+    seconds = dict.fromkeys(goodput.CAUSES, 1e6)
+    account = {"starts": 3, "earlier": seconds, "before": None, "part": {"seconds": seconds, "marks": []}}
+    (tmp_path / "goodput.json").write_text(json.dumps(account))
     keys = {"evals__retrieval__source__path": "", "stages__stage2__steps": 1, "stages__stage10__steps": 1}
     numbers = run.train(configs.resolve(tree(tokenizer_path, **keys)), tmp_path)
     assert numbers["evals"] == {}

@@ -79,10 +79,10 @@ def test_the_page_of_a_pretraining_run_has_every_part(finished):
     assert "finished" in page.text
     assert "not finished" not in page.text
     assert "1:02:03" in page.text  # the wall time
-    titles = [name.partition(" over the steps")[0] for name in page.charts()]
+    titles = [name.partition(" over the steps")[0] for name in page.charts() if not name.startswith("Goodput")]
     every = ["loss, nats per prediction", "accuracy, share of the predictions", "predictions per step"]
     every += ["gradient norm", "learning rate", "real tokens per second"]
-    every.append("share of the time that the devices waited for data")
+    every.append("input wait, share of the time")
     assert titles == [*every, "retrieval, %", "held, nats and shares", *every, "held, nats and shares"]
     assert page.tables["Evaluations"] == [
         ["", "untrained", "stage1", "stage2"],
@@ -100,6 +100,11 @@ def test_the_page_of_a_pretraining_run_has_every_part(finished):
     assert page.tables["camlm: mixture, stage1"][:2] == mixture
     assert page.tables["What the numbers depend on"][2] == ["jax", "0.10.2"]
     assert '"hidden_size": 32' in page.text
+    assert [row[:3] for row in page.tables["Where the time went"]][1:] == [
+        [cause.replace("_", " "), f"{seconds:.1f}", f"{seconds:.1f} %"] for cause, seconds in left_run.SECONDS.items()
+    ]
+    widths = [float(found["width"]) for tag, found in page.elements if tag == "rect"]
+    assert widths == [10 * seconds for seconds in left_run.SECONDS.values()]
 
 
 def test_the_objectives_are_those_of_the_summary(finished):
@@ -262,7 +267,13 @@ def test_any_numbers_can_be_drawn(values):
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"evals": 3}', b"\xff", b"[" * 9999])
 def test_what_is_damaged_is_said_and_the_rest_shown(content, tmp_path):
     directory = left_run.pretraining(tmp_path / "run")
-    for name in ("summary.json", "stage1/summary.json", "stage1/mixture.json", "evaluation/summary.json"):
+    for name in (
+        "summary.json",
+        "goodput.json",
+        "stage1/summary.json",
+        "stage1/mixture.json",
+        "evaluation/summary.json",
+    ):
         (directory / name).parent.mkdir(exist_ok=True)
         (directory / name).write_bytes(content)
     path = directory / "stage1" / metrics.FILE
@@ -272,6 +283,7 @@ def test_what_is_damaged_is_said_and_the_rest_shown(content, tmp_path):
     assert "stage1/summary.json is damaged and left out" in page.text
     assert "stage1/mixture.json" in page.text
     assert page.charts().count(page.charts()[0]) == 2  # both stages
+    assert "goodput.json is damaged and left out" in page.text
     assert "camlm: mixture, stage2" in page.tables
 
 

@@ -1,8 +1,8 @@
 """A run's report: a work directory in, `report.html` in it out, at the end of a run and by `--mode=report`.
 
-It is made of what lies there (config.json, summary.json, of each stage metrics.jsonl, summary.json and mixture.json,
-evaluation/summary.json), finished or not, while the run goes on too. What is damaged or missing is said on the page.
-Nothing is computed and no device is touched. `report_parts` makes the parts, `reporting.page` the HTML.
+It is made of what lies there (config.json, summary.json, goodput.json, evaluation/summary.json; of each stage
+metrics.jsonl, summary.json and mixture.json), finished or not, while the run goes on too. What is damaged or missing is
+said on the page. Nothing is computed, no device is touched. `report_parts` makes the parts, `reporting.page` the HTML.
 """
 
 import datetime
@@ -16,7 +16,7 @@ from ernie_m_jax import config_files, mirrors
 from ernie_m_jax.config import Config, ConfigError
 from ernie_m_jax.config_renames import upgraded
 from ernie_m_jax.evaluation import report_parts, tables
-from ernie_m_jax.reporting import files, metrics, paper_tables, summary
+from ernie_m_jax.reporting import files, goodput, metrics, paper_tables, summary
 from ernie_m_jax.reporting.history import History
 from ernie_m_jax.reporting.page import Page, Section, Table, render
 
@@ -65,11 +65,13 @@ class _Report:
             name: self._json(directory / name / "summary.json", summary.is_of_stage) or {} for name in names
         }
         self.config = self._resolved(settings)
+        self.account = self._json(directory / goodput.FILE, goodput.is_sound)
 
     def page(self) -> Page:
         """All of it."""
         name = mirrors.named(str(self.directory.absolute())).rstrip("/")
-        sections = [self._results(), self._paper(), *map(self._stage, self.stages), self._by_evaluate()]
+        spent = [report_parts.spent(self.account)] if self.account is not None else []
+        sections = [self._results(), self._paper(), *spent, *map(self._stage, self.stages), self._by_evaluate()]
         sections.append(self._versions())
         return Page(
             title=name.rpartition("/")[2],

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ernie_m_jax.evaluation import heldout, scored, searched
-from ernie_m_jax.reporting import chart, page, screen, summary
+from ernie_m_jax.reporting import chart, goodput, page, screen, summary
 from ernie_m_jax.reporting.chart import Chart
 from ernie_m_jax.reporting.history import TIMING, History, thinned
 from ernie_m_jax.reporting.page import Table
@@ -20,10 +20,19 @@ TITLES = {
     "learning_rate": "learning rate",
     "skipped": "share of steps skipped",
     f"{TIMING}tokens_per_second": "real tokens per second",
-    f"{TIMING}data_wait": "share of the time that the devices waited for data",
+    f"{TIMING}data_wait": "input wait, share of the time",
+    f"{TIMING}productive": "productive share of the time",
 }
 _FIRST = ("loss", "accuracy", "scored")
-_LAST = ("gradient_norm", "learning_rate", "skipped", f"{TIMING}tokens_per_second", f"{TIMING}data_wait")
+_LAST = (
+    "gradient_norm",
+    "learning_rate",
+    "skipped",
+    f"{TIMING}tokens_per_second",
+    f"{TIMING}data_wait",
+    f"{TIMING}productive",
+)
+_OF_CAUSE = dict(zip(goodput.CAUSES, (2, 0, 7, 1, 6, 4, 5, 3), strict=True))  # colours
 _POINTS = 150  # of a curve; fewer where there are many
 _ALL_POINTS = 9000  # of a stage: some 200 kB
 _MOST_CURVES = 24  # in one chart
@@ -185,6 +194,22 @@ def guarded(problems: list[str], what: str, make: Callable[..., Iterable[Any]], 
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         problems.append(f"{what}: the numbers are damaged and left out ({error!r:.80})")
         return []
+
+
+def spent(account: Mapping[str, Any]) -> page.Section:
+    """Where the time went: a bar of all causes and their table."""
+    seconds = goodput.of_file(account)
+    whole = sum(seconds.values()) or 1.0
+    shares = [
+        page.Share(cause.replace("_", " "), _OF_CAUSE[cause], max(0.0, 100 * value / whole), (f"{value:,.1f}", what))
+        for (cause, what), value in zip(goodput.CAUSES.items(), seconds.values(), strict=True)
+    ]
+    facts = [
+        ("productive", f"{100 * goodput.share(seconds):.1f} %"),
+        ("wall time", duration(sum(seconds.values()))),
+        ("starts", number(account["starts"])),
+    ]
+    return page.Section("Goodput", facts, shares=shares)
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 from tensorboardX import SummaryWriter
 
-from ernie_m_jax.reporting import files, screen, summary
+from ernie_m_jax.reporting import files, goodput, screen, summary
 from ernie_m_jax.task import Sums
 
 FILE = "metrics.jsonl"
@@ -165,19 +165,30 @@ class Meter:
         self._window.setdefault(step.objective, []).append(values)
         return values
 
-    def window(self, index: int, waited: float) -> tuple[dict[str, float], dict[str, float]]:
+    def skipped(self) -> float:
+        """Share of the steps since the last window whose update was left out."""
+        lines = [line for values in self._window.values() for line in values]
+        return summary.means(lines, ("skipped",)).get("skipped", 0.0)
+
+    def window(
+        self, index: int, waited: float, spent: Mapping[str, float]
+    ) -> tuple[dict[str, float], dict[str, float]]:
         """Mean losses and timing since the last call; all means also go to TensorBoard.
 
         Args:
           index: of the last step.
           waited: seconds that the devices waited for data since the last call.
+          spent: seconds by cause, as `Goodput.window` gives them.
 
         Returns:
-          The losses by objective; `tokens_per_second` (real ones) and `data_wait`, the share of the time waited.
+          The losses by objective; `tokens_per_second` (real ones), `data_wait`, the share of the time waited, and of
+          what was spent the share that was `productive` and `seconds/CAUSE` of each cause there is.
         """
         now = time.perf_counter()
         seconds = max(now - self._since, 1e-9)
         timing = {"tokens_per_second": self._tokens / seconds, "data_wait": waited / seconds}
+        timing |= {"productive": goodput.share(spent)} if any(spent.values()) else {}
+        timing |= {f"seconds/{cause}": value for cause, value in spent.items() if value}
         means = {name: summary.means(summary.applied(lines)) for name, lines in self._window.items()}
         self._window, self._since, self._tokens = {}, now, 0.0
         self._writer.write(index, {}, timing=timing)

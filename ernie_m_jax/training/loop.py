@@ -202,7 +202,9 @@ class _Loop:
             self.losses.note(step.objective, step.index, values.get("loss"))
             self.finite.note(step, values)
         if done > self.shown and (done % self.keys.log_every == 0 or done == self.last):
-            losses, timing = self.meter.window(done - 1, self.waiting.seconds())
+            waited = self.waiting.seconds()
+            spent = self.run.goodput.window(waited, self.meter.skipped())
+            losses, timing = self.meter.window(done - 1, waited, spent)
             self.progress.update(done, losses, timing["tokens_per_second"])
             if text := self.slow_data.text(timing):
                 self.progress.log(text)
@@ -219,7 +221,7 @@ class _Loop:
             meta |= {"losses": self.losses.state()} if self.keys.spike_sigmas else {}
             streams = stream_states(self.loaders) | dict(drawn or {}) if self.writes_streams else {}
             self.saved.save(index, self.current, streams, meta, selected=chosen.best == index)
-            self.run.keep_time()
+            self.run.goodput.saved(self.stage.name, index)
             if wait:
                 self.saved.wait()
 

@@ -4,7 +4,7 @@
     workdir/tokenizer/             the tokenizer, if the run trained it
     workdir/<stage>/               checkpoints/ metrics.jsonl tensorboard/ mixture.json summary.json,
                                    <evaluation>.csv .png
-    workdir/elapsed.json           seconds of all parts of the run so far
+    workdir/goodput.json           where the time of all parts of the run went
     workdir/summary.json           what the screen shows at the end
     workdir/report.html            the run's report
     workdir/evaluation/            of --mode=evaluate: config.json summary.json, <evaluation>.csv .png
@@ -30,10 +30,10 @@ from ernie_m_jax.data.records import DataError
 from ernie_m_jax.evaluation import report
 from ernie_m_jax.evaluation.runner import Evaluations
 from ernie_m_jax.model import kernels
-from ernie_m_jax.reporting import files, metrics, screen, summary
+from ernie_m_jax.reporting import files, goodput, metrics, screen, summary
+from ernie_m_jax.reporting.goodput import Goodput
 from ernie_m_jax.task import Group
 from ernie_m_jax.training import claim, evaluating, lengths, loop, restore, stages
-from ernie_m_jax.training.clock import Clock
 from ernie_m_jax.training.phases import Phases
 from ernie_m_jax.training.spikes import Losses
 from ernie_m_jax.training.watchdog import Watchdog
@@ -157,12 +157,13 @@ def is_complete(run: stages.Run, workdir: Path) -> bool:
     )
 
 
-def train(config: Config, workdir: Path) -> dict[str, Any]:
+def train(config: Config, workdir: Path, age: float = 0.0) -> dict[str, Any]:
     """Trains every stage, evaluates before the first and after each, and writes and returns the summary.
 
     Args:
       config: the whole run.
       workdir: local; of a URL, its mirror.
+      age: seconds that the process has run already, to be counted as its start.
 
     Raises:
       ConfigError, DataError, CheckpointError: what is wrong and where; what is on disk stays intact.
@@ -172,8 +173,13 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     begun = claim.is_begun(workdir)
     config = lengths.as_stored(config, workdir) if begun else config
     claim.check(config, workdir)
-    clock = Clock(workdir / "elapsed.json", begun)
-    run = dataclasses.replace(make(config, workdir, training=True), keep_time=clock.keep, phases=phases)
+    with Goodput(workdir / goodput.FILE, begun, phases.seconds, age) as account:
+        return _train(config, workdir, begun, phases, account)
+
+
+def _train(config: Config, workdir: Path, begun: bool, phases: Phases, account: Goodput) -> dict[str, Any]:
+    """See `train`; `begun` says that there is a checkpoint, `account` is of the time that passes in `phases`."""
+    run = dataclasses.replace(make(config, workdir, training=True), goodput=account, phases=phases)
     config = lengths.measured(run)
     if config != run.config:
         run = dataclasses.replace(run, config=config)
@@ -183,6 +189,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     stored = summary.stored(workdir / "summary.json", summary.is_of_run) if is_complete(run, workdir) else None
     if stored is not None:
         screen.show(f"{workdir} is complete")
+        account.forget()
         if not (workdir / report.FILE).exists():  # a kill may have come before it
             make_report(workdir, config)
         return stored
@@ -191,13 +198,15 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     if jax.process_index() != 0:
         return {}
     numbers |= summary.totals(numbers["stages"].values())
-    clock.keep()
-    numbers["wall_seconds"] = clock.seconds()
+    numbers["goodput"] = account.summary()
+    numbers["wall_seconds"] = sum(numbers["goodput"]["seconds"].values())
     numbers["versions"] = files.versions()
     files.write_json(workdir / "summary.json", numbers)
     own = {name: value for name, value in numbers.items() if name not in ("evals", "objectives", "stages", "versions")}
+    own["goodput"] = numbers["goodput"]["productive"]
     columns = {key: title for name in run.entries for key, title in tasks.bind(config, name).task.columns.items()}
     screen.show(screen.objectives_table(numbers["objectives"], columns), screen.summary_table(numbers["evals"] | own))
+    account.keep()  # the report shows it
     make_report(workdir, config)
     return numbers
 
@@ -255,6 +264,7 @@ def run_stage(run: stages.Run, stage: stages.Stage, previous: Path | None, neede
     elif newest is not None and first.exists() and summary.stored(first, summary.is_of_start) is None:
         _evaluate_start(run, stage, restore.fresh(run, stage, previous).params, first)
     current, streams, meta = restore.begin(run, stage, saved, previous)
+    run.goodput.began(stage.name, int(current.step))
     if int(current.step) == 0 and previous is None:
         evaluating.record(stage.directory, 0, _evaluate_start(run, stage, current.params, first))
     chosen = evaluating.taken(run, stage.directory, saved, int(current.step))

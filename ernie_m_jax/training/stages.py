@@ -5,7 +5,7 @@ A config comes in; what `loop` trains with, and what `restore` and `compile` nee
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ernie_m_jax.evaluation.evaluator import Outcome
 from ernie_m_jax.evaluation.runner import Evaluations
 from ernie_m_jax.model.encoder import ErnieM, Inputs
 from ernie_m_jax.model.visibility import FULL
+from ernie_m_jax.reporting.goodput import Goodput
 from ernie_m_jax.task import Group
 from ernie_m_jax.training import optimizer, state, step
 from ernie_m_jax.training.phases import Phases
@@ -45,7 +46,7 @@ class Run:
     Attributes:
       entries: the mixtures of all objectives with a weight in any stage.
       evaluations: those of `config.evals`, opened.
-      keep_time: is called with every save.
+      goodput: where its time goes; is told of every save.
       phases: what the run is doing.
     """
 
@@ -55,7 +56,7 @@ class Run:
     mesh: jax.sharding.Mesh
     entries: Mapping[str, Mapping[str, Group]]
     evaluations: Evaluations
-    keep_time: Callable[[], None] = lambda: None
+    goodput: Goodput = dataclasses.field(default_factory=Goodput)
     phases: Phases = dataclasses.field(default_factory=Phases)
 
     def evaluate(self, name: str, params: Any, directory: Path, stem: str) -> Outcome:

@@ -60,6 +60,7 @@ class Goodput:
     ):
         self._path, self._spent, self._age, self._found = path, spent, age, None
         self._lock, self._done, self._written = threading.RLock(), threading.Event(), 0.0
+        self._thread: threading.Thread | None = None
         self._waited = self._skipped = 0.0
         self._shown: Seconds = dict.fromkeys(CAUSES, 0.0)  # up to the last window
         self._marks: list[list[Any]] = []
@@ -150,13 +151,16 @@ class Goodput:
         if jax.process_index() != 0:
             self._path = None
         if self._path is not None:
-            threading.Thread(target=self._beat, name="goodput", daemon=True).start()
+            self._thread = threading.Thread(target=self._beat, name="goodput", daemon=True)
+            self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._done.set()
+        if self._thread is not None:
+            self._thread.join(timeout=10)  # it writes nothing once the work directory is left
         self.keep()
 
     def _add_mark(self, stage: str, step: int) -> None:

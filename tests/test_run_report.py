@@ -148,6 +148,20 @@ def test_an_unfinished_run_says_where_it_stands(tmp_path):
     assert "damaged" not in page.text
 
 
+def test_a_run_that_hung_or_was_killed_says_so(tmp_path):
+    directory = left_run.pretraining(tmp_path / "run", finished=False)
+    beat = {"time": 1790000000.0, "process": 0, "phase": "checkpoint", "phase_seconds": 0.1, "stage": "x", "step": 3}
+    (directory / "heartbeat.json").write_text(json.dumps(beat))
+    hung = "2026-11-26 12:00:00 +0000, process 0 of 1: no step for 99 s <b>"
+    (directory / "hang.txt").write_text(f"{hung}\nThread 0x1:\n  File x, line 3\n\n")
+    page = made(directory)
+    assert "Last sign of life: 2026-09-21 14:13:20 UTC, in the phase checkpoint." in page.text
+    assert f"It hung and was ended: {hung} (hang.txt has the stacks)" in page.text
+    for damaged in ("{}", '{"time": "x"}', '{"time": 1e300}', "3"):
+        (directory / "heartbeat.json").write_text(damaged)
+        assert "heartbeat.json is damaged and left out" in made(directory).text
+
+
 def test_a_run_that_has_no_step_yet_has_a_page(tmp_path):
     left_run.pretraining(tmp_path / "whole")
     (tmp_path / "run").mkdir()

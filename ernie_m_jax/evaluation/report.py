@@ -7,6 +7,7 @@ said on the page. Nothing is computed, no device is touched. `report_parts` make
 
 import datetime
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from ernie_m_jax.reporting.history import History
 from ernie_m_jax.reporting.page import Page, Section, Table, render
 
 FILE = "report.html"
+_LATEST = 1e11  # seconds since 1970
+_MOST_HANGS = 5  # shown, the newest
 _VERSIONS = {"device": "devices", "device_count": "number of devices", "cpus": "CPU cores of the host"}
 
 
@@ -92,7 +95,7 @@ class _Report:
                 return value
         except FileNotFoundError:
             return None
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, TypeError, KeyError, AttributeError, OverflowError):
             pass
         self.problems.append(f"{path.relative_to(self.directory)} is damaged and left out")
         return None
@@ -143,7 +146,20 @@ class _Report:
         moments = list(dict.fromkeys(moment for values in evals.values() for moment in values))
         rows = [[name, *(report_parts.number(values.get(at)) for at in moments)] for name, values in evals.items()]
         own = Table("Evaluations", ["", *moments], rows) if rows else None
-        return Section("Results", items=[own, report_parts.objectives(self.stages)])
+        return Section("Results", notes=self._signs(), items=[own, report_parts.objectives(self.stages)])
+
+    def _signs(self) -> list[str]:
+        """What the watchdog left: the last sign of life of a run that did not end in order, and starts that hung."""
+        found = []
+        beat = self._json(self.directory / "heartbeat.json", lambda value: 0 <= float(value["time"]) < _LATEST)
+        if beat is not None and not self.numbers:
+            when = datetime.datetime.fromtimestamp(float(beat["time"]), datetime.UTC)
+            found.append(f"Last sign of life: {when:%Y-%m-%d %H:%M:%S} UTC, in the phase {beat.get('phase')}.")
+        for path in sorted(self.directory.glob("*hang.txt")):
+            lines = path.read_text("utf-8", errors="replace").splitlines()
+            hangs = [line for line in lines if re.match(r"\d{4}-.*, process \d+ of \d+: ", line)]
+            found += [f"It hung and was ended: {line} ({path.name} has the stacks)" for line in hangs[-_MOST_HANGS:]]
+        return found
 
     def _paper(self) -> Section | None:
         """The paper's tables with the run's figures, of its end and of `--mode=evaluate`."""

@@ -30,7 +30,7 @@ CAUSES = {
     "input_wait": "the devices had nothing to do but wait for data",
     "checkpoint": "saves, as far as training waited for them",
     "evaluation": "evaluations",
-    "skipped": "steps whose update was left out, since loss or gradient was not finite",
+    "skipped": "steps whose update was left out: not finite, or a spike",
     "restart": "done again after a kill: what came after the last checkpoint",
 }
 _AGAIN = ("step", "input_wait", "skipped", "evaluation")  # what a part that goes on from a checkpoint does again

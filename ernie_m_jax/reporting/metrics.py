@@ -226,7 +226,8 @@ def entries(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """The whole lines of a metrics file, in order; what is damaged of it is passed over, not mended."""
     if path.exists():
         with path.open("rb") as file:
-            yield from (json.loads(line) for line in file if line.endswith(b"\n") and _is_entry(line))
+            found = (_entry(line) for line in file if line.endswith(b"\n"))
+            yield from (entry for entry in found if entry is not None)
 
 
 def repair(path: pathlib.Path) -> list[str]:
@@ -238,7 +239,7 @@ def repair(path: pathlib.Path) -> list[str]:
     if not path.exists():
         return []
     *lines, torn = path.read_bytes().split(b"\n")
-    bad = {number for number, line in enumerate(lines, 1) if not _is_entry(line)}
+    bad = {number for number, line in enumerate(lines, 1) if _entry(line) is None}
     whole = [f"{line.decode()}\n" for number, line in enumerate(lines, 1) if number not in bad]
     if bad:
         shutil.copyfile(path, kept := files.aside(path))
@@ -249,17 +250,14 @@ def repair(path: pathlib.Path) -> list[str]:
     return whole
 
 
-def _is_entry(line: bytes) -> bool:
-    """Whether a line is what `MetricsWriter.write` writes."""
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """What a line holds; None unless it is one that `MetricsWriter` writes."""
     try:
         entry = json.loads(line.decode())
         for name, value in (entry | entry.get("timing", {})).items():
             if name not in ("objective", "eval", "timing"):
                 float(value)
-        return (
-            type(entry["step"]) is int
-            and isinstance(entry.get("objective", ""), str)
-            and isinstance(entry.get("eval", ""), str)
-        )
+        named = isinstance(entry.get("objective", ""), str) and isinstance(entry.get("eval", ""), str)
+        return entry if named and type(entry["step"]) is int else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
-        return False
+        return None

@@ -185,7 +185,8 @@ def _train(config: Config, workdir: Path, begun: bool, phases: Phases, account: 
         run = dataclasses.replace(run, config=config)
         claim.claim(config, workdir)
     if not begun and jax.process_index() == 0:
-        (workdir / "summary.json").unlink(missing_ok=True)  # of another run that was here
+        for name in ("summary.json", report.FILE):  # of another run that was here
+            (workdir / name).unlink(missing_ok=True)
     stored = summary.stored(workdir / "summary.json", summary.is_of_run) if is_complete(run, workdir) else None
     if stored is not None:
         screen.show(f"{workdir} is complete")

@@ -31,6 +31,10 @@ def test_train_shows_and_stores_what_it_does(trained):
     assert "Traceback" not in done.stderr
     summary = json.loads((workdir / "summary.json").read_text())
     assert set(summary["evals"]["retrieval"]) == {"untrained", "stage1", "stage2"}
+    assert f"report: {workdir / 'report.html'}" in done.stdout
+    assert sum(summary["goodput"]["seconds"].values()) == pytest.approx(summary["wall_seconds"])
+    page = (workdir / "report.html").read_text()
+    assert all(part in page for part in ("camlm: mixture, stage1", "retrieval at the end of stage2", "Goodput"))
     stored = json.loads((workdir / "config.json").read_text())
     assert stored["config"]["model"]["hidden_size"] == 32
     assert stored["versions"]["jax"]

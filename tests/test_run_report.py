@@ -260,6 +260,8 @@ def test_a_curve_is_drawn_where_its_numbers_are():
     at = {tick.label: tick.at for tick in drawn.up}
     np.testing.assert_allclose(found[:, 0], np.linspace(drawn.left, drawn.right, 5), atol=0.06)
     np.testing.assert_allclose(found[[0, 1, 4], 1], [at["0"], at["1"], at["4"]], atol=0.06)
+    assert at["0"] == drawn.bottom
+    assert drawn.top < at["4"] < drawn.top + 0.1 * (drawn.bottom - drawn.top)
     assert drawn.lines[0].colour == 3
     wide = chart.chart("t", {"a": history.thinned(np.arange(3), np.array([1.0, 10.0, 1000.0]), 9)}, {"a": 0}, 2, True)
     heights = points(wide.lines[0].path)[:, 1]

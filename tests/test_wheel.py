@@ -46,6 +46,7 @@ def test_the_installed_command_trains_the_quickstart_from_any_directory(installe
     trained = _command(installed, tmp_path, "--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}", *few)
     assert trained.returncode == 0, trained.stderr
     assert (tmp_path / "run" / "summary.json").is_file()
+    assert "</html>" in (tmp_path / "run" / "report.html").read_text()  # its template is in the wheel
     again = _command(installed, tmp_path, f"--workdir={tmp_path / 'run'}", "--mode=evaluate")
     assert again.returncode == 0, again.stderr
 

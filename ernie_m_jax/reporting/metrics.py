@@ -210,10 +210,7 @@ def _before(lines: list[str], resume_step: int | None) -> list[str]:
 
 def line_of(path: pathlib.Path, step: int) -> dict[str, Any] | None:
     """The line of a training step in a metrics file, without its timing; None where there is none."""
-    if not path.exists():
-        return None
-    lines = [json.loads(line) for line in path.read_bytes().split(b"\n") if _is_entry(line)]
-    found = [line for line in lines if line["step"] == step and "objective" in line]
+    found = [entry for entry in entries(path) if entry["step"] == step and "objective" in entry]
     return {name: value for name, value in found[-1].items() if name != "timing"} if found else None
 
 

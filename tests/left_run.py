@@ -78,7 +78,7 @@ def pretraining(directory, finished=True):
             files.write_json(directory / stage / "summary.json", numbers)
             moments[stage] = last["retrieval"]["average"]
     if finished:
-        evals = {"retrieval": {"untrained": found_retrieval(1.0)["average"], **moments}, "held": {"stage2": 3.5}}
+        evals = {"held": {"stage2": 3.5}, "retrieval": {"untrained": found_retrieval(1.0)["average"], **moments}}
         numbers = {"evals": evals, "objectives": {}, "stages": {}, "wall_seconds": 3723.0, "versions": VERSIONS}
         files.write_json(directory / "summary.json", numbers | {"tokens_per_second": 9030.5, "fill": 0.9})
     return directory

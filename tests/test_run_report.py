@@ -86,8 +86,8 @@ def test_the_page_of_a_pretraining_run_has_every_part(finished):
     assert titles == [*every, "retrieval, %", "held, nats and shares", *every, "held, nats and shares"]
     assert page.tables["Evaluations"] == [
         ["", "untrained", "stage1", "stage2"],
-        ["retrieval", "8.500", "37.500", "47.500"],
         ["held", "-", "-", "3.500"],
+        ["retrieval", "8.500", "37.500", "47.500"],
     ]
     heat = page.tables["retrieval at the end of stage2: 47.5 %"]
     assert heat[0] == ["", *left_run.LANGUAGES, "mean"]

@@ -143,7 +143,8 @@ class _Report:
             for name, moments in report_parts.mapping(self.numbers.get("evals")).items()
             if isinstance(moments, dict) and moments
         }
-        moments = list(dict.fromkeys(moment for values in evals.values() for moment in values))
+        found = {moment for values in evals.values() for moment in values}
+        moments = [moment for moment in dict.fromkeys(("untrained", *self.tree["stages"], *found)) if moment in found]
         rows = [[name, *(report_parts.number(values.get(at)) for at in moments)] for name, values in evals.items()]
         own = Table("Evaluations", ["", *moments], rows) if rows else None
         return Section("Results", notes=self._signs(), items=[own, report_parts.objectives(self.stages)])
@@ -249,6 +250,12 @@ class _Report:
         if not ended or not begun or begun == ended:
             columns = {"": begun or ended}
         keys = {**begun, **ended}
-        rows = [[_VERSIONS.get(key, key), *(str(found.get(key, "-")) for found in columns.values())] for key in keys]
+        rows = [
+            [
+                _VERSIONS.get(key, key),
+                *("-" if found.get(key) is None else str(found[key]) for found in columns.values()),
+            ]
+            for key in keys
+        ]
         made = Table("What the numbers depend on", ["", *columns], rows, is_text=True)
         return Section("Versions and hardware", items=[made])

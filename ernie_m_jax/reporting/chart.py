@@ -131,6 +131,8 @@ def short(value: float) -> str:
 def _range(least: float, most: float, logarithmic: bool) -> tuple[float, float]:
     """The ends of the axis of values, a little beyond them; logarithms on a logarithmic axis."""
     low, high = (math.log10(least), math.log10(most)) if logarithmic else (least, most)
+    if low == high == 0.0 and not logarithmic:
+        return 0.0, 1.0
     # A span that the numbers' own size makes nothing is none.
     margin = 0.05 * (high - low) if high - low > 1e-9 * max(abs(low), abs(high)) else 0.5 * abs(high) or 1.0
     if not logarithmic and 0 <= low < 0.25 * high:

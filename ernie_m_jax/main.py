@@ -99,10 +99,7 @@ def main(arguments: list[str]) -> None:
     """Runs one mode; what a user can fix ends in one message on standard error and exit status 2."""
     try:
         with opened_workdir() as workdir:
-            if _MODE.value == "report":
-                report(arguments[1:], workdir)
-            else:
-                run_mode(read_config(arguments[1:], workdir), workdir)
+            do(arguments[1:], workdir)
         lifeline.close()
     except preemption.Interrupted as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr)
@@ -146,6 +143,14 @@ def opened_workdir() -> contextlib.AbstractContextManager[Path | None]:
     if not _WORKDIR.value:
         return contextlib.nullcontext()
     return mirrors.mirrored(_WORKDIR.value, writing=_MODE.value in ("train", "evaluate", "report"))
+
+
+def do(arguments: list[str], workdir: Path | None) -> None:
+    """Runs one mode with what `parse` left of the command line."""
+    if _MODE.value == "report":  # needs no sound config
+        report(arguments, workdir)
+    else:
+        run_mode(read_config(arguments, workdir), workdir)
 
 
 def settings_of(arguments: list[str]) -> list[str]:

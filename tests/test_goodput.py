@@ -206,12 +206,12 @@ def test_the_age_of_a_process_is_told():
 def test_a_real_run_that_is_killed(tmp_path):
     """The causes add up to the wall time of both processes, and the killed one's lost steps are restart."""
     workdir = tmp_path / "run"
-    run = [*quick(workdir, steps=1200), "--config.train.save_every=100", "--config.train.log_every=20"]
+    run = [*quick(workdir, steps=500), "--config.train.save_every=100", "--config.train.log_every=20"]
     run += ["--config.model.hidden_size=64", "--config.evals.retrieval.source.path=", "--config.evals.heldout.every=0"]
     began = time.monotonic()
     first = subprocess.Popen(command(*run), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     path, lost = workdir / "stage1" / metrics.FILE, 0.0
-    while lost < 380:  # between two saves, and as near to the next as can be
+    while lost < 180:  # between two saves, and as near to the next as can be
         time.sleep(0.05)
         assert first.poll() is None
         assert time.monotonic() < began + 280
@@ -230,7 +230,8 @@ def test_a_real_run_that_is_killed(tmp_path):
     seconds += time.monotonic() - began
     found = json.loads((workdir / "summary.json").read_text())["goodput"]
     assert found["starts"] == 2
-    assert sum(found["seconds"].values()) == pytest.approx(seconds, rel=0.02)
+    whole = sum(goodput.of_file(goodput.read(workdir / PATH)).values())
+    assert whole == pytest.approx(seconds, rel=0.02, abs=4)  # the last beat before the kill, and the end of Python
     per_step = killed["step"] / done
     expected = per_step * (done - kept)
     assert found["seconds"]["restart"] == pytest.approx(expected, rel=0.3, abs=0.7), (done, kept, per_step)

@@ -145,8 +145,7 @@ def test_out_of_memory_says_what_to_set(trained, tmp_path, monkeypatch, capsys):
         assert named in said
     # On the device; JAX's CPU client dies of most ways to ask for too much, so the request is made here.
     monkeypatch.setattr(main, "opened_workdir", contextlib.nullcontext)
-    monkeypatch.setattr(main, "read_config", lambda arguments, workdir: None)
-    monkeypatch.setattr(main, "run_mode", lambda config, workdir: jnp.zeros((1 << 45,), jnp.float32))
+    monkeypatch.setattr(main, "do", lambda arguments, workdir: jnp.zeros((1 << 45,), jnp.float32))
     with pytest.raises(SystemExit) as caught:
         main.main(["main"])
     said = capsys.readouterr().err

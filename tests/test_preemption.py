@@ -22,12 +22,11 @@ from tests.command import ROOT
     ],
 )
 def test_the_exit_status_says_whether_to_run_it_again(number, status, monkeypatch, capsys):
-    def interrupted(config, workdir):
+    def interrupted(arguments, workdir):
         raise preemption.Interrupted("stopped after step 3 of 9 of one, saved", number)
 
     monkeypatch.setattr(main, "opened_workdir", contextlib.nullcontext)
-    monkeypatch.setattr(main, "read_config", lambda arguments, workdir: None)
-    monkeypatch.setattr(main, "run_mode", interrupted)
+    monkeypatch.setattr(main, "do", interrupted)
     with pytest.raises(SystemExit) as ended:
         main.main(["main"])
     assert ended.value.code == status

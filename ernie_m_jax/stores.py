@@ -18,9 +18,9 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 
@@ -109,6 +109,51 @@ def read(url: Any) -> bytes:
         return files.cat_file(path)
 
 
+def facts(url: Any) -> str:
+    """What tells this version of a file at a URL or local path from another: its size, and its tag or time."""
+    if not is_url(url):
+        found = os.stat(url)
+        return f"{found.st_size} {found.st_mtime_ns}"
+    files, path = opened(url)
+    with told(url):
+        found = files.info(path)
+    return f"{found.get('size')} {_version(found)}"
+
+
+@contextlib.contextmanager
+def reading(url: Any) -> Iterator[BinaryIO]:
+    """The file at a URL or local path, open to be read anywhere; nothing more of it is downloaded than is read."""
+    if not is_url(url):
+        with open(url, "rb") as file:
+            yield file
+        return
+    files, path = opened(url)
+    with told(url):
+        file = files.open(path, "rb")
+    with file:  # what the block raises is not the store's
+        yield file
+
+
+def names(folder: Any) -> list[str]:
+    """What stands in a folder, sorted; nothing where there is none."""
+    if not is_url(folder):
+        return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    files, path = opened(folder)
+    with told(folder):
+        found = files.ls(path, detail=False) if files.isdir(path) else []
+    return sorted({name.rstrip("/").rpartition("/")[2] for name in found})
+
+
+def remove(url: Any) -> None:
+    """Removes a file, or a folder with all in it."""
+    if not is_url(url):
+        shutil.rmtree(url) if os.path.isdir(url) else os.unlink(url)
+        return
+    files, path = opened(url)
+    with told(url):
+        files.rm(path, recursive=True)
+
+
 def write(url: Any, content: bytes) -> None:
     """Puts one object, which appears whole or not at all."""
     files, path = opened(url)
@@ -135,7 +180,7 @@ def local(path: Any) -> str:
     files, inside = opened(path)
     with told(path):
         facts = files.info(inside)
-    version = next((str(facts[name]) for name in _VERSIONS if facts.get(name)), "")
+    version = _version(facts)
     key = hashlib.sha256(f"{os.fspath(path)}\n{version}\n{facts.get('size')}".encode()).hexdigest()
     folder = (cache("files") if version else _own()) / key
     target = folder / (inside.rstrip("/").rpartition("/")[2] or "file")
@@ -151,6 +196,11 @@ def local(path: Any) -> str:
         finally:
             temporary.unlink(missing_ok=True)
     return str(target)
+
+
+def _version(facts: Mapping[str, Any]) -> str:
+    """What a store says of the version of an object; "" where it says nothing."""
+    return next((str(facts[name]) for name in _VERSIONS if facts.get(name)), "")
 
 
 @functools.cache

@@ -55,6 +55,7 @@ class Sources:
         monolingual: Mapping[str, SourceConfig] | None = None,
         parallel: Mapping[str, SourceConfig] | None = None,
         where: str = "data",
+        opening: Callable[..., dict[str, Any]] = sources.open_source,
     ):
         """Opens nothing yet.
 
@@ -63,8 +64,9 @@ class Sources:
           monolingual: sources to read instead of `config.data.monolingual`, such as held-out ones.
           parallel: the same for `config.data.parallel`.
           where: of the config they stand, for messages.
+          opening: opens a source; see `records.open_source`.
         """
-        self._where = where
+        self._where, self._opening = where, opening
         self._languages = cfg.languages
         self._configured: dict[sources.Kind, Mapping[str, SourceConfig]] = {
             "monolingual": cfg.data.monolingual if monolingual is None else monolingual,
@@ -139,7 +141,7 @@ class Sources:
         for name, source in configured.items():
             shown = f"{self._where}.{kind}.{name}".rstrip(".")
             # Only training checks whose ids they are; what evaluates reads text.
-            opened = sources.open_source(shown, source, self._languages, kind, takes_ids=self._where == "data")
+            opened = self._opening(shown, source, self._languages, kind, takes_ids=self._where == "data")
             for key, sequence in opened.items():
                 parts.setdefault(key, []).append(sequence)
         return parts

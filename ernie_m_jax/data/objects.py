@@ -15,7 +15,7 @@ from array_record.python import array_record_module
 
 from ernie_m_jax import stores
 from ernie_m_jax.data.readers import DataError, MissingData, Texts, lines
-from ernie_m_jax.task import Record
+from ernie_m_jax.task import RandomAccess, Record
 
 
 class Objects(Protocol):
@@ -232,7 +232,7 @@ class ObjectRecords:
 class ChosenRecords:
     """Some of the records of a sequence."""
 
-    def __init__(self, records: ObjectRecords, rows: np.ndarray):
+    def __init__(self, records: RandomAccess, rows: np.ndarray):
         self.records, self.rows = records, rows
 
     def __len__(self) -> int:

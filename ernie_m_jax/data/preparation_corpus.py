@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from ernie_m_jax import stores
 from ernie_m_jax import task as tasks
 from ernie_m_jax.config import Config, ConfigError
-from ernie_m_jax.data import mixture, preparation_checks, prepared, stored_ids
+from ernie_m_jax.data import mixture, preparation_checks, prepared, records, stored_ids
 from ernie_m_jax.task import RandomAccess
 from ernie_m_jax.tokenizer import Tokenizer, train
 
+HELD = "config.data names ids that are stored already; name the text they were made of"
 TOKENIZER = "tokenizer"  # in the folder, where the config names none
 
 _say = functools.partial(print, flush=True)  # a line of what is done
@@ -27,18 +28,21 @@ class Asked:
 
     Attributes:
       files: the records to store, by the name of their file.
+      joins: to how many characters lines are to be joined, 0: not.
       opened: the languages of "monolingual" and the pairs of "parallel", where they are asked for.
     """
 
     def __init__(self, sources: mixture.Sources):
         self._sources = sources
         self.files: dict[str, RandomAccess] = {}
-        self.opened: dict[str, Sequence[str]] = {}
+        self.joins: set[int] = set()
+        self.opened: dict[records.Kind, Sequence[str]] = {}
 
     def monolingual(self, join_to_characters: int = 0) -> Mapping[str, RandomAccess]:
         """See `task.Sources.monolingual`."""
         join = max(join_to_characters, 0)
         opened = self._sources.monolingual(join)
+        self.joins.add(join)
         self.opened["monolingual"] = list(opened)
         self.files |= {stored_ids.monolingual_file(join, name): part for name, part in opened.items()}
         return opened
@@ -66,28 +70,43 @@ def corpus(config: Config, config_file: str, output: str) -> prepared.Manifest:
     """
     prepared.check_free(output)
     sources = mixture.Sources(config)
+    asked = ask(config, sources)
+    if sources.holds_ids():
+        raise ConfigError(HELD)
+    check_apart(config, output)
+    with prepared.writing(output) as writer:
+        tokenizer = _tokenizer(config, sources, str(writer.directory))
+        for name, found in sorted(asked.files.items()):
+            lines = stored_ids.Lines(found, tokenizer)
+            writer.add(name, lines, {}, compressed=False)
+            file = writer.counted(name, lines.tokens)
+            _say(f"{name}: {file.records:,} records, {file.tokens:,} tokens, {file.bytes:,} bytes")
+        manifest = writer.finish(stored_ids.TASK, (), config_file, tokenizer.fingerprint)
+    say_flags(config, output, asked)
+    return manifest
+
+
+def ask(config: Config, sources: mixture.Sources) -> Asked:
+    """What the objectives of the config's stages ask its sources for.
+
+    Raises:
+      ConfigError: nothing.
+    """
     asked = Asked(sources)
     active = {name for stage in config.stages.values() for name, weight in stage.weights.items() if weight > 0}
     for name in sorted(active):
         tasks.bind(config, name).records(asked)
     if not asked.files:
         raise ConfigError(f"config.data is not read by {', '.join(sorted(active))}: there is no corpus to prepare")
-    if sources.holds_ids():
-        raise ConfigError("config.data names ids that are stored already; name the text they were made of")
-    _check_apart(config, output)
-    with prepared.writing(output) as writer:
-        tokenizer = _tokenizer(config, sources, str(writer.directory))
-        for name, records in sorted(asked.files.items()):
-            lines = stored_ids.Lines(records, tokenizer)
-            writer.add(name, lines, {}, compressed=False)
-            file = writer.counted(name, lines.tokens)
-            _say(f"{name}: {file.records:,} records, {file.tokens:,} tokens, {file.bytes:,} bytes")
-        manifest = writer.finish(stored_ids.TASK, (), config_file, tokenizer.fingerprint)
+    return asked
+
+
+def say_flags(config: Config, output: str, asked: Asked) -> None:
+    """Prints what the run's command needs."""
     _say(f"for the config: {' '.join(map(shlex.quote, flags(config, output, asked.opened)))}")
-    return manifest
 
 
-def _check_apart(config: Config, output: str) -> None:
+def check_apart(config: Config, output: str) -> None:
     """The sources' files must not stand in the folder, where a later preparation may remove what it did not write."""
     for sources in (config.data.monolingual, config.data.parallel):
         for source in sources.values():
@@ -107,10 +126,22 @@ def _tokenizer(config: Config, sources: mixture.Sources, folder: str) -> Tokeniz
             path = os.path.join(folder, TOKENIZER)
             _say(f"training a tokenizer of {config.model.vocab_size} entries")
             train(sources.texts(), config.model.vocab_size, path, keys.character_coverage)
-        loaded = Tokenizer.load(path, keys.style)
     except ConfigError:
         raise
     except ValueError as error:
+        raise ConfigError(f"config.tokenizer: {error}") from error
+    return load_tokenizer(config, path)
+
+
+def load_tokenizer(config: Config, path: str) -> Tokenizer:
+    """The tokenizer of a folder, in the config's style.
+
+    Raises:
+      ConfigError: it cannot be opened, or has another number of entries than the config's model.
+    """
+    try:
+        loaded = Tokenizer.load(path, config.tokenizer.style)
+    except (ValueError, FileNotFoundError) as error:
         raise ConfigError(f"config.tokenizer: {error}") from error
     if loaded.vocab_size != config.model.vocab_size:
         raise ConfigError(
@@ -120,7 +151,7 @@ def _tokenizer(config: Config, sources: mixture.Sources, folder: str) -> Tokeniz
     return loaded
 
 
-def flags(config: Config, output: str, opened: Mapping[str, Sequence[str]]) -> Sequence[str]:
+def flags(config: Config, output: str, opened: Mapping[records.Kind, Sequence[str]]) -> Sequence[str]:
     """What a command line adds to the config so that it reads the ids in place of its text.
 
     Args:

@@ -3,6 +3,8 @@ r"""Published data in, files of the package's formats out; run once, before trai
     python -m ernie_m_jax.data.prepare xnli --source XNLI-1.0 --output prepared/xnli --languages en,de
     python -m ernie_m_jax.data.prepare tatoeba --source tatoeba --output prepared/tatoeba --pairs de-en,fr-en
     python -m ernie_m_jax.data.prepare corpus --config configs/pretrain/stage1.py --output prepared/ids
+    python -m ernie_m_jax.data.prepare corpus --config configs/pretrain/stage1.py --output prepared/ids \
+        --runner=DirectRunner --direct_num_workers=4 --direct_running_mode=multi_processing
     python -m ernie_m_jax.data.prepare verify prepared/xnli
     python -m ernie_m_jax.data.prepare array_record --input corpus:udhr --kind parallel --languages en,de \
         --output 'DIR/{pair}.array_record'
@@ -13,7 +15,8 @@ published files once and write a prepared folder (`prepared.py`). A labelled tas
 folder instead of the files; tatoeba's pairs are named as a source's path, `DIR/{pair}.array_record`. The last line
 printed is what to put into the config. A source that is one file is one split, the one that --splits names. `corpus`
 reads the text of a pre-training config through its tokenizer once and stores the ids (`stored_ids.py`), which the
-config's sources may then name; --config.KEY=VALUE goes over the config as in training. `verify`
+config's sources may then name; --config.KEY=VALUE goes over the config as in training. With --runner it is done by
+the workers of Apache Beam (`preparation_beam.py`), whose flags may follow. `verify`
 compares every byte of a prepared folder with its manifest. `array_record` turns any source that `records.open_source`
 reads into one ArrayRecord file per language or pair, the fastest form for random access at scale. `diagnostics` makes
 the bundled corpus of that name (see its README): cleaned messages, 200 held out, the others half as pairs and half as
@@ -31,7 +34,7 @@ from pathlib import Path
 from ernie_m_jax import config as configs
 from ernie_m_jax import config_files
 from ernie_m_jax.config import ConfigError, SourceConfig
-from ernie_m_jax.data import cleaning, preparation, preparation_corpus, prepared, records
+from ernie_m_jax.data import cleaning, preparation, preparation_beam, preparation_corpus, prepared, records
 
 SEED = 2021  # of the bundled files; the year of the paper
 HELD_OUT = 200  # messages, all of them with four English words or more where there are enough
@@ -39,6 +42,7 @@ HELD_OUT = 200  # messages, all of them with four English words or more where th
 PROGRAM = "python -m ernie_m_jax.data.prepare"
 COMMANDS = ("corpus", "verify", "diagnostics", "array_record")
 TASKS = "TASK is xnli, pawsx, conll, mlqa, tatoeba or a module of your own; TASK --help shows its flags."
+SHARDED = ("shard_megabytes", "max_characters", "keep_duplicates")  # what `corpus` takes with --runner
 LISTS = ("languages", "pairs", "splits", "labels")
 
 Rows = list[dict[str, str]]
@@ -52,14 +56,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     given, settings = config_files.split(sys.argv[1:] if argv is None else argv)
     parser = _commands()
     is_task = bool(given) and not given[0].startswith("-") and given[0] not in COMMANDS
-    args = _task_parser(given[0]).parse_args(given[1:]) if is_task else parser.parse_args(given)
+    args, flags = (_task_parser(given[0]) if is_task else parser).parse_known_args(given[is_task:])
+    if flags and not getattr(args, "runner", ""):
+        parser.error(f"unrecognized arguments: {' '.join(flags)}")
     if settings and (is_task or args.command != "corpus"):
         parser.error(f"{settings[0]}: only corpus takes a config")
     try:
         if is_task:
             _prepare(given[0], args)
         elif args.command == "corpus":
-            _corpus(args, settings)
+            _corpus(args, settings, flags)
         elif args.command == "verify":
             for name, file in prepared.verify(args.directory).files.items():
                 print(f"{name}: {file.records:,} records, {file.bytes:,} bytes, as in the manifest")
@@ -77,6 +83,10 @@ def _commands() -> argparse.ArgumentParser:
     ids = commands.add_parser("corpus", help="store the token ids of a pre-training config's text")
     ids.add_argument("--config", required=True, help="config file, as of a run; --config.KEY=VALUE goes over it")
     ids.add_argument("--output", required=True, help="folder for the files and their manifest.json")
+    ids.add_argument("--runner", default="", help="Beam's, such as DirectRunner, which takes further flags of Beam's")
+    ids.add_argument("--shard_megabytes", type=_above_zero, help="of text per file; with --runner")
+    ids.add_argument("--max_characters", type=_above_zero, help="of each language or pair, about; with --runner")
+    ids.add_argument("--keep_duplicates", action="store_const", const=True, help="with --runner")
     check = commands.add_parser("verify", help="compare a prepared folder with its manifest")
     check.add_argument("directory")
     messages = commands.add_parser("diagnostics", help="clean and split aligned compiler messages")
@@ -118,10 +128,26 @@ def _prepare(task: str, args: argparse.Namespace) -> None:
         preparation.labelled(task, args.source, args.output, **given, bad_rows=args.bad_rows)
 
 
-def _corpus(args: argparse.Namespace, settings: Sequence[str]) -> None:
+def _corpus(args: argparse.Namespace, settings: Sequence[str], flags: Sequence[str]) -> None:
+    given = {name: getattr(args, name) for name in SHARDED if getattr(args, name) is not None}
+    if given and not args.runner:
+        raise ConfigError(
+            f"--{next(iter(given))} is for --runner, which is not given; one process stores all in one file"
+        )
     tree = config_files.from_file(args.config)
     problems = config_files.override(tree, settings)
-    preparation_corpus.corpus(configs.resolve(tree, problems=problems), args.config, args.output)
+    config = configs.resolve(tree, problems=problems)
+    if not args.runner:
+        preparation_corpus.corpus(config, args.config, args.output)
+        return
+    options = preparation_beam.Options(args.runner, tuple(flags), **given)
+    preparation_beam.prepare(config, args.config, args.output, options)
+
+
+def _above_zero(text: str) -> float:
+    if not (number := float(text)) > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} must be above 0")
+    return number
 
 
 def _convert(args: argparse.Namespace) -> dict[str, int]:

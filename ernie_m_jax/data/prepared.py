@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -27,7 +28,8 @@ from ernie_m_jax.task import Record
 VERSION = 1
 MANIFEST = "manifest.json"
 LOCK = ".preparing.lock"
-_DATA = re.compile(r"(train|dev|test|monolingual|parallel)-[^/]+\.array_record")
+DATA = re.compile(r"(train|dev|test|monolingual|parallel)-[^/]+\.array_record")
+WORK = re.compile(r"\.work-[0-9a-f]{16}")  # a folder of what several processes have done; see `preparation_shards.py`
 _FILES = (".gz", ".tsv", ".txt", ".jsonl", SUFFIX)  # URLs of files end so; for others the store is asked
 _BLOCK = 1 << 20  # bytes hashed at a time
 
@@ -91,8 +93,8 @@ class Writer:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             for name in os.listdir(directory):
-                if UNFINISHED.fullmatch(name) or _DATA.fullmatch(name) or (began and name.endswith(SUFFIX)):
-                    (self.directory / name).unlink()
+                if is_left(name) or (began and name.endswith(SUFFIX)):
+                    stores.remove(self.directory / name)
         except OSError as error:
             raise DataError(f"{directory}: cannot be written: {error.strerror}") from error
 
@@ -100,9 +102,9 @@ class Writer:
         self, name: str, lines: Iterable[bytes], skipped: Mapping[str, int], note: str = "", compressed: bool = True
     ) -> File:
         """Writes a file of these lines; `skipped` and `note` as in `File`."""
-        path = self.directory / name
-        count = array_records.write(str(path), lines, compressed)
-        self._files[name] = File(count, path.stat().st_size, _digest(path), dict(skipped), note)
+        self._files[name] = dataclasses.replace(
+            written(str(self.directory), name, lines, skipped, compressed), note=note
+        )
         return self._files[name]
 
     def counted(self, name: str, tokens: int) -> File:
@@ -113,8 +115,7 @@ class Writer:
     def finish(self, task: str, labels: Sequence[str], source: str, tokenizer: str = "") -> Manifest:
         """Writes the manifest, with which the folder is complete; `tokenizer` as in `Manifest`."""
         manifest = Manifest(task, tuple(labels), source, self._files, tokenizer)
-        tree = {"version": VERSION, **dataclasses.asdict(manifest)}
-        atomic.write(self.directory / MANIFEST, (json.dumps(tree, ensure_ascii=False, indent=1) + "\n").encode())
+        complete(str(self.directory), manifest)
         self._files = {}  # nothing to remove any more
         return manifest
 
@@ -122,6 +123,28 @@ class Writer:
         """Removes the files that were added, unless the folder is complete."""
         for name in self._files:
             (self.directory / name).unlink(missing_ok=True)
+
+
+def written(directory: str, name: str, lines: Iterable[bytes], skipped: Mapping[str, int], compressed: bool) -> File:
+    """Writes one file of a folder, or of the URL of one, and returns what the manifest says of it; see `Writer.add`."""
+    away = stores.is_url(directory)
+    with tempfile.TemporaryDirectory() if away else contextlib.nullcontext(directory) as folder:
+        path = Path(folder, name)
+        count = array_records.write(str(path), lines, compressed)
+        if away:
+            stores.put(path, stores.join(directory, name))
+        return File(count, path.stat().st_size, _digest(path), dict(skipped))
+
+
+def complete(directory: str, manifest: Manifest) -> None:
+    """Writes the manifest of a folder, or of the URL of one, all files of which are there."""
+    text = json.dumps({"version": VERSION, **dataclasses.asdict(manifest)}, ensure_ascii=False, indent=1)
+    atomic.write(stores.join(directory, MANIFEST), f"{text}\n".encode())
+
+
+def is_left(name: str) -> bool:
+    """Whether a preparation that does not finish leaves something of such a name."""
+    return any(pattern.fullmatch(name) for pattern in (DATA, WORK, UNFINISHED))
 
 
 @contextlib.contextmanager
@@ -132,24 +155,31 @@ def writing(directory: str) -> Iterator[Writer]:
       DataError: there is a finished folder, it is being written, or it cannot be made.
     """
     check_free(directory)
-    with contextlib.ExitStack() as stack:
-        directory = str(stack.enter_context(mirrors.mirrored(directory, writing=True)))
-        lock = os.path.join(directory, LOCK)
-        try:
-            os.makedirs(directory, exist_ok=True)
-            began = os.path.exists(lock)
-            stack.enter_context(atomic.alone(lock))
-        except BlockingIOError as error:
-            way = "wait for it, or name another folder"
-            raise DataError(f"{directory}: another preparation is writing here; {way}") from error
-        except OSError as error:
-            raise DataError(f"{directory}: cannot be written: {error.strerror}") from error
-        writer = Writer(directory, began)
+    with mirrors.mirrored(directory, writing=True) as folder, alone(str(folder)) as began:
+        writer = Writer(str(folder), began)
         try:
             yield writer
         except BaseException:
             writer.remove()
             raise
+
+
+@contextlib.contextmanager
+def alone(directory: str) -> Iterator[bool]:
+    """Makes a local folder and holds its lock; yields whether a preparation was killed there. Raises as `writing`."""
+    with contextlib.ExitStack() as stack:
+        lock = os.path.join(directory, LOCK)
+        try:
+            os.makedirs(directory, exist_ok=True)
+            began = os.path.exists(lock)
+            stack.enter_context(atomic.alone(lock))
+        except BlockingIOError:
+            raise DataError(
+                f"{directory}: another preparation is writing here; wait for it, or name another folder"
+            ) from None
+        except OSError as error:
+            raise DataError(f"{directory}: cannot be written: {error.strerror}") from error
+        yield began
 
 
 def check_free(directory: str) -> None:
@@ -201,7 +231,7 @@ def is_prepared(path: str) -> bool:
         return False
     if os.path.isfile(os.path.join(path, MANIFEST)):
         return True
-    if any(name == LOCK or _DATA.fullmatch(name) or UNFINISHED.fullmatch(name) for name in os.listdir(path)):
+    if any(name == LOCK or is_left(name) for name in os.listdir(path)):
         raise DataError(f"{path}: no {MANIFEST}: its preparation did not finish; run it again")
     return False
 

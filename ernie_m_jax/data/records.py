@@ -52,6 +52,10 @@ _EXTENSIONS = {
 }
 
 
+class NoRecords(DataError):
+    """A file that can be read, without any record of what is asked for."""
+
+
 class JoinedRecords:
     """Groups of consecutive records joined with a space, so that short lines become long examples.
 
@@ -88,7 +92,12 @@ class JoinedRecords:
 
 
 def open_source(
-    name: str, source: SourceConfig, languages: tuple[str, ...], kind: Kind, takes_ids: bool = False
+    name: str,
+    source: SourceConfig,
+    languages: tuple[str, ...],
+    kind: Kind,
+    takes_ids: bool = False,
+    only: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Opens one source of the config; texts are read when they are asked for.
 
@@ -98,6 +107,7 @@ def open_source(
       languages: the configured languages; only these are read.
       kind: `monolingual` or `parallel`.
       takes_ids: whether the source may hold ids instead of texts.
+      only: the one language (a tuple of one) or pair to open; empty: all.
 
     Returns:
       Sequences of `Record` by language ("en") or pair ("en-de", texts in that order), in the order of the config; of a
@@ -108,8 +118,8 @@ def open_source(
     """
     try:
         wanted = _languages(source, languages)
-        groups = _groups(source, wanted, kind)
-        format_ = _format(source, kind)
+        groups = [only] if only else groups_of(source, languages, kind)
+        format_ = format_of(source, kind)
         if format_ == "ids":
             if not takes_ids:
                 raise DataError(f"{source.path}: holds ids, and text is needed here; name the text they were made of")
@@ -119,7 +129,7 @@ def open_source(
                 raise DataError(f"{source.path}: text is one file per language; put {{language}} into the path")
             return {language: _text(source.path, language) for (language,) in groups}
         if format_ == "moses":
-            return {"-".join(pair): _moses(source.path, pair) for pair in groups}
+            return {"-".join(pair): _moses(source, pair) for pair in groups}
         read = _tsv if format_ == "tsv" else _objects
         if "{language}" not in source.path and "{pair}" not in source.path:
             return read(source, _resolve(source.path), format_, groups, wanted)
@@ -129,7 +139,7 @@ def open_source(
             opened |= read(source, path, format_, [group], wanted)
         return opened
     except DataError as error:
-        raise DataError(f"source {name!r}: {error}") from error
+        raise (NoRecords if isinstance(error, NoRecords) else DataError)(f"source {name!r}: {error}") from error
 
 
 def split_pair(pair: str, languages: tuple[str, ...]) -> tuple[str, str]:
@@ -153,7 +163,13 @@ def _languages(source: SourceConfig, languages: tuple[str, ...]) -> tuple[str, .
     return source.languages or languages
 
 
-def _groups(source: SourceConfig, languages: tuple[str, ...], kind: Kind) -> list[tuple[str, ...]]:
+def groups_of(source: SourceConfig, languages: tuple[str, ...], kind: Kind) -> list[tuple[str, ...]]:
+    """Which languages, one code each, or pairs `open_source` takes of a source.
+
+    Raises:
+      DataError: they are not configured.
+    """
+    languages = _languages(source, languages)
     if kind == "monolingual":
         if source.pairs:
             raise DataError(f"pairs: {', '.join(source.pairs)} given for a monolingual source")
@@ -167,7 +183,22 @@ def _groups(source: SourceConfig, languages: tuple[str, ...], kind: Kind) -> lis
     return list(itertools.combinations(languages, 2))
 
 
-def _format(source: SourceConfig, kind: Kind) -> str:
+def files_of(source: SourceConfig, format_: str, group: tuple[str, ...]) -> list[str]:
+    """The files, two for moses, in which a source has a language or pair; none for tfds, which has a folder."""
+    if format_ == "tfds":
+        return []
+    if format_ == "moses":
+        template = _fill_pair(source.path, group)
+        return [template.replace("{language}", language) for language in group]
+    return [_fill(source.path, group) if "{" in source.path else _resolve(source.path)]
+
+
+def format_of(source: SourceConfig, kind: Kind) -> str:
+    """The format of a source, which "auto" leaves to its path.
+
+    Raises:
+      DataError: the path does not tell, or what is given does not fit together.
+    """
     path = source.path
     if not path:
         raise DataError("path is empty")
@@ -234,19 +265,18 @@ def _text(path: str, language: str) -> RandomAccess:
     texts = readers.lines(filled)
     texts = texts.take(texts.filled())
     if not len(texts):
-        raise DataError(f"{filled}: no data in {language!r}, every line is blank")
+        raise NoRecords(f"{filled}: no data in {language!r}, every line is blank")
     return readers.MonolingualTexts(texts, language)
 
 
-def _moses(path: str, pair: tuple[str, ...]) -> RandomAccess:
-    template = _fill_pair(path, pair)
-    paths = [template.replace("{language}", language) for language in pair]
+def _moses(source: SourceConfig, pair: tuple[str, ...]) -> RandomAccess:
+    paths = files_of(source, "moses", pair)
     left, right = (readers.lines(side) for side in paths)
     if len(left) != len(right):
         raise DataError(f"unequal sides: {paths[0]} has {len(left)} lines, {paths[1]} has {len(right)}")
     filled = left.filled() & right.filled()
     if not filled.any():
-        raise DataError(f"{paths[0]}, {paths[1]}: no line with both sides")
+        raise NoRecords(f"{paths[0]}, {paths[1]}: no line with both sides")
     return readers.ParallelTexts((left.take(filled), right.take(filled)), (pair[0], pair[1]))
 
 
@@ -264,7 +294,7 @@ def _tsv(
         rows = np.logical_and.reduce([filled[language] for language in group])
         if not rows.any():
             present = [language for language in used if filled[language].any()]
-            raise DataError(
+            raise NoRecords(
                 f"{path}: no data in {'-'.join(group)!r}; languages with data: {', '.join(present) or 'none'}"
             )
         texts = [columns[language].take(rows) for language in group]
@@ -300,13 +330,13 @@ def _objects(
     else:
         items = objects.TfdsExamples(path, source.split)
     if not len(items):
-        raise DataError(f"{path}: the file is empty")
+        raise NoRecords(f"{path}: the file is empty")
     if format_ == "jsonl":
         chosen: list[RandomAccess] = list(objects.scan(items, fields, groups, language))
     else:
         chosen = [objects.ObjectRecords(items, fields, group, language) for group in groups]
     for group, records in zip(groups, chosen, strict=True):
         if not len(records):
-            raise DataError(f"{path}: no data in {'-'.join(group)!r}; {objects.describe(items, fields)}")
+            raise NoRecords(f"{path}: no data in {'-'.join(group)!r}; {objects.describe(items, fields)}")
         _check_first(path, group, records, items)
     return {"-".join(group): records for group, records in zip(groups, chosen, strict=True)}

@@ -2,6 +2,7 @@
 
     DIR/monolingual-JOIN-LANGUAGE.array_record   a record per line; where lines are joined (to JOIN characters), a group
     DIR/parallel-PAIR.array_record               a record per pair
+    DIR/monolingual-JOIN-LANGUAGE-00042.array_record, ...   shards in place of one file, in the order of their numbers
     DIR/manifest.json                            as of every prepared folder; with the tokenizer's fingerprint
 
 A record is uint32, little-endian: the ids of its text as the tokenizer gives them, without special tokens and uncut; of
@@ -10,6 +11,8 @@ the batches are the same bit for bit. Joined lines are stored joined: the ids of
 each in a row (a unigram model adds up other numbers; style "huggingface" drops a "▁" only at the beginning of a text).
 """
 
+import bisect
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -26,14 +29,28 @@ TASK = "corpus"  # what the manifest names instead of a task
 ID = np.dtype("<u4")
 
 
-def monolingual_file(join_to_characters: int, language: str) -> str:
-    """Name of a language's file."""
-    return f"monolingual-{join_to_characters}-{language}{SUFFIX}"
+def monolingual_file(join_to_characters: int, language: str, shard: int | None = None) -> str:
+    """Name of a language's file, or of one of its shards."""
+    return f"monolingual-{join_to_characters}-{language}{_number(shard)}{SUFFIX}"
 
 
-def parallel_file(pair: str) -> str:
-    """Name of a pair's file."""
-    return f"parallel-{pair}{SUFFIX}"
+def parallel_file(pair: str, shard: int | None = None) -> str:
+    """Name of a pair's file, or of one of its shards."""
+    return f"parallel-{pair}{_number(shard)}{SUFFIX}"
+
+
+def _number(shard: int | None) -> str:
+    return "" if shard is None else f"-{shard:05d}"
+
+
+def shards(manifest: prepared.Manifest, name: str) -> list[str]:
+    """The files that hold what a file of this name holds: itself, or its shards in their order, or none."""
+    if name in manifest.files:
+        return [name]
+    start = name.removesuffix(SUFFIX)
+    found = re.compile(re.escape(start) + r"-(\d{5,})" + re.escape(SUFFIX))
+    numbers = {int(match[1]): match[0] for match in map(found.fullmatch, manifest.files) if match}
+    return [numbers[number] for number in sorted(numbers)]
 
 
 class Lines:
@@ -53,7 +70,7 @@ class Lines:
 
 
 class IdRecords:
-    """Random access to the records of one file; they have ids and no texts.
+    """Random access to the records of one file, or of its shards in a row; they have ids and no texts.
 
     Attributes:
       folder: the prepared folder.
@@ -65,23 +82,28 @@ class IdRecords:
 
         Args:
           folder: its path.
-          manifest: its manifest, which has the file.
+          manifest: its manifest, which has the file or its shards.
           name: of the file.
           languages: one code, or the two of a pair.
 
         Raises:
-          DataError: it is not the file that the manifest means.
+          DataError: one is not the file that the manifest means.
         """
         self.folder, self.tokenizer = folder, manifest.tokenizer
         self._languages = languages
-        self._objects = prepared.checked(stores.join(folder, name), manifest.files[name])
+        self._shards = [
+            prepared.checked(stores.join(folder, shard), manifest.files[shard]) for shard in shards(manifest, name)
+        ]
+        self._ends = list(itertools.accumulate(map(len, self._shards)))
 
     def __len__(self) -> int:
-        return len(self._objects)
+        return self._ends[-1]
 
     def __getitem__(self, index: int) -> Record:
-        index = range(len(self._objects))[index]
-        ids = np.frombuffer(self._objects.content(index), ID).astype(np.int32)
+        index = range(len(self))[index]
+        number = bisect.bisect_right(self._ends, index)
+        shard = self._shards[number]
+        ids = np.frombuffer(shard.content(index - self._ends[number] + len(shard)), ID).astype(np.int32)
         if len(self._languages) == 1:
             return Record((), self._languages, ids=(ids,))
         cut = 1 + int(ids[0])
@@ -106,8 +128,8 @@ class StoredText:
           DataError: they were not prepared.
         """
         name = monolingual_file(join_to_characters, self._language)
-        if name not in self._manifest.files:
-            there = sorted(_joins(self._manifest, self._language))
+        if not shards(self._manifest, name):
+            there = _joins(self._manifest, self._language)
             raise DataError(
                 f"{self.folder}: prepared with join_to_characters {', '.join(map(str, there))} in {self._language!r}, "
                 f"but an objective has {join_to_characters}; correct the config, or prepare the corpus again with it"
@@ -117,8 +139,8 @@ class StoredText:
 
 def _joins(manifest: prepared.Manifest, language: str) -> list[int]:
     """For which numbers of characters a language's lines were joined."""
-    pattern = re.compile(re.escape(monolingual_file(0, language)).replace("0", r"(\d+)", 1))
-    return [int(match[1]) for match in map(pattern.fullmatch, manifest.files) if match]
+    pattern = re.compile(rf"monolingual-(\d+)-{re.escape(language)}(-\d{{5,}})?{re.escape(SUFFIX)}")
+    return sorted({int(match[1]) for match in map(pattern.fullmatch, manifest.files) if match})
 
 
 def is_stored(path: str) -> bool:
@@ -149,9 +171,10 @@ def open_folder(path: str, groups: list[tuple[str, ...]]) -> Mapping[str, Stored
     opened: dict[str, StoredText | IdRecords] = {}
     for group in groups:
         key = "-".join(group)
-        found = _joins(manifest, key) if len(group) == 1 else parallel_file(key) in manifest.files
+        found = _joins(manifest, key) if len(group) == 1 else shards(manifest, parallel_file(key))
         if not found:
-            there = ", ".join(name.removesuffix(SUFFIX) for name in manifest.files) or "nothing"
+            names = (re.sub(r"(-\d{5,})?" + re.escape(SUFFIX), "", name) for name in manifest.files)
+            there = ", ".join(dict.fromkeys(names)) or "nothing"
             key_of = "languages" if len(group) == 1 else "pairs"
             raise DataError(f"{path}: no data in {key!r}; prepared are: {there}. Name what is there in `{key_of}`")
         if len(group) == 1:

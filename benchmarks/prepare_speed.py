@@ -1,6 +1,6 @@
-"""What `prepare corpus` takes at two sizes of text: seconds and memory, in one process and on Beam's local workers.
+"""What `prepare corpus` takes at two sizes of text: seconds and memory on Beam's local workers, or in one process.
 
-    python benchmarks/prepare_speed.py --megabytes 50,200 --workers 2 --output benchmarks/results/prepare_speed.json
+    PYTHONPATH=. python benchmarks/prepare_speed.py --megabytes 50,200 --workers 2 --output benchmarks/results/prepare_speed.json
 
 Makes text of random words, in two languages and pairs of them (40, 40 and 20 % of the bytes; a tenth of the lines
 stand twice), with a tokenizer of 8,000 entries, and runs the command on it in shards of 8 MB. Memory is the largest sum
@@ -125,10 +125,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--megabytes", default="50,200", help="of text, comma-separated")
     parser.add_argument("--workers", type=int, default=2, help="Beam's")
+    parser.add_argument("--one_process", action="store_true", help="also without Beam")
     parser.add_argument("--output", help="JSON file")
     args = parser.parse_args()
     beam = ["--runner=DirectRunner", f"--shard_megabytes={SHARD_MEGABYTES}", f"--direct_num_workers={args.workers}"]
-    ways = {"one process": [], f"Beam, {args.workers} workers": [*beam, "--direct_running_mode=multi_processing"]}
+    ways = {f"Beam, {args.workers} workers": [*beam, "--direct_running_mode=multi_processing"]}
+    if args.one_process:
+        ways["one process"] = []
     found = []
     for megabytes in map(int, args.megabytes.split(",")):
         with tempfile.TemporaryDirectory() as name:

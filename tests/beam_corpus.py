@@ -69,10 +69,10 @@ def command(folder, output, *more, workers=1):
     return [*started, f"--output={output}", *runner, "--shard_megabytes=0.001", *many, *map(str, more)]
 
 
-def call(*arguments, status=0, **keys):
+def call(*arguments, status=0, env=None, **keys):
     """Runs the command to its end."""
     done = subprocess.run(
-        command(*arguments, **keys), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        command(*arguments, **keys), cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == status, done.stderr[-3000:]
     return done

@@ -162,7 +162,7 @@ def test_the_first_of_equal_records_is_kept(ranges, tmp_path):
     for number, part in enumerate(given):
         preparation_duplicates.write(str(tmp_path / str(number)), preparation_duplicates.digests(Given(part)))
     found, size = [[] for _ in given], 0
-    edges = np.linspace(0, 256, ranges + 1).astype(int)
+    edges = np.linspace(0, preparation_duplicates.BUCKETS, ranges + 1).astype(int)
     for first, end in itertools.pairwise(edges):
         tables = [preparation_duplicates.read(str(tmp_path / str(number)), first, end) for number in range(4)]
         rows, kept = preparation_duplicates.repeated(tables)

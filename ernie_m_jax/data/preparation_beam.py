@@ -56,7 +56,7 @@ class Options:
     runner: str
     flags: Sequence[str] = ()
     shard_megabytes: float = SHARD_MEGABYTES
-    max_characters: int = 0
+    max_characters: float = 0
     keep_duplicates: bool = False
 
 
@@ -77,8 +77,9 @@ def prepare(config: Config, config_file: str, output: str, options: Options) -> 
     asked = corpus.ask(config, mixture.Sources(config, opening=_unopened))
     corpus.check_apart(config, output)
     job = _job(config, output, asked, options)
+    work = job.work()
     with contextlib.nullcontext() if stores.is_url(output) else prepared.alone(output):
-        steps = _begin(job)
+        steps = _begin(job, work)
         _run(pipeline, steps)
         manifest = prepared.Manifest(stored_ids.TASK, (), config_file, steps.stored(), job.fingerprint)
         for text in job.texts.values():
@@ -159,9 +160,8 @@ def _job(config: Config, output: str, asked: corpus.Asked, options: Options) -> 
     )
 
 
-def _begin(job: Job) -> Steps:
+def _begin(job: Job, work: str) -> Steps:
     """The steps of a job, with what an earlier start of it has done; what another one left is removed."""
-    work = job.work()
     left = list(filter(prepared.is_left, stores.names(job.output)))
     for name in left:
         if name != work and not (work in left and prepared.DATA.fullmatch(name)):
@@ -203,7 +203,7 @@ def _line(name: str, manifest: prepared.Manifest, options: Options) -> str:
     """
     shards = stored_ids.shards(manifest, name)
     if not shards:
-        raise DataError(f"--max_characters {options.max_characters} leaves nothing of {name}; raise it")
+        raise DataError(f"--max_characters {options.max_characters:g} leaves nothing of {name}; raise it")
     files = [manifest.files[shard] for shard in shards]
     counts = {key: sum(getattr(file, key) for file in files) for key in ("records", "tokens", "bytes")}
     for file in files:

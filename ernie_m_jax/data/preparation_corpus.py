@@ -90,7 +90,7 @@ def ask(config: Config, sources: mixture.Sources) -> Asked:
     """What the objectives of the config's stages ask its sources for.
 
     Raises:
-      ConfigError: nothing.
+      ConfigError: they ask for nothing.
     """
     asked = Asked(sources)
     active = {name for stage in config.stages.values() for name, weight in stage.weights.items() if weight > 0}

@@ -6,7 +6,7 @@
 Two records are the same where their texts are, byte for byte, without the space at their ends; the first is kept, in
 the order of the parts. A digest is BLAKE2b of 128 bits: that any two of 10^10 different lines have the same has a
 chance of 10^-19. A range of digests holds about the same share of every part, so the memory this takes depends on the
-number of ranges, not on the size of the text. Ranges are made of 256 buckets, by the first byte of a digest.
+number of ranges, not on the size of the text. Ranges are made of 4096 buckets, by the first 12 bits of a digest.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import numpy as np
 from ernie_m_jax import atomic, stores
 from ernie_m_jax.task import RandomAccess
 
-BUCKETS = 256
+BUCKETS = 4096
 ROW = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4"), ("size", "<u4")])
 _OFFSET = np.dtype("<i8")
 _NUMBER = np.dtype("<u4")
@@ -41,8 +41,8 @@ def digests(records: RandomAccess) -> np.ndarray:
 
 def write(path: str, table: np.ndarray) -> None:
     """Writes what `digests` made; `read` takes ranges of it."""
-    first_bytes = (table["high"] >> np.uint64(56)).astype(np.int64)
-    offsets = np.searchsorted(first_bytes, np.arange(BUCKETS + 1)).astype(_OFFSET)
+    buckets = (table["high"] >> np.uint64(52)).astype(np.int64)
+    offsets = np.searchsorted(buckets, np.arange(BUCKETS + 1)).astype(_OFFSET)
     atomic.write(path, offsets.tobytes() + table.tobytes())
 
 

@@ -30,7 +30,7 @@ from ernie_m_jax.data.readers import DataError
 from ernie_m_jax.task import RandomAccess
 from ernie_m_jax.tokenizer import Tokenizer
 
-RANGE = 1 << 21  # records compared at a time, about; a table of 50 MB
+RANGE = 1 << 20  # records compared at a time, about; a table of 25 MB
 LINES = 64  # lines that --max_characters keeps or leaves out together
 VERSION = 1  # of what the folder holds
 
@@ -57,7 +57,7 @@ class Job:
     style: str
     fingerprint: str
     part_bytes: int
-    max_characters: int = 0
+    max_characters: float = 0
     keep_duplicates: bool = False
 
     def files(self, text: Text, shard: int | None = None) -> list[tuple[int, str]]:
@@ -151,7 +151,7 @@ class Steps:
             duplicates.write_rows(path, rows)
             return size
 
-        yield name, (first, end, self._once(f"left-{name}-{first:03d}-{end:03d}", make))
+        yield name, (first, end, self._once(f"left-{name}-{first:04d}-{end:04d}", make))
 
     def limits(
         self, element: tuple[str, Iterable[tuple[int, int, int]]]
@@ -253,7 +253,7 @@ def told(steps: Steps, step: str, element: Any) -> list[Any]:
 
 
 def _repeated(name: str, first: int) -> str:
-    return f"repeated-{name}-{first:03d}"
+    return f"repeated-{name}-{first:04d}"
 
 
 def _within(text: Text, number: int, count: int, share: float) -> np.ndarray:

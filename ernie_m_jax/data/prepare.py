@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = _commands()
     is_task = bool(given) and not given[0].startswith("-") and given[0] not in COMMANDS
     args, flags = (_task_parser(given[0]) if is_task else parser).parse_known_args(given[is_task:])
-    if flags and not getattr(args, "runner", ""):
+    if flags and not (getattr(args, "runner", "") and flags[0].startswith("-")):
         parser.error(f"unrecognized arguments: {' '.join(flags)}")
     if settings and (is_task or args.command != "corpus"):
         parser.error(f"{settings[0]}: only corpus takes a config")

@@ -1,9 +1,10 @@
-"""What `prepare corpus` takes at two sizes of text: seconds and memory on Beam's local workers, or in one process.
+r"""What `prepare corpus` takes at two sizes of text: seconds and memory on Beam's local workers, or in one process.
 
-    PYTHONPATH=. python benchmarks/prepare_speed.py --megabytes 50,200 --workers 2 --output benchmarks/results/prepare_speed.json
+    PYTHONPATH=. python benchmarks/prepare_speed.py --megabytes 50,200 \
+        --output benchmarks/results/prepare_speed.json
 
 Makes text of random words, in two languages and pairs of them (40, 40 and 20 % of the bytes; a tenth of the lines
-stand twice), with a tokenizer of 8,000 entries, and runs the command on it in shards of 8 MB. Memory is the largest sum
+stand twice), with a tokenizer of 8,000 entries, and runs the command on it in shards of 4 MB. Memory is the largest sum
 of the resident sizes of the command's processes, read from /proc every fifth of a second: all of it, and what is no
 page of a file ("own": a page of a mapped file may be dropped, and counts in every process that maps it). Prints a table
 and writes it with hardware, versions and date.
@@ -29,7 +30,7 @@ from ernie_m_jax import tokenizer
 ROOT = pathlib.Path(__file__).parents[1]
 LANGUAGES = ("en", "de")
 VOCABULARY = 8000
-SHARD_MEGABYTES = 8
+SHARD_MEGABYTES = 4
 LETTERS = {"en": "abcdefghijklmnopqrstuvwxyz", "de": "abcdefghijklmnopqrstuvwxyzäöüß"}
 CONFIG = """
 from configs import base

@@ -21,6 +21,7 @@ import sentencepiece
 from etils import epath
 
 from ernie_m_jax.tokenizer import Tokenizer, train
+from tests import sentencepiece_models
 
 ROOT = pathlib.Path(__file__).parents[1]
 MODEL, VOCABULARY = "sentencepiece.bpe.model", "vocab.txt"
@@ -88,11 +89,9 @@ HAND_PIECES = re.findall(
 @pytest.fixture(scope="module")
 def hand_made(tmp_path_factory):
     """Directory of a tokenizer with HAND_PIECES, fewest pieces first; vocab.txt in reverse order, without "a"."""
-    from sentencepiece import sentencepiece_model_pb2
-
     base = tmp_path_factory.mktemp("base")
     train(SENTENCES, 300, base)
-    proto = sentencepiece_model_pb2.ModelProto.FromString((base / MODEL).read_bytes())
+    proto = sentencepiece_models.read(base / MODEL)
     del proto.pieces[3:]
     for piece in HAND_PIECES:
         proto.pieces.add(piece=piece, score=-1.0 - 0.01 * len(piece))
@@ -167,9 +166,7 @@ def test_huggingface_style(hand_made, text, expected):
 
 def test_a_bare_space_piece_may_be_last(hand_made, tmp_path):
     """Only a model that keeps white space at the end gives one; transformers' class raises IndexError there."""
-    from sentencepiece import sentencepiece_model_pb2
-
-    proto = sentencepiece_model_pb2.ModelProto.FromString((hand_made / MODEL).read_bytes())
+    proto = sentencepiece_models.read(hand_made / MODEL)
     proto.normalizer_spec.remove_extra_whitespaces = False
     directory = write(tmp_path, proto.SerializeToString(), tokens_of(hand_made))
     assert pieces(directory, "huggingface", "The 15 ") == ["▁The", "15", "▁"]

@@ -22,6 +22,7 @@ from etils import epath
 
 from ernie_m_jax import config as configs
 from ernie_m_jax.tokenizer import STYLES, Tokenizer
+from tests import sentencepiece_models
 from tests.conftest import small_tree
 
 FIXTURE = pathlib.Path(__file__).parent / "golden" / "tokenizer"
@@ -369,9 +370,7 @@ def test_an_unknown_style_is_refused():
 
 
 def test_xlm_roberta_refuses_a_model_with_other_special_pieces(tmp_path):
-    from sentencepiece import sentencepiece_model_pb2
-
-    model = sentencepiece_model_pb2.ModelProto.FromString((FIXTURE / "ernie_m/sentencepiece.bpe.model").read_bytes())
+    model = sentencepiece_models.read(FIXTURE / "ernie_m/sentencepiece.bpe.model")
     model.pieces[1].piece = "<begin>"
     (tmp_path / "sentencepiece.bpe.model").write_bytes(model.SerializeToString())
     with pytest.raises(ValueError, match="its first pieces are <unk> <begin> </s>; XLM-R's are <unk> <s> </s>"):

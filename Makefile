@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 READY_DOCS := $(VENV)/.docs-installed
 
-.PHONY: quickstart test test-slow browser check docs notebooks bench clean
+.PHONY: quickstart test test-slow browser check fuzz audit docs notebooks bench clean
 
 quickstart: $(READY)
 	$(BIN)/python -m ernie_m_jax.main --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -24,6 +24,14 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzzing --inputs 10000
+
+# What is installed against the database of known vulnerabilities, which takes the network: not a part of `check`.
+audit: $(READY)
+	$(BIN)/python -m pip install --quiet --upgrade pip-audit
+	$(BIN)/python -m pip_audit --local --skip-editable
 
 docs: $(READY_DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

@@ -16,6 +16,7 @@ from ernie_m_jax.config_evals import EvalKeys
 from ernie_m_jax.config_fields import ConfigError, raise_problems
 
 _LARGEST = 3.4028234e38  # of float32, which numbers are on a device
+_INTEGERS = 2**63  # from minus this to below it: int64
 _TRUTH = {"true": True, "false": False}
 
 
@@ -40,10 +41,13 @@ def collect(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
         return tuple(collect(item, part, f"{path}[{place}]", problems) for place, part in enumerate(value))
     if is_mapping(kind) and isinstance(value, Mapping):
         return {key: _collect_named(kind, key, value[key], path, problems) for key in sorted(value)}
+    if type(value) is int and not -_INTEGERS <= value < _INTEGERS:
+        problems.append(f"{path} is a number of more than 64 bits")
+        return None
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
-        problems.append(f"{path} must be {expected(kind)}, got {value!r} ({type(value).__name__})")
+        problems.append(f"{path} must be {expected(kind)}, got {value!r:.200} ({type(value).__name__})")
         return None
     if kind is float and not abs(value) <= _LARGEST:
         problems.append(f"{path} is {value}; it must be a finite number in float32")
@@ -66,7 +70,7 @@ def _collect_keys(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
     if isinstance(value, kind):
         return value
     if not isinstance(value, Mapping):
-        problems.append(f"{path} must hold keys, got {value!r}")
+        problems.append(f"{path} must hold keys, got {value!r:.200}")
         return None
     hints = typing.get_type_hints(kind)
     problems += [unknown(path, key, hints) for key in value if key not in hints]
@@ -129,7 +133,7 @@ def named_kind(kind: Any, name: str, value: Any, path: str) -> Any:
         return item
     chosen = value.get("task", "") if isinstance(value, Mapping) else getattr(value, "task", "")
     if not isinstance(chosen, str):
-        raise ConfigError(f"{path}.{name}.task must be {expected(str)}, got {chosen!r} ({type(chosen).__name__})")
+        raise ConfigError(f"{path}.{name}.task must be {expected(str)}, got {chosen!r:.200} ({type(chosen).__name__})")
     if tasks.is_outside(name):
         raise ConfigError(f"{path}.{name}: a name has no dot; the key task names a module: {{'task': {name!r}, ...}}")
     try:
@@ -180,9 +184,9 @@ def parse(kind: Any, text: str, path: str) -> Any:
         value = ast.literal_eval(text)
         if isinstance(value, dict):
             return value
-    except (KeyError, ValueError, SyntaxError):
+    except (KeyError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # of Python's parser, too deep
         pass
-    raise ConfigError(f"{path} must be {expected(kind)}, got {text!r}")
+    raise ConfigError(f"{path} must be {expected(kind)}, got {text!r:.200}")
 
 
 def _words(text: str) -> tuple[Any, ...]:

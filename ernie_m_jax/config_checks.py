@@ -131,7 +131,7 @@ def _languages(config: Any) -> Iterator[str]:
 
 
 def _attention(config: Any) -> Iterator[str]:
-    width = config.model.hidden_size // config.model.num_heads
+    width = config.model.hidden_size // max(1, config.model.num_heads)
     if config.compute.attention == "flash" and width > 128:
         yield f"config.compute.attention 'flash' takes heads of up to 128, but they are {width} wide: set it to 'auto'"
     if config.compute.attention != "cudnn":

@@ -56,7 +56,7 @@ class Choice:
     def problems(self, value: Any, path: str) -> Iterator[str]:
         """A line if the value is another."""
         if value not in self.names:
-            yield f"{path} is {value!r}; allowed: {', '.join(self.names)}"
+            yield f"{path} is {value!r:.200}; allowed: {', '.join(self.names)}"
 
 
 def between(low: float, high: float = math.inf) -> Mapping[str, Any]:

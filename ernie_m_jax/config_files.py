@@ -31,6 +31,7 @@ from ernie_m_jax.config_evals import EvalKeys
 from ernie_m_jax.config_fields import ConfigError, raise_problems
 
 PREFIX = "--config."
+_LONGEST_KEY = 1000  # characters; to look for the nearest name of a longer one takes long
 _BASE = Path(__file__).parents[1] / "configs" / "base.py"
 
 
@@ -220,6 +221,9 @@ def override(tree: dict[str, Any], settings: Iterable[str]) -> list[str]:
     _replace_tasks(tree, _named_tasks(settings))
     for setting in settings:
         key, given, text = setting.removeprefix(PREFIX).partition("=")
+        if len(key) > _LONGEST_KEY:
+            problems.append(f"config.{key[:80]}... is no key: it has {len(key)} characters")
+            continue
         if new := config_renames.new_name(f"config.{key}"):
             problems.append(f"config.{key} is now {new}")
             continue

@@ -120,7 +120,7 @@ def results(workdir: Path) -> dict[str, Any] | None:
         found = {"selected": last.get("selected"), "evals": last["evals"]}
         _check_numbers(found)
         return found
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, OverflowError):
         return None
 
 
@@ -151,7 +151,7 @@ def _read(path: Path) -> Any:
         return stored
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         what = " ".join(repr(error).split())
         raise ConfigError(
             f"{path} is damaged ({what}); move it away and start the sweep again: runs that are complete are found to "

@@ -123,7 +123,8 @@ def _work(pipe, jobs, seed, folder, megabytes):
 def run(readers, inputs, seed, keep=None, seconds=SECONDS, megabytes=MEGABYTES):
     """Reader -> `Counts` of as many inputs each; one input of each kind of finding is put into the folder `keep`."""
     results = {}
-    with tempfile.TemporaryDirectory(prefix="fuzz_") as place:
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # a disk is ten times slower
+    with tempfile.TemporaryDirectory(prefix="fuzz_", dir=memory) as place:
         todo = [(reader, 0, inputs) for reader in readers]
         outcomes = {reader: {} for reader in readers}
         peaks, spent = dict.fromkeys(readers, 0.0), dict.fromkeys(readers, 0.0)

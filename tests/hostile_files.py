@@ -200,6 +200,7 @@ def prepared_folders():
     return [written(task), written(ids)]
 
 
+@functools.cache
 def checkpoint():
     """A directory of steps, as `checkpoints.py` leaves it, with other bytes in place of the arrays."""
 

@@ -226,7 +226,7 @@ def _flags(place):
     text = (place / "flags").read_bytes().decode("utf-8", "surrogateescape")
     rest, settings = config_files.split(text.split("\n"))
     tree = json.loads(run_text())
-    configs.resolve(tree, problems=[*config_files.override(tree, settings), *(f"what is {one!r}?" for one in rest)])
+    configs.resolve(tree, problems=[*config_files.override(tree, settings), *(f"what is {one!r:.80}?" for one in rest)])
 
 
 def _released(place):
@@ -250,8 +250,6 @@ def _checkpoint(place):
 def _metrics(place):
     metrics.evaluations(place / "metrics.jsonl")
     summary.of_stage(metrics.repair(place / "metrics.jsonl"))
-    with contextlib.closing(metrics.MetricsWriter(place, 2)):
-        pass
     stage = summary.stored(place / "stage.json", summary.is_of_stage)
     summary.stored(place / "summary.json", summary.is_of_run)
     if stage is not None:

@@ -43,19 +43,21 @@ def verify(directory: Any) -> None:
     if (
         not isinstance(manifest, dict)
         or set(manifest) != {"files", "sha256"}
+        or not _is_listing(manifest["files"])
         or _seal(manifest["files"]) != manifest["sha256"]
     ):
         raise CheckpointError(f"{path} is damaged: its content does not have the digest it names")
     names = sorted(manifest["files"])[jax.process_index() :: jax.process_count()]
     try:
-        for name in _files(directory):
+        there = set(_files(directory))
+        for name in sorted(there):
             if name != MANIFEST and name not in manifest["files"]:
                 raise CheckpointError(
                     f"{directory / name} is not in {MANIFEST}: it was not written with the checkpoint"
                 )
         for name in names:
             file, size = directory / name, manifest["files"][name]["size"]
-            if not file.exists():
+            if name not in there:
                 raise CheckpointError(f"{file} is missing")
             if (actual := file.stat().length) != size:
                 raise CheckpointError(f"{file} is damaged: it has {actual} bytes, not the {size} written")
@@ -64,6 +66,17 @@ def verify(directory: Any) -> None:
                 raise CheckpointError(f"{directory / name} is damaged: its SHA-256 is not that of what was written")
     except OSError as error:
         raise CheckpointError(f"{directory} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _is_listing(files: Any) -> bool:
+    """Whether a value has the size and the digest of each file."""
+    return isinstance(files, dict) and all(
+        isinstance(entry, dict)
+        and set(entry) == {"size", "sha256"}
+        and type(entry["size"]) is int
+        and isinstance(entry["sha256"], str)
+        for entry in files.values()
+    )
 
 
 def _files(directory: Any, prefix: str = "") -> Iterator[str]:
@@ -118,5 +131,5 @@ def load_json(path: Any) -> Any:
     """The content of a JSON file, or CheckpointError."""
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {error}") from error

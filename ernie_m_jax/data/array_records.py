@@ -87,8 +87,11 @@ def restored(item: Mapping[str, Any], place: str) -> Record:
     """
     try:
         fields = {name: _restored(value) for name, value in item["fields"].items()}
-        return Record(tuple(item["texts"]), tuple(item["languages"]), fields)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        texts, languages = tuple(item["texts"]), tuple(item["languages"])
+        if not all(isinstance(text, str) for text in (*texts, *languages)):
+            raise TypeError("a text or a language is no string")
+        return Record(texts, languages, fields)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"{place}: not a prepared record: {error!r}") from error
 
 

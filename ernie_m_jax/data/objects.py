@@ -74,11 +74,11 @@ class Fields:
         if text is not None:
             found = {self._language(item, place, language): text}
         elif isinstance(translation, Mapping) and {"language", "translation"} <= translation.keys():
-            found = dict(zip(map(_decode, translation["language"]), translation["translation"], strict=True))
+            found = _aligned(translation["language"], translation["translation"], place)
         elif isinstance(translation, Mapping):
             found = dict(translation)
         elif translation is not None and "language" in item:
-            found = dict(zip(map(_decode, item["language"]), translation, strict=True))
+            found = _aligned(item["language"], translation, place)
         for name in self.languages:
             value = _value(item, self.keys.get(name, name))
             if value is not None:
@@ -287,6 +287,22 @@ def _value(item: Mapping[str, Any], key: str) -> Any:
     return value
 
 
+def _aligned(languages: Any, texts: Any, place: str) -> dict[str, Any]:
+    """Texts by language out of two lists.
+
+    Raises:
+      DataError: they are no lists of one length, or a language is no text.
+    """
+    try:
+        names = [_decode(name) for name in languages]
+        found = dict(zip(names, texts, strict=True))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{place}: languages and translations are no two lists of one length: {error}") from error
+    if not all(isinstance(name, str) for name in names):
+        raise DataError(f"{place}: a language is no text: {names!r:.80}")
+    return found
+
+
 def _decode(value: Any) -> Any:
     return value.decode("utf-8") if isinstance(value, bytes) else value
 
@@ -294,5 +310,5 @@ def _decode(value: Any) -> Any:
 def _parse(text: str | bytes, place: str) -> Mapping[str, Any]:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{place}: not a JSON object: {error}") from error

@@ -20,6 +20,8 @@ from ernie_m_jax import stores
 from ernie_m_jax.task import Record
 
 BLOCK = 4 << 20  # bytes indexed at a time
+MAX_RATIO = 100  # unpacked by packed size: text shrinks to a fifth or a tenth, a bomb to a thousandth
+_UNPACKED = 64 << 20  # bytes up to which the ratio does not count
 CATEGORIES = 64  # different cells of a column that are found by comparing bytes; others are decoded one by one
 # The first two bytes, in UTF-8, of every Unicode space beyond ASCII.
 _SPACES = ((0xC2, 0x85), (0xC2, 0xA0), (0xE1, 0x9A), (0xE2, 0x80), (0xE2, 0x81), (0xE3, 0x80))
@@ -51,7 +53,7 @@ class Buffer:
         """Opens a local path or any URL known to fsspec; `.gz` is unpacked.
 
         Raises:
-          DataError: the file is missing, empty, not readable or not valid gzip.
+          DataError: the file is missing, empty, not readable, not valid gzip or far larger than it looks.
         """
         self.path = path
         self.data, self.mapped = _load(path)
@@ -226,7 +228,7 @@ def table(path: str, columns: tuple[str, ...] = ()) -> dict[str, Texts]:
     rows = lines(path)
     names = list(columns) or rows[0].split("\t")
     if len(set(names)) != len(names):
-        raise DataError(f"{path}: column names are repeated: {names}")
+        raise DataError(f"{path}: column names are repeated: {names!r:.200}")
     cells = Cells(rows)
     kept = (cells.counts > 1) | rows.filled()
     if not columns:
@@ -247,8 +249,12 @@ def _load(path: str) -> tuple[np.ndarray, bool]:
             if not os.path.getsize(here):
                 return np.zeros(0, np.uint8), False
             return np.asarray(np.memmap(here, np.uint8, "r")), True
-        with open(here, "rb") as file:
-            return np.frombuffer(gzip.decompress(file.read()), np.uint8), False
+        most = max(_UNPACKED, MAX_RATIO * os.path.getsize(here))
+        with gzip.open(here) as file:
+            content = file.read(most + 1)
+        if len(content) > most:
+            raise DataError(f"{path}: unpacks to more than the {most} bytes allowed for its size; unpack it yourself")
+        return np.frombuffer(content, np.uint8), False
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (OSError, EOFError, zlib.error) as error:

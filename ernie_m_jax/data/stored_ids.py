@@ -103,10 +103,18 @@ class IdRecords:
         index = range(len(self))[index]
         number = bisect.bisect_right(self._ends, index)
         shard = self._shards[number]
-        ids = np.frombuffer(shard.content(index - self._ends[number] + len(shard)), ID).astype(np.int32)
+        index += len(shard) - self._ends[number]
+        content = shard.content(index)
+        if len(content) % ID.itemsize:
+            raise DataError(f"{shard.place(index)}: {len(content)} bytes are no ids; prepare the corpus again")
+        ids = np.frombuffer(content, ID).astype(np.int32)
+        if ids.size and ids.min() < 0:
+            raise DataError(f"{shard.place(index)}: an id above 2**31; prepare the corpus again")
         if len(self._languages) == 1:
             return Record((), self._languages, ids=(ids,))
-        cut = 1 + int(ids[0])
+        cut = 1 + int(ids[0]) if ids.size else 1
+        if cut > ids.size:
+            raise DataError(f"{shard.place(index)}: cut short; prepare the corpus again")
         return Record((), self._languages, ids=(ids[1:cut], ids[cut:]))
 
 

@@ -153,7 +153,7 @@ def checked(raw: Raw, names: Sequence[str]) -> tuple[str, ...]:
         if tag is None:
             raise BadSentence(index, "one column", "no tag: the line has one column")
         if tag not in names:
-            raise BadSentence(index, "unknown tag", f"tag {tag!r} is not allowed; allowed are: {', '.join(names)}")
+            raise BadSentence(index, "unknown tag", f"tag {tag!r:.80} is not allowed; allowed are: {', '.join(names)}")
         tags.append(tag)
     return tuple(tags)
 

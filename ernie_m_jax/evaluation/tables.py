@@ -223,7 +223,7 @@ def _final(directory: Path) -> tuple[Mapping[str, Any], bool]:
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is damaged ({error})") from None
 
 
@@ -263,7 +263,7 @@ def _metrics(numbers: Any, place: str) -> dict[str, float]:
     for metric, value in numbers.items():
         try:
             found[metric] = float("" if isinstance(value, bool) else value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ConfigError(
                 f"{place}, {metric} is {value!r:.40}; a metric is a number, a percentage one from 0 to 100"
             ) from None

@@ -138,7 +138,8 @@ def show(*items: Any, console: rich.console.Console | None = None) -> None:
     before = console.size
     for item in items:
         if isinstance(item, str):
-            console.print(mirrors.named(item), markup=False, highlight=False, soft_wrap=True)
+            text = mirrors.named(item).encode("utf-8", "backslashreplace").decode()  # a file's name may be no Unicode
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
             continue
         console.size = rich.console.ConsoleDimensions(10_000, before.height)
         console.width = max(before.width, console.measure(item).maximum)

@@ -4,6 +4,7 @@ They are kept in small files, which are read again when a run goes on; a damaged
 """
 
 import json
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from statistics import mean, median
@@ -29,6 +30,7 @@ def of_stage(lines: Iterable[str]) -> dict[str, Any]:
     entries = [json.loads(line) for line in lines]
     steps = [entry for entry in entries if "objective" in entry]
     timings = [entry["timing"] for entry in entries if "timing" in entry]
+    counts = [float(line["tokens"]) for line in steps if "tokens" in line]
     rates = [float(timing["tokens_per_second"]) for timing in timings if "tokens_per_second" in timing]
     waits = [float(timing["data_wait"]) for timing in timings if "data_wait" in timing]
     return {
@@ -37,7 +39,7 @@ def of_stage(lines: Iterable[str]) -> dict[str, Any]:
             for name in sorted({line["objective"] for line in steps})
         },
         "steps": len(steps),
-        "tokens": sum(int(float(line["tokens"])) for line in steps if "tokens" in line),
+        "tokens": sum(int(count) for count in counts if math.isfinite(count)),
         "fill": means(steps, ("fill",)).get("fill"),
         "tokens_per_second": median(rates) if rates else None,
         "data_wait": mean(waits[1:] or waits) if waits else None,
@@ -61,11 +63,13 @@ def stored(path: Path, is_sound: Callable[[Any], bool]) -> Any:
 def is_of_stage(value: Any) -> bool:
     """Whether a value is what `run.run_stage` writes."""
     try:
-        numbers = [value[key] for key in ("steps", "tokens", "fill", "tokens_per_second") if value[key] is not None]
+        keys = ("tokens", "fill", "tokens_per_second")
+        numbers = [value["steps"], *(value[key] for key in keys if value[key] is not None)]
+        numbers += [] if value.get("data_wait") is None else [value["data_wait"]]
         objectives = [number for values in value["objectives"].values() for number in values.values()]
         found = all(map(is_number, numbers)) and all(float(number) is not None for number in objectives)
         return found and is_of_start(value["evals"])
-    except (TypeError, KeyError, ValueError, AttributeError):
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
         return False
 
 

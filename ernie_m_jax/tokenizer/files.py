@@ -59,7 +59,7 @@ def read_object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
         return {}
     try:
         loaded = json.loads(files[name].decode())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{name}: not JSON ({error})") from error
     if not isinstance(loaded, dict):
         raise ValueError(f"{name}: holds a {type(loaded).__name__}; must be an object")

@@ -48,7 +48,9 @@ class XlmTokenizer(Tokenizer):
         """Builds a tokenizer from the contents of its files; see `Tokenizer.load` for what it raises."""
         self._files, self.language = files, language
         config = tokenizer_files.read_object(files, CONFIG_FILE)
-        languages = config.get("lang2id")
+        languages = config.get("lang2id") or {}
+        if not isinstance(languages, dict):
+            raise ValueError(f"{CONFIG_FILE}: lang2id is {languages!r:.80}; must be an object")
         if languages and language not in languages:
             raise ValueError(f"language {language!r}: {CONFIG_FILE} has only {', '.join(sorted(languages))}")
         self._normalise, self._cut = _moses(language)
@@ -155,6 +157,7 @@ def _read_ids(vocabulary: dict[str, Any]) -> dict[str, int]:
             raise ValueError(f"{VOCABULARY_FILE}: must map each token to an integer, not {token!r} to {index!r}")
         if not 0 <= index < most or index in seen:
             raise ValueError(f"{VOCABULARY_FILE}: {token!r} has id {index}; must be below {most} and no other's")
+        tokenizer_files.refuse_surrogates(token)
         seen.add(index)
     return vocabulary
 

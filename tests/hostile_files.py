@@ -24,7 +24,7 @@ from ernie_m_jax.data import array_records, prepared, stored_ids
 from ernie_m_jax.task import Record
 from ernie_m_jax.tokenizer import train
 from ernie_m_jax.weights import checksums, safetensors_files
-from tests import labelled_files, raw_files
+from tests import raw_files
 from tests.mutations import damaged, dumped, hostile_json, hostile_tree
 
 GOLDEN = Path(__file__).parent / "golden" / "files"
@@ -85,7 +85,24 @@ def sentencepiece():
 
 def wordpiece():
     """mBERT's files."""
-    words = "[PAD] [UNK] [CLS] [SEP] [MASK] a b welt tag guten ##e ##n frei , . 3".split()
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "a",
+        "b",
+        "welt",
+        "tag",
+        "guten",
+        "##e",
+        "##n",
+        "frei",
+        ",",
+        ".",
+        "3",
+    ]
     settings = {"do_lower_case": True, "strip_accents": None, "cls_token": "[CLS]", "mask_token": {"content": "[MASK]"}}
     fast = {"normalizer": {"type": "BertNormalizer", "lowercase": False, "handle_chinese_chars": True}}
     files = {"vocab.txt": "\n".join(words).encode(), "tokenizer_config.json": json.dumps(settings).encode()}
@@ -94,7 +111,25 @@ def wordpiece():
 
 def byte_pairs():
     """XLM's files."""
-    tokens = "<s> </s> <pad> <unk> <special1> w e l t</w> g u n el we wel welt</w> frei</w>".split()
+    tokens = [
+        "<s>",
+        "</s>",
+        "<pad>",
+        "<unk>",
+        "<special1>",
+        "w",
+        "e",
+        "l",
+        "t</w>",
+        "g",
+        "u",
+        "n",
+        "el",
+        "we",
+        "wel",
+        "welt</w>",
+        "frei</w>",
+    ]
     merges = b"e l 9\nw el 8\nwel t</w> 7\nu n 3\n"
     vocabulary = {token: number for number, token in enumerate(tokens)}
     settings = {"do_lowercase_and_remove_accent": True, "lang2id": {"en": 0, "de": 1}, "bos_token": "<s>"}
@@ -129,7 +164,7 @@ def objects():
 def texts():
     """Files of records by their formats' endings."""
     text = "\n".join((*SENTENCES, "", "  x ")).encode()
-    table = "en\tde\tfr\none\teins\tun\ntwo\tzwei\t\n\nthree\tdrei\ttrois\n".encode()
+    table = b"en\tde\tfr\none\teins\tun\ntwo\tzwei\t\n\nthree\tdrei\ttrois\n"
     plain = [{"en.txt": text}, {"x.tsv": table}, {"x.en": text, "x.de": text}]
     return plain + [{"x.jsonl": content} for content in objects()]
 
@@ -146,16 +181,22 @@ def array_record():
 
 def pairs():
     """XNLI, PAWS-X, XTREME's folders, JSON lines."""
-    cases = [written(lambda place, task=task: raw_files.write(task, place, counts=(3, 3, 3))) for task in ("xnli", "pawsx")]
+    cases = [
+        written(lambda place, task=task: raw_files.write(task, place, counts=(3, 3, 3))) for task in ("xnli", "pawsx")
+    ]
     quoted = b'one two\tthree\t1\n"a ""b"""\tc\t0\n'
     rows = [{"premise": "a", "hypothesis": "b", "label": 1, "language": "en", "id": 3}, {"text_a": "a", "text_b": "b"}]
     lines = b"\n".join(json.dumps(row).encode() for row in (rows[0], rows[0]))
-    return [*({name: content} for case in cases for name, content in case.items()), {"train-en.tsv": quoted}, {"x.jsonl": lines}]
+    return [
+        *({name: content} for case in cases for name, content in case.items()),
+        {"train-en.tsv": quoted},
+        {"x.jsonl": lines},
+    ]
 
 
 def tagged():
     """CoNLL's files."""
-    more = "-DOCSTART- -X- O O\n\nEU NNP I-ORG I-ORG\nrejects VBZ I-VP O\n\nWolf\tB-PER\nin\tO\nParis\tB-LOC\n".encode()
+    more = b"-DOCSTART- -X- O O\n\nEU NNP I-ORG I-ORG\nrejects VBZ I-VP O\n\nWolf\tB-PER\nin\tO\nParis\tB-LOC\n"
     cases = written(lambda place: raw_files.write("conll", place, counts=(3, 3, 3)))
     return [{"x.txt": content} for content in (*cases.values(), more)]
 
@@ -316,7 +357,9 @@ def tarred(rng, content, others=()):
     changed = bytearray(content)
     start = rng.choice([at for at in range(0, len(content), 512) if content[at + 257 : at + 262] == b"ustar"])
     field, size = rng.choice(((0, 100), (100, 8), (108, 8), (124, 12), (136, 12), (156, 1), (157, 100), (329, 8)))
-    value = rng.choice((b"7" * 12, b"\x80" + b"\xff" * 11, b"-1", b"../../x", b"/etc/x", b"S", b"L", b"x", b"2", b"\xff" * 9))
+    value = rng.choice(
+        (b"7" * 12, b"\x80" + b"\xff" * 11, b"-1", b"../../x", b"/etc/x", b"S", b"L", b"x", b"2", b"\xff" * 9)
+    )
     changed[start + field : start + field + size] = value[:size].ljust(size, b"\0")
     changed[start + 148 : start + 156] = b" " * 8
     changed[start + 148 : start + 156] = b"%06o\0 " % sum(changed[start : start + 512])
@@ -351,7 +394,9 @@ def prepared_files(rng, case):
     content = damaged(rng, case[name])
     if rng.random() < 0.6:
         if rng.random() < 0.5:
-            line = dumped(hostile_tree(rng, {"texts": ["a", "b"], "languages": ["en", "en"], "fields": {"x": [1, "a"]}}))
+            line = dumped(
+                hostile_tree(rng, {"texts": ["a", "b"], "languages": ["en", "en"], "fields": {"x": [1, "a"]}})
+            )
             lines = [line] * 3
         else:
             lines = [damaged(rng, struct.pack("<4I", 2, 4, 5, 6)) for _ in range(2)]

@@ -318,7 +318,9 @@ READERS = {
     "torch zip": Reader(_named(*ZIPS), made.with_one(made.zipped), _weights_in_file, (ConversionError,)),
     "torch legacy": Reader(_named(*LEGACY), ANY, _weights_in_file, (ConversionError,)),
     "pdparams": Reader(_named(*PADDLE), made.with_one(made.pickled), _weights_in_file, (ConversionError,)),
-    "paddle variables": Reader(lambda: made.golden("variables"), ANY, lambda place: weights(place / "params"), (ConversionError,)),
+    "paddle variables": Reader(
+        lambda: made.golden("variables"), ANY, lambda place: weights(place / "params"), (ConversionError,)
+    ),
     "pickle": Reader(_named(*PADDLE), made.with_one(made.pickled), _pickle, (ConversionError,)),
     "archive": Reader(made.archived, made.with_one(made.tarred), _archive, (ConversionError,)),
     "released config": Reader(

@@ -4,6 +4,7 @@ Every function takes a `random.Random`, so the same seed makes the same bytes. `
 `hostile_tree` knows JSON, which gets a reader past the parser and into what it does with the values.
 """
 
+import copy
 import json
 import struct
 
@@ -137,15 +138,15 @@ def hostile_tree(rng, tree):
     """A copy of a JSON tree with one to three values changed, keys lost, renamed or given another's value."""
     tree = json.loads(json.dumps(tree))
     if rng.random() < 0.03:
-        return rng.choice(VALUES)
+        return copy.deepcopy(rng.choice(VALUES))
     for _ in range(rng.choice((1, 1, 2, 3))):
         places = _nodes(tree)
         if not places:
-            return rng.choice(VALUES)
+            return copy.deepcopy(rng.choice(VALUES))
         (node, key), (other, other_key) = rng.choice(places), rng.choice(places)
         how = rng.random()
         if how < 0.6:
-            node[key] = rng.choice(VALUES)
+            node[key] = copy.deepcopy(rng.choice(VALUES))
         elif how < 0.75:
             node.pop(key)
         elif how < 0.9:

@@ -47,7 +47,6 @@ def test_the_same_seed_gives_the_same_inputs():
     [
         (KeyError("a"), "KeyError"),
         (DataError("one\ntwo"), "several lines"),
-        (DataError("a" * 30_000), "20000 characters"),
         (DataError("one"), "refused"),
     ],
 )
@@ -185,7 +184,7 @@ def test_a_manifest_with_the_right_digest_and_odd_content(files, tmp_path):
     step.mkdir()
     (tmp_path / "a").write_text("a")
     (step / manifest.MANIFEST).write_text(json.dumps({"files": files, "sha256": digest}))
-    with pytest.raises(CheckpointError, match="damaged|missing"):
+    with pytest.raises(CheckpointError, match=r"damaged|missing"):
         manifest.verify(epath.Path(step))
 
 

@@ -94,15 +94,23 @@ def test_lines_that_are_written_are_read(lines):
 
 FIELDS = some.recursive(
     some.none() | some.booleans() | some.integers(-(2**60), 2**60) | some.text(max_size=5),
-    lambda inner: some.lists(inner, max_size=3) | some.lists(inner, max_size=3).map(tuple) | some.dictionaries(
-        some.text(max_size=3), inner, max_size=3
+    lambda inner: (
+        some.lists(inner, max_size=3)
+        | some.lists(inner, max_size=3).map(tuple)
+        | some.dictionaries(some.text(max_size=3), inner, max_size=3)
     ),
     max_leaves=6,
 )
 
 
 @FEW
-@given(rows=some.lists(some.tuples(ANY_TEXT, ANY_TEXT, some.dictionaries(some.text(max_size=3), FIELDS, max_size=3)), min_size=1, max_size=4))
+@given(
+    rows=some.lists(
+        some.tuples(ANY_TEXT, ANY_TEXT, some.dictionaries(some.text(max_size=3), FIELDS, max_size=3)),
+        min_size=1,
+        max_size=4,
+    )
+)
 def test_records_that_are_prepared_are_read(rows):
     wanted = [Record((first, second), ("en", "de"), fields) for first, second, fields in rows]
     with tempfile.TemporaryDirectory() as folder:

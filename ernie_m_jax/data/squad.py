@@ -222,7 +222,9 @@ def _checked(row: _Row, known: set[str], answered: bool) -> Answers:
     if not isinstance(items, list):
         raise BadRow("no answer", f"its answers are {type(items).__name__}, not a list")
     if wrong := [item for item in items if not isinstance(item, Mapping)]:
-        raise BadRow("no answer", f"an answer is {type(wrong[0]).__name__}, not an object with `text` and `answer_start`")
+        raise BadRow(
+            "no answer", f"an answer is {type(wrong[0]).__name__}, not an object with `text` and `answer_start`"
+        )
     if not items or not all(str(item.get("text") or "").strip() for item in items):
         raise BadRow("no answer", "no answer; a question of SQuAD 2.0 that has none cannot be used")
     return tuple(_located(row.context, item["text"], item.get("answer_start")) for item in items)

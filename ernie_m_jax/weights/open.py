@@ -103,8 +103,13 @@ def _open_sharded(path: pathlib.Path) -> Weights:
     found: dict[str, Tensor] = {}
     kinds = set()
     for shard in dict.fromkeys(places.values()):
-        if pathlib.PurePath(shard).name != shard or shard in ("", ".", "..") or "\\" in shard:
-            raise ConversionError(f"{path}: the shard {shard!r} is not a file name in the index's folder")
+        if (
+            pathlib.PurePath(shard).name != shard
+            or shard in ("", ".", "..")
+            or "\\" in shard
+            or not shard.isprintable()
+        ):
+            raise ConversionError(f"{path}: the shard {shard!r:.200} is not a file name in the index's folder")
         file = path.parent / shard
         if not file.is_file():
             raise ConversionError(f"{file}: missing; {path.name} names it")
@@ -113,7 +118,9 @@ def _open_sharded(path: pathlib.Path) -> Weights:
         wanted = {name for name, place in places.items() if place == shard}
         for names, what in ((wanted - set(opened.tensors), "lacks"), (set(opened.tensors) - wanted, "also has")):
             if names:
-                raise ConversionError(f"{file}: {what} {sorted(names)[0]!r}, against {path.name} ({len(names)} such)")
+                raise ConversionError(
+                    f"{file}: {what} {sorted(names)[0]!r:.200}, against {path.name} ({len(names)} such)"
+                )
         found.update(opened.tensors)
     if len(kinds) > 1:
         raise ConversionError(f"{path}: shards of different kinds: {sorted(kinds)}")

@@ -120,41 +120,48 @@ def _work(pipe, jobs, seed, folder, megabytes):
 
 
 def run(readers, inputs, seed, keep=None, seconds=SECONDS, megabytes=MEGABYTES):
-    """Reader -> `Counts` of as many inputs each; one input of each kind of finding is put into the folder `keep`."""
-    results = {}
+    """Gives each reader with its `Counts` of as many inputs, one after the other, in one process as long as it lives.
+
+    One input of each kind of finding is put into the folder `keep`.
+    """
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # a disk is ten times slower
     with tempfile.TemporaryDirectory(prefix="fuzz_", dir=memory) as place:
         todo = [(reader, 0, inputs) for reader in readers]
         outcomes = {reader: {} for reader in readers}
         peaks, spent = dict.fromkeys(readers, 0.0), dict.fromkeys(readers, 0.0)
         while todo:
-            todo = _process(todo, seed, Path(place), (seconds, megabytes), (outcomes, peaks, spent))
-    for reader in readers:
-        found = [(index, what) for index, what in outcomes[reader].items() if what not in ("accepted", "refused")]
-        kinds = collections.Counter(_kind(what) for _, what in found)
-        first = {_kind(what): (what, index) for index, what in reversed(found)}
-        count = collections.Counter(outcomes[reader].values())
-        findings = {what: (kinds[kind], index) for kind, (what, index) in first.items()}
-        results[reader] = Counts(inputs, count["accepted"], count["refused"], spent[reader], peaks[reader], findings)
-        if keep is not None and findings:
-            cases = READERS[reader].cases()
-            for _, index in findings.values():
-                put(case_of(reader, seed, index, cases), Path(keep) / reader.replace(" ", "_") / f"{seed}-{index}")
-    return results
+            for reader in _process(todo, seed, Path(place), (seconds, megabytes), (outcomes, peaks, spent)):
+                counts = _counted(outcomes.pop(reader), spent[reader], peaks[reader])
+                if keep is not None and counts.findings:
+                    cases = READERS[reader].cases()
+                    for _, index in counts.findings.values():
+                        folder = Path(keep) / re.sub(r"\W+", "_", reader) / f"{seed}-{index}"
+                        put(case_of(reader, seed, index, cases), folder)
+                yield reader, counts
+
+
+def _counted(outcomes, seconds, megabytes):
+    """The counts of a reader's outcomes, which are by the input's number."""
+    found = [(index, what) for index, what in outcomes.items() if what not in ("accepted", "refused")]
+    kinds = collections.Counter(_kind(what) for _, what in found)
+    first = {_kind(what): (what, index) for index, what in reversed(found)}
+    count = collections.Counter(outcomes.values())
+    findings = {what: (kinds[kind], index) for kind, (what, index) in first.items()}
+    return Counts(len(outcomes), count["accepted"], count["refused"], seconds, megabytes, findings)
 
 
 def _process(todo, seed, place, limits, seen):
-    """Runs a process until it is done or dies; gives the jobs that are left."""
+    """Runs a process until it is done or dies: gives each reader that is done, and leaves the other jobs in `todo`."""
     outcomes, peaks, spent = seen
     context = multiprocessing.get_context("spawn")
     pipe, end = context.Pipe(duplex=False)
-    worker = context.Process(target=_work, args=(end, todo, seed, place / "input", limits[1]), daemon=True)
+    worker = context.Process(target=_work, args=(end, list(todo), seed, place / "input", limits[1]), daemon=True)
     worker.start()
     end.close()
-    left, since, patience = list(todo), time.monotonic(), STARTING
+    since, patience = time.monotonic(), STARTING
     try:
-        while left:
-            reader, start, stop = left[0]
+        while todo:
+            reader, start, stop = todo[0]
             what = f"more than {limits[0]} seconds"
             if pipe.poll(patience):
                 try:
@@ -169,16 +176,17 @@ def _process(todo, seed, place, limits, seen):
                     since, patience = time.monotonic(), limits[0]
                     if reader_there and index is None:
                         peaks[reader] = max(peaks[reader], what)
-                        left.pop(0)
+                        todo.pop(0)
+                        yield reader
                     elif reader_there:
                         outcomes[reader][index] = what
-                        left[0] = (reader, index + 1, stop)
+                        todo[0] = (reader, index + 1, stop)
                     continue
             if patience == STARTING:
                 raise RuntimeError(f"the readers' process did not start: {what}")
             outcomes[reader][start] = what
-            return [(reader, start + 1, stop), *left[1:]]
-        return []
+            todo[0] = (reader, start + 1, stop)
+            return
     finally:
         worker.kill()
         worker.join()
@@ -205,10 +213,10 @@ def main(arguments=None):
     parser.add_argument("--keep", default="runs/fuzz", help="where inputs that were found are put")
     given = parser.parse_args(arguments)
     results = {}
-    for reader in given.reader or READERS:
-        results |= run([reader], given.inputs, given.seed, given.keep)
-        print(table({reader: results[reader]}).splitlines()[-1], flush=True)
-        for what, (number, index) in results[reader].findings.items():
+    for reader, counts in run(given.reader or list(READERS), given.inputs, given.seed, given.keep):
+        results[reader] = counts
+        print(table({reader: counts}).splitlines()[-1], flush=True)
+        for what, (number, index) in counts.findings.items():
             print(f"  {number} x {what} (--seed {given.seed}, input {index})", flush=True)
     print(table(results))
     return int(any(counts.findings for counts in results.values()))

@@ -36,6 +36,7 @@ from ernie_m_jax.weights.tensors import ConversionError
 from ernie_m_jax.weights.torch_tensors import TABLE, storage_of
 from launch.ledger import Ledger
 from tests import hostile_files as made
+from tests import repacking
 from tests.mutations import damaged, hostile_json, hostile_json_lines
 
 Case = dict[str, bytes]
@@ -79,6 +80,10 @@ def weights(path):
 
 def _weights_in_file(place):
     weights(_file(place))
+
+
+def _variables(place):
+    weights(place / "params")
 
 
 def _checksummed(place):
@@ -278,8 +283,9 @@ def _tables(place):
     tables.read(str(place / "run"))
 
 
-ANY, JSON, LINES = (made.with_one(change) for change in (damaged, hostile_json, hostile_json_lines))
-RECORDS = made.of_kind(hostile_json_lines, ".jsonl")
+ANY, JSON, LINES = (repacking.with_one(change) for change in (damaged, hostile_json, hostile_json_lines))
+SAFETENSORS = repacking.with_one(repacking.safetensors)
+RECORDS = repacking.of_kind(hostile_json_lines, ".jsonl")
 LEGACY = ("torch_legacy.pt", "fairseq_legacy.pt", "parameters_legacy.pt", "veco.pt")
 ZIPS = ("torch_zip.pt", "fairseq_zip.pt", "parameters_zip.pt", "attributed_zip.pt")
 PADDLE = ("paddle_2.pdparams", "paddle_4.pdparams", "pairs.pdparams", "parts.pdparams")
@@ -288,7 +294,7 @@ PADDLE = ("paddle_2.pdparams", "paddle_4.pdparams", "pairs.pdparams", "parts.pdp
 def _packed(rng, case):
     name = rng.choice(sorted(case))
     change = hostile_json_lines if "jsonl" in name else damaged
-    return {**case, name: made.gzipped(change)(rng, case[name])}
+    return {**case, name: repacking.gzipped(change)(rng, case[name])}
 
 
 def _numbers(rng, case):
@@ -304,7 +310,7 @@ def _named(*names):
 READERS = {
     "safetensors": Reader(
         lambda: [{"x": made.golden("bert_safetensors")[0]["model.safetensors"]}],
-        made.with_one(made.safetensors),
+        SAFETENSORS,
         _weights_in_file,
         (ConversionError,),
     ),
@@ -314,15 +320,15 @@ READERS = {
         weights,
         (ConversionError,),
     ),
-    "safetensors digests": Reader(made.checksummed, made.with_one(made.safetensors), _checksummed, (ConversionError,)),
-    "torch zip": Reader(_named(*ZIPS), made.with_one(made.zipped), _weights_in_file, (ConversionError,)),
-    "torch legacy": Reader(_named(*LEGACY), ANY, _weights_in_file, (ConversionError,)),
-    "pdparams": Reader(_named(*PADDLE), made.with_one(made.pickled), _weights_in_file, (ConversionError,)),
-    "paddle variables": Reader(
-        lambda: made.golden("variables"), ANY, lambda place: weights(place / "params"), (ConversionError,)
+    "safetensors digests": Reader(
+        made.checksummed, repacking.with_one(repacking.safetensors), _checksummed, (ConversionError,)
     ),
-    "pickle": Reader(_named(*PADDLE), made.with_one(made.pickled), _pickle, (ConversionError,)),
-    "archive": Reader(made.archived, made.with_one(made.tarred), _archive, (ConversionError,)),
+    "torch zip": Reader(_named(*ZIPS), repacking.with_one(repacking.zipped), _weights_in_file, (ConversionError,)),
+    "torch legacy": Reader(_named(*LEGACY), ANY, _weights_in_file, (ConversionError,)),
+    "pdparams": Reader(_named(*PADDLE), repacking.with_one(repacking.pickled), _weights_in_file, (ConversionError,)),
+    "paddle variables": Reader(lambda: made.golden("variables"), ANY, _variables, (ConversionError,)),
+    "pickle": Reader(_named(*PADDLE), repacking.with_one(repacking.pickled), _pickle, (ConversionError,)),
+    "archive": Reader(made.archived, repacking.with_one(repacking.tarred), _archive, (ConversionError,)),
     "released config": Reader(
         lambda: made.golden("bert_safetensors", "bert_bin"),
         lambda rng, case: {**case, "config.json": hostile_json(rng, case["config.json"])},
@@ -336,19 +342,19 @@ READERS = {
         _tokenizer("ernie"),
         (ValueError,),
     ),
-    "wordpiece": Reader(made.wordpiece, made.of_kind(hostile_json, ".json"), _tokenizer("bert"), (ValueError,)),
-    "xlm": Reader(made.byte_pairs, made.of_kind(hostile_json, ".json"), _tokenizer("xlm"), (ValueError,)),
+    "wordpiece": Reader(made.wordpiece, repacking.of_kind(hostile_json, ".json"), _tokenizer("bert"), (ValueError,)),
+    "xlm": Reader(made.byte_pairs, repacking.of_kind(hostile_json, ".json"), _tokenizer("xlm"), (ValueError,)),
     "records": Reader(made.texts, RECORDS, _records, (DataError,)),
     "records, packed": Reader(made.packed_texts, _packed, _records, (DataError,)),
-    "array record": Reader(made.array_record, made.with_one(made.array_record_lines), _records, (DataError,)),
+    "array record": Reader(made.array_record, repacking.with_one(repacking.array_record_lines), _records, (DataError,)),
     "sentence pairs": Reader(made.pairs, RECORDS, _pairs, (DataError,)),
     "tagged words": Reader(made.tagged, ANY, _tagged, (DataError,)),
     "questions": Reader(made.questions, JSON, _questions, (DataError,)),
     "rows to answer": Reader(made.given, RECORDS, _given, (DataError,)),
-    "prepared folder": Reader(made.prepared_folders, made.prepared_files, _prepared, (DataError,)),
+    "prepared folder": Reader(made.prepared_folders, repacking.prepared_files, _prepared, (DataError,)),
     "config.json": Reader(_configs, JSON, _config, (ConfigError,), lines=True),
     "flags": Reader(lambda: [{"flags": "\n".join(FLAGS).encode()}], ANY, _flags, (ConfigError,), lines=True),
-    "checkpoint": Reader(made.checkpoint, made.sealed, _checkpoint, (CheckpointError,)),
+    "checkpoint": Reader(made.checkpoint, repacking.sealed, _checkpoint, (CheckpointError,)),
     "metrics": Reader(made.metrics, _numbers, _metrics, ()),
     "finished run": Reader(_runs, JSON, _tables, (ConfigError,), lines=True),
 }

@@ -26,7 +26,7 @@ DEEP = "[" * 50_000
 
 
 def test_some_inputs_of_every_reader():
-    results = fuzzing.run(list(READERS), 40, seed=1)
+    results = dict(fuzzing.run(list(READERS), 40, seed=1))
     assert {reader: counts.findings for reader, counts in results.items() if counts.findings} == {}
     for reader, counts in results.items():
         assert counts.inputs == counts.accepted + counts.refused == 40, reader
@@ -103,7 +103,7 @@ def test_json_lines_of_another_layout(line, tmp_path):
 
 def test_a_small_file_that_unpacks_to_a_large_one(tmp_path):
     path = tmp_path / "en.txt.gz"
-    path.write_bytes(gzip.compress(bytes(90_000_000)))
+    path.write_bytes(gzip.compress(bytes(70_000_000)))
     assert path.stat().st_size < 100_000
     with pytest.raises(DataError, match="unpacks to more than"):
         readers.lines(str(path))

@@ -23,6 +23,7 @@ BLOCK = 4 << 20  # bytes indexed at a time
 MAX_RATIO = 100  # unpacked by packed size: text shrinks to a fifth or a tenth, a bomb to a thousandth
 _UNPACKED = 64 << 20  # bytes up to which the ratio does not count
 CATEGORIES = 64  # different cells of a column that are found by comparing bytes; others are decoded one by one
+_CATEGORY_BYTES = 1000  # of a cell that is compared byte by byte, which takes microseconds each
 # The first two bytes, in UTF-8, of every Unicode space beyond ASCII.
 _SPACES = ((0xC2, 0x85), (0xC2, 0xA0), (0xE1, 0x9A), (0xE2, 0x80), (0xE2, 0x81), (0xE3, 0x80))
 
@@ -128,7 +129,7 @@ class Texts:
         data, starts, sizes = self.buffer.data, self.starts, self.ends - self.starts
         numbers = np.full(len(self), -1)
         names: dict[str, int] = {}
-        rest = np.arange(len(self))
+        rest = np.flatnonzero(sizes <= _CATEGORY_BYTES)
         for _ in range(CATEGORIES):
             if not rest.size:
                 break
@@ -138,7 +139,7 @@ class Texts:
                 same = same[data[starts[same] + step] == data[starts[row] + step]]
             numbers[same] = names.setdefault(self[row], len(names))
             rest = rest[numbers[rest] < 0]
-        for row in map(int, rest):
+        for row in map(int, np.flatnonzero(numbers < 0)):
             numbers[row] = names.setdefault(self[row], len(names))
         return numbers, list(names)
 

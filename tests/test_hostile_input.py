@@ -149,6 +149,24 @@ def test_stored_ids_that_are_none(content, what, tmp_path):
         found[0]
 
 
+@pytest.mark.parametrize(("key", "value"), [("task", "a\nb"), ("labels", ["a\nb"]), ("bytes", "3\n"), ("records", 2.0)])
+def test_a_prepared_manifest_makes_no_message_of_several_lines(key, value, tmp_path):
+    fuzzing.put(hostile_files.prepared_folders()[0], tmp_path / "x")
+    path = tmp_path / "x" / prepared.MANIFEST
+    tree = json.loads(path.read_text())
+    (tree if key in tree else tree["files"]["train-en.array_record"])[key] = value
+    path.write_text(json.dumps(tree))
+    with pytest.raises(DataError, match="cannot be read") as error:
+        prepared.manifest(str(tmp_path / "x"))
+    assert "\n" not in str(error.value)
+
+
+def test_questions_with_a_number_of_thousands_of_digits(tmp_path):
+    (tmp_path / "x.json").write_text('{"data": [' + "9" * 5_000 + "]}")
+    with pytest.raises(DataError, match="not JSON"):
+        squad.open_questions(str(tmp_path / "x.json"), "train", ("en",))
+
+
 @pytest.mark.parametrize("text", [None, 3, {"a": "b"}])
 def test_a_prepared_text_that_is_none(text):
     with pytest.raises(DataError, match="not a prepared record"):

@@ -250,7 +250,13 @@ def manifest(path: str) -> Manifest:
             files = {
                 key: File(**entry | {"skipped": dict(entry["skipped"])}) for key, entry in tree.pop("files").items()
             }
-            return Manifest(**tree | {"labels": tuple(map(str, tree["labels"]))}, files=files)
+            found = Manifest(**tree | {"labels": tuple(map(str, tree["labels"]))}, files=files)
+            if not all(type(number) is int for file in files.values() for number in (file.records, file.bytes)):
+                raise TypeError("records and bytes must be whole numbers")
+            # They are shown in messages.
+            if not all(isinstance(text, str) and text.isprintable() for text in (found.task, *found.labels, *files)):
+                raise ValueError("a name with a line feed or another control character")
+            return found
     except FileNotFoundError as error:
         raise DataError(f"{name}: no such file; {path} is no prepared folder, or one that is not finished") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -259,6 +259,8 @@ def _parsed(path: str) -> Any:
         raise DataError(f"{path}: invalid UTF-8 at byte {error.start} ({error.reason}); convert it to UTF-8") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise DataError(f"{path}: not JSON: {error}") from error
     except RecursionError as error:
         raise DataError(f"{path}: not a SQuAD file: nested too deeply") from error
 

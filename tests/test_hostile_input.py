@@ -67,6 +67,14 @@ def test_a_tokenizer_config_nested_too_deeply(style, tmp_path):
         Tokenizer.load(tmp_path / "t", style)
 
 
+def test_a_special_token_with_a_line_feed(tmp_path):
+    case = {**hostile_files.wordpiece()[0], "tokenizer_config.json": b'{"mask_token": "a\\nb"}'}
+    fuzzing.put(case, tmp_path / "t")
+    with pytest.raises(ValueError, match="mask_token is .* must be a token") as error:
+        Tokenizer.load(tmp_path / "t", "bert")
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("languages", [5, [None], "en", True])
 def test_languages_of_a_tokenizer_that_are_no_object(languages, tmp_path):
     case = {**hostile_files.byte_pairs()[0], "tokenizer_config.json": json.dumps({"lang2id": languages}).encode()}

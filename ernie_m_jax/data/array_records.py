@@ -95,6 +95,20 @@ def restored(item: Mapping[str, Any], place: str) -> Record:
         raise DataError(f"{place}: not a prepared record: {error!r}") from error
 
 
+def check_plain(*names: Any) -> None:
+    """Raises TypeError or ValueError where one is no text, or has a line feed or another control character."""
+    for name in names:
+        if not str.isprintable(name):
+            raise ValueError(f"the name {name!r:.80} has a control character")
+
+
+def check_whole(*numbers: Any) -> None:
+    """Raises TypeError where one is no whole number."""
+    for number in numbers:
+        if type(number) is not int:
+            raise TypeError(f"{number!r:.80} is no whole number")
+
+
 def _plain(value: Any) -> Any:
     """A value as JSON: its arrays are tuples here, lists and mappings stand in an object that says so."""
     if type(value) is tuple:

@@ -247,16 +247,11 @@ def manifest(path: str) -> Manifest:
         tree = json.loads(stores.read(name))
         version = tree.pop("version")
         if version == VERSION:
-            files = {
-                key: File(**entry | {"skipped": dict(entry["skipped"])}) for key, entry in tree.pop("files").items()
-            }
-            found = Manifest(**tree | {"labels": tuple(map(str, tree["labels"]))}, files=files)
-            if not all(type(number) is int for file in files.values() for number in (file.records, file.bytes)):
-                raise TypeError("records and bytes must be whole numbers")
-            # They are shown in messages.
-            if not all(isinstance(text, str) and text.isprintable() for text in (found.task, *found.labels, *files)):
-                raise ValueError("a name with a line feed or another control character")
-            return found
+            entries = tree.pop("files").items()
+            files = {key: File(**entry | {"skipped": dict(entry["skipped"])}) for key, entry in entries}
+            array_records.check_plain(tree["task"], *tree["labels"], *files)
+            array_records.check_whole(*(number for file in files.values() for number in (file.records, file.bytes)))
+            return Manifest(**tree | {"labels": tuple(map(str, tree["labels"]))}, files=files)
     except FileNotFoundError as error:
         raise DataError(f"{name}: no such file; {path} is no prepared folder, or one that is not finished") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

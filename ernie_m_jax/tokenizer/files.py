@@ -78,8 +78,8 @@ def token_name(config: Mapping[str, Any], key: str, default: str) -> str:
     """A special token's name, which a config gives as a string or as an object with `content`."""
     value = config.get(key, default)
     name = value.get("content") if isinstance(value, dict) else value
-    if not isinstance(name, str):
-        raise ValueError(f"{CONFIG_FILE}: {key} is {value!r}; must be a token")
+    if not isinstance(name, str) or not name.isprintable():
+        raise ValueError(f"{CONFIG_FILE}: {key} is {value!r:.80}; must be a token")
     return name
 
 

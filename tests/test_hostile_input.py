@@ -70,7 +70,7 @@ def test_a_tokenizer_config_nested_too_deeply(style, tmp_path):
 def test_a_special_token_with_a_line_feed(tmp_path):
     case = {**hostile_files.wordpiece()[0], "tokenizer_config.json": b'{"mask_token": "a\\nb"}'}
     fuzzing.put(case, tmp_path / "t")
-    with pytest.raises(ValueError, match="mask_token is .* must be a token") as error:
+    with pytest.raises(ValueError, match=r"mask_token is .* must be a token") as error:
         Tokenizer.load(tmp_path / "t", "bert")
     assert "\n" not in str(error.value)
 
@@ -243,7 +243,7 @@ def test_numbers_of_a_run_that_no_float_has(tmp_path, capsys):
     assert "line 1: no metrics" in capsys.readouterr().out
     good = json.loads(hostile_files.metrics()[0]["stage.json"])
     assert summary.is_of_stage(good)
-    for wrong in ({"steps": None}, {"data_wait": {}}, {"objectives": {"a": {"loss": 10**400}}}):
+    for wrong in ({"steps": None}, {"steps": 10**400}, {"data_wait": {}}, {"objectives": {"a": {"loss": 10**400}}}):
         assert not summary.is_of_stage({**good, **wrong})
 
 

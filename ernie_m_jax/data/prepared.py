@@ -247,8 +247,7 @@ def manifest(path: str) -> Manifest:
         tree = json.loads(stores.read(name))
         version = tree.pop("version")
         if version == VERSION:
-            entries = tree.pop("files").items()
-            files = {key: File(**entry | {"skipped": dict(entry["skipped"])}) for key, entry in entries}
+            files = {key: File(**one | {"skipped": dict(one["skipped"])}) for key, one in tree.pop("files").items()}
             array_records.check_plain(tree["task"], *tree["labels"], *files)
             array_records.check_whole(*(number for file in files.values() for number in (file.records, file.bytes)))
             return Manifest(**tree | {"labels": tuple(map(str, tree["labels"]))}, files=files)

@@ -88,8 +88,8 @@ def is_of_start(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number."""
-    return type(value) in (int, float)
+    """Whether a value is a number that a float has."""
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)
 
 
 def applied(lines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

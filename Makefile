@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 READY_DOCS := $(VENV)/.docs-installed
 
-.PHONY: quickstart test test-slow browser check fuzz audit docs notebooks bench clean
+.PHONY: quickstart test test-slow browser check fuzz audit docs notebooks chaos bench clean
 
 quickstart: $(READY)
 	$(BIN)/python -m ernie_m_jax.main --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -43,6 +43,10 @@ notebooks: $(READY)
 bench: $(READY)
 	PYTHONPATH=. $(BIN)/python benchmarks/cpu_ratios.py $(if $(PEER_PYTHON),--peer_python $(PEER_PYTHON))
 	PYTHONPATH=. $(BIN)/python benchmarks/input_speed.py
+
+chaos: $(READY)
+	$(BIN)/python -m tests.chaos kills
+	$(BIN)/python -m tests.chaos damage
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist site *.egg-info

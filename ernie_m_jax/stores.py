@@ -100,13 +100,17 @@ def exists(url: Any) -> bool:
         return bool(files.isfile(path))
 
 
-def read(url: Any) -> bytes:
-    """The content of a file at a URL or local path."""
+def read(url: Any, start: int = 0, end: int | None = None) -> bytes:
+    """The content of a file at a URL or local path, or its bytes from `start` to `end`, exclusive, and no more."""
     if not is_url(url):
-        return Path(url).read_bytes()
+        with open(url, "rb") as file:
+            file.seek(start)
+            return file.read(-1 if end is None else end - start)
+    if start == end:  # a range that stores refuse
+        return b""
     files, path = opened(url)
     with told(url):
-        return files.cat_file(path)
+        return files.cat_file(path, start=start, end=end) if start or end is not None else files.cat_file(path)
 
 
 def facts(url: Any) -> str:
@@ -122,7 +126,7 @@ def facts(url: Any) -> str:
 
 @contextlib.contextmanager
 def reading(url: Any) -> Iterator[BinaryIO]:
-    """The file at a URL or local path, open to be read anywhere; nothing more of it is downloaded than is read."""
+    """The file at a URL or local path, open to be read anywhere; some MB more of it are downloaded than are read."""
     if not is_url(url):
         with open(url, "rb") as file:
             yield file
@@ -142,6 +146,17 @@ def names(folder: Any) -> list[str]:
     with told(folder):
         found = files.ls(path, detail=False) if files.isdir(path) else []
     return sorted({name.rstrip("/").rpartition("/")[2] for name in found})
+
+
+def sizes(folder: Any) -> dict[str, int | None]:
+    """The size in bytes, as far as the store tells it, of each file in a folder, by name."""
+    if not is_url(folder):
+        with os.scandir(folder) as entries:
+            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+    files, path = opened(folder)
+    with told(folder):
+        found = files.ls(path, detail=True) if files.isdir(path) else []
+    return {entry["name"].rpartition("/")[2]: entry.get("size") for entry in found if entry.get("type") == "file"}
 
 
 def remove(url: Any) -> None:

@@ -97,6 +97,50 @@ def test_blocks_may_end_anywhere(tmp_path, monkeypatch):
             assert together(text, size, tmp_path)[0] == whole
 
 
+def test_a_packed_file_is_cut_by_each_text_for_itself(tmp_path):
+    languages = ("en", "de", "fr")
+    for language, size in zip(languages, (3, 9, 20), strict=True):
+        lines = [f"{row:03d}{language * (1 + row * size % 17)}" for row in range(60)]
+        write_lines(tmp_path / f"x.{language}.gz", lines)
+    made = []
+    for kind, count, format_ in (("monolingual", 1, "text"), ("parallel", 2, "moses")):
+        source = SourceConfig(f"{tmp_path}/x.{{language}}.gz", format_, (), (), (), "train")
+        for group in itertools.combinations(languages, count):
+            text = Text(kind, group, languages, ((f"data.{kind}.src", source),))
+            whole = texts(records.open_source("src", source, languages, kind)["-".join(group)])
+            made.append((text, whole, list(preparation_parts.cut(text, 200, str(tmp_path)))))
+    for text, whole, parts in made:  # only now, when all are cut
+        found = []
+        for part in parts:
+            with preparation_parts.opened(text, part) as opened:
+                found += texts(opened)
+        assert found == whole
+
+
+def test_a_part_with_other_lines_than_before_is_told(tmp_path):
+    text = text_of(write("moses", tmp_path), "parallel", LANGUAGES)
+    (part,) = preparation_parts.cut(text, 10_000, str(tmp_path))
+    content = (tmp_path / "de.txt").read_bytes()
+    (tmp_path / "de.txt").write_bytes(content.replace(b"leer", b"le\nr"))
+    with (
+        pytest.raises(DataError, match=r"^source 'data.parallel.src': .*/de.txt: it has other lines than before; it"),
+        preparation_parts.opened(text, part),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("columns", [(), ("en", "de")], ids=["text", "tsv"])
+def test_a_byte_order_mark_within_the_text_stays(columns, tmp_path):
+    lines = ["\ufeffone", "\ufefftwo", "three", "\ufefffour"]
+    path = tmp_path / ("x.tsv" if columns else "x.txt")
+    write_lines(path, [f"{line}\t{line}" if columns else line for line in lines])
+    source = SourceConfig(str(path), "auto", ("en",), (), columns, "train")
+    text = Text("monolingual", ("en",), LANGUAGES, (("data.monolingual.src", source),))
+    whole = texts(records.open_source("src", source, LANGUAGES, "monolingual")["en"])
+    assert together(text, 1, tmp_path) == (whole, 4)
+    assert whole == [("one",), ("\ufefftwo",), ("three",), ("\ufefffour",)]
+
+
 @pytest.mark.parametrize(("name", "kind"), [("text", "monolingual"), ("moses", "parallel"), ("tsv", "monolingual")])
 def test_a_bad_byte_is_told_with_its_own_line(name, kind, tmp_path):
     path = str(write(name, tmp_path)).replace("{language}", "en")

@@ -80,8 +80,11 @@ def test_the_manifest_counts_each_shard(corpus, one, tokenizer):
             sum(map(len, records)) - name.startswith("par") * len(records),
         )
         assert file.sha256 == hashlib.sha256((folder / name).read_bytes()).hexdigest()
-    left_out = sum(file.skipped.get("repeated or blank", 0) for name, file in manifest.files.items() if "-0-en" in name)
-    assert 0 < left_out <= len(list(filter(str.strip, corpus[1]["en"]))) - len(kept(corpus[1]["en"]))
+    filled = {"-0-en": list(filter(str.strip, corpus[1]["en"]))}
+    filled["-en-de"] = [pair for pair in corpus[1]["en-de"] if all(map(str.strip, pair))]  # each twice: whole parts
+    for part, lines in filled.items():
+        left_out = sum(f.skipped.get("repeated or blank", 0) for name, f in manifest.files.items() if part in name)
+        assert left_out == len(lines) - len(kept(lines)) > 0
 
 
 def reading(folder, output):

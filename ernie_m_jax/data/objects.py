@@ -184,6 +184,7 @@ class TfdsExamples:
             if splits and split.isidentifier() and split not in splits:
                 there = ", ".join(splits)
                 raise MissingData(f"{path} (split {split!r}): cannot be opened: the splits there are {there}")
+            self.folder = str(builder.data_dir)
             self.source = builder.as_data_source(split=split)
         except MissingData:
             raise

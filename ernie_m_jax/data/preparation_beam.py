@@ -72,23 +72,58 @@ def prepare(config: Config, config_file: str, output: str, options: Options) -> 
     Raises:
       ConfigError, DataError: what is wrong and where; a folder that is prepared already. What is done is kept.
     """
-    prepared.check_free(output)
+    _check_free(output)
     pipeline = _pipeline(options)
     asked = corpus.ask(config, mixture.Sources(config, opening=_unopened))
     corpus.check_apart(config, output)
     job = _job(config, output, asked, options)
     work = job.work()
     with contextlib.nullcontext() if stores.is_url(output) else prepared.alone(output):
+        _check_free(output)  # another preparation may have finished since
         steps = _begin(job, work)
         _run(pipeline, steps)
         manifest = prepared.Manifest(stored_ids.TASK, (), config_file, steps.stored(), job.fingerprint)
         for text in job.texts.values():
             for _, name in job.files(text):
                 _say(_line(name, manifest, options))
+        if job.work() != work:
+            raise DataError(f"{output}: a source changed while it was read; run the same command again")
+        _keep_only(output, manifest)
+        _check_free(output)
         prepared.complete(output, manifest)
         stores.remove(steps.work)
     corpus.say_flags(config, output, asked)
     return manifest
+
+
+def _check_free(output: str) -> None:
+    """As `prepared.check_free`; what a preparation that was killed at its very end left is removed before."""
+    try:
+        prepared.check_free(output)
+    except DataError:
+        for name in filter(prepared.WORK.fullmatch, stores.names(output)):
+            with contextlib.suppress(OSError):  # the other preparation may be removing it
+                stores.remove(stores.join(output, name))
+        raise
+
+
+def _keep_only(output: str, manifest: prepared.Manifest) -> None:
+    """Removes what the workers of this job, or of one that still lives, left beside the shards.
+
+    Raises:
+      DataError: a shard is missing or was overwritten; it is removed, to be made again.
+    """
+    there = stores.sizes(output)
+    for name in there.keys() - manifest.files:
+        if prepared.DATA.fullmatch(name) or prepared.UNFINISHED.fullmatch(name):
+            with contextlib.suppress(FileNotFoundError):
+                stores.remove(stores.join(output, name))
+    for name, file in manifest.files.items():
+        if there.get(name, 0) not in (None, file.bytes):
+            if name in there:
+                stores.remove(stores.join(output, name))
+            path = stores.join(output, name)
+            raise DataError(f"{path}: another preparation wrote here; cancel it, and run the same command again")
 
 
 def _pipeline(options: Options) -> Any:
@@ -140,7 +175,7 @@ def _job(config: Config, output: str, asked: corpus.Asked, options: Options) -> 
     for kind in asked.opened:
         found: dict[tuple[str, ...], list[tuple[str, SourceConfig]]] = {}
         for name, source in getattr(config.data, kind).items():
-            for group in records.groups_of(source, config.languages, kind):
+            for group in dict.fromkeys(records.groups_of(source, config.languages, kind)):
                 found.setdefault(group, []).append((f"data.{kind}.{name}", source))
         for group, sources in found.items():
             text = Text(kind, group, config.languages, tuple(sources))

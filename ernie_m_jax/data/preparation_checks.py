@@ -1,8 +1,10 @@
 """What is asked of a preparation, checked before anything is read or written; used by `preparation.py`."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 
+from ernie_m_jax import stores
 from ernie_m_jax import task as tasks
 from ernie_m_jax.data import prepared, published
 from ernie_m_jax.data.readers import DataError
@@ -64,7 +66,7 @@ def folders(source: str, output: str, languages: Sequence[str]) -> None:
         above = os.path.dirname(above)
     if above and not os.path.isdir(above):
         raise DataError(f"--output {output}: {above} is no folder; name another one")
-    paths = [path.removeprefix("tfds:") if path.startswith("tfds:/") else path for path in places(source, languages)]
+    paths = [re.sub(r"^tfds:(?=/|.*://)", "", path) for path in places(source, languages)]
     for path in paths:
         if os.path.isfile(os.path.join(path, prepared.MANIFEST)):
             task = prepared.manifest(path).task
@@ -74,6 +76,7 @@ def folders(source: str, output: str, languages: Sequence[str]) -> None:
     # The folder of a template's files is the source's too.
     templates = [path.partition("{")[0] for path in ways(source).values() if "{" in path]
     beside = [os.path.dirname(path) or "." for path in (*templates, *filter(os.path.isfile, paths))]
+    beside += filter(stores.is_url, paths)
     inside = [path for path in paths if os.path.isdir(path)]
     if any(_holds(output, path) for path in (*beside, *inside)):
         raise DataError(f"--output {output}: the source stands in this folder; name a new one")
@@ -87,9 +90,17 @@ def folders(source: str, output: str, languages: Sequence[str]) -> None:
 
 
 def _holds(folder: str, path: str) -> bool:
-    """Whether a path is a folder or stands in it."""
-    place = os.path.realpath(folder)
-    return os.path.commonpath([place, os.path.realpath(path)]) == place
+    """Whether a path or URL is a folder or stands in it."""
+    place, inside = map(_real, (folder, path))
+    return os.path.commonpath([place, inside]) == place
+
+
+def _real(path: str) -> str:
+    """What all names of a file have in common; of a URL in another the outer one, where the bytes are."""
+    path = path.rpartition("::")[2]
+    for name, meant in (("file://", ""), ("local://", ""), ("s3a://", "s3://"), ("gcs://", "gs://")):
+        path = meant + path.removeprefix(name) if path.startswith(name) else path
+    return os.path.normpath(f"/{path}") if stores.is_url(path) else os.path.realpath(path)
 
 
 def ways(source: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ernie_m_jax import atomic, stores
+from ernie_m_jax.data.readers import DataError
 from ernie_m_jax.task import RandomAccess
 
 BUCKETS = 4096
@@ -26,12 +27,19 @@ _BETWEEN = b"\xff"  # is in no UTF-8, so no two different pairs make the same by
 
 
 def digests(records: RandomAccess) -> np.ndarray:
-    """A table of the records, ROW[N], sorted by digest and number; `size` is in characters, 0 where a text is blank."""
+    """A table of the records, ROW[N], sorted by digest and number; `size` is in characters, 0 where a text is blank.
+
+    Raises:
+      DataError: a text that is not valid Unicode, with the number of its record.
+    """
     table = np.empty(len(records), ROW)
     found = bytearray()
     for row in range(len(records)):
         texts = records[row].texts
-        content = _BETWEEN.join(text.encode("utf-8", "surrogatepass") for text in texts)
+        try:
+            content = _BETWEEN.join(text.encode() for text in texts)
+        except UnicodeEncodeError as error:
+            raise DataError(f"record {row}: invalid Unicode: {error}; correct the text") from error
         found += hashlib.blake2b(content, digest_size=16).digest()
         table["size"][row] = sum(map(len, texts)) if all(texts) else 0
     table["row"] = np.arange(len(records))
@@ -48,10 +56,10 @@ def write(path: str, table: np.ndarray) -> None:
 
 def read(path: str, first: int, end: int) -> np.ndarray:
     """The rows of buckets `first` to `end`, exclusive, of a table."""
-    with stores.reading(path) as file:
-        offsets = np.frombuffer(file.read((BUCKETS + 1) * _OFFSET.itemsize), _OFFSET)
-        file.seek((BUCKETS + 1) * _OFFSET.itemsize + int(offsets[first]) * ROW.itemsize)
-        return np.frombuffer(file.read(int(offsets[end] - offsets[first]) * ROW.itemsize), ROW)
+    offsets = _numbers(path, first, end - first + 1)
+    start, stop = int(offsets[0]), int(offsets[-1])
+    begin = (BUCKETS + 1) * _OFFSET.itemsize
+    return np.frombuffer(stores.read(path, begin + start * ROW.itemsize, begin + stop * ROW.itemsize), ROW)
 
 
 def repeated(tables: Sequence[np.ndarray], same: bool = True) -> tuple[list[np.ndarray], int]:
@@ -83,8 +91,11 @@ def write_rows(path: str, rows: Sequence[np.ndarray]) -> None:
 
 def read_rows(path: str, parts: int, part: int) -> np.ndarray:
     """The rows of one of so many parts."""
-    with stores.reading(path) as file:
-        file.seek(part * _OFFSET.itemsize)
-        start, end = np.frombuffer(file.read(2 * _OFFSET.itemsize), _OFFSET).tolist()
-        file.seek((parts + 1) * _OFFSET.itemsize + start * _NUMBER.itemsize)
-        return np.frombuffer(file.read((end - start) * _NUMBER.itemsize), _NUMBER)
+    start, end = _numbers(path, part, 2).tolist()
+    begin = (parts + 1) * _OFFSET.itemsize
+    return np.frombuffer(stores.read(path, begin + start * _NUMBER.itemsize, begin + end * _NUMBER.itemsize), _NUMBER)
+
+
+def _numbers(path: str, first: int, count: int) -> np.ndarray:
+    """Some of the offsets that a file begins with, int64[count]."""
+    return np.frombuffer(stores.read(path, first * _OFFSET.itemsize, (first + count) * _OFFSET.itemsize), _OFFSET)

@@ -8,10 +8,12 @@ part is read as a small file of its own in the source's format, so `records.py` 
 checks as of the whole file. What is packed (.gz) cannot be read from its middle: it is unpacked into a folder first.
 """
 
+import codecs
 import contextlib
 import dataclasses
 import gzip
 import hashlib
+import json
 import os
 import re
 import tempfile
@@ -23,11 +25,12 @@ import numpy as np
 
 from ernie_m_jax import atomic, stores
 from ernie_m_jax.config import SourceConfig
-from ernie_m_jax.data import records
+from ernie_m_jax.data import objects, records
 from ernie_m_jax.data.readers import BLOCK, DataError
 from ernie_m_jax.task import RandomAccess, Record
 
 NUMBERED = ("array_record", "tfds")  # formats with random access to records by number, without an index of the lines
+STILL = "it must not change while it is read"
 SAMPLE = 100  # records, evenly spread, whose mean size says how many numbered ones make a part
 
 
@@ -91,6 +94,17 @@ class Text:
         except DataError as error:
             raise DataError(f"source {name!r}: {error}") from error
 
+    def facts(self, number: int) -> list[str]:
+        """Files of source `number` that change when its text does."""
+        format_, paths = self.files(number)
+        if format_ != "tfds":
+            return paths
+        source = self.sources[number][1]
+        folder = source.path.removeprefix("tfds:")
+        if not folder.startswith("/") and not stores.is_url(folder):
+            folder = objects.TfdsExamples(source.path, source.split).folder
+        return [stores.join(folder, "dataset_info.json")]
+
     def _groups(self, source: SourceConfig) -> list[tuple[str, ...]]:
         return records.groups_of(source, self.languages, self.kind)
 
@@ -129,7 +143,8 @@ def opened(text: Text, part: Part) -> Iterator[RandomAccess]:
     """The records of a part, while the block lasts; none where its lines are blank.
 
     Raises:
-      DataError: the part cannot be read; the message has the source's own file and line.
+      DataError: the part cannot be read, or has other lines than it was cut with; the message has the source's own
+        file and line.
     """
     name, source = text.sources[part.source]
     key = "-".join(text.group)
@@ -142,8 +157,9 @@ def opened(text: Text, part: Part) -> Iterator[RandomAccess]:
     with tempfile.TemporaryDirectory() as folder:
         own = dataclasses.replace(source, path=os.path.join(folder, template), format=format_)
         places = [own.path.replace("{language}", code) for code in text.group[: len(paths)]]
-        for place, piece in zip(places, part.pieces, strict=True):
-            _copy(piece, part.head, place)
+        for place, piece, path in zip(places, part.pieces, paths, strict=True):
+            if _copy(piece, _before(part), place) != part.count:
+                raise DataError(f"source {name!r}: {path}: it has other lines than before; {STILL}")
         found: RandomAccess = []
         try:
             found = records.open_source(name, own, text.languages, text.kind, only=text.group)[key]
@@ -185,17 +201,20 @@ def _reading(path: str) -> Iterator[BinaryIO]:
     Raises:
       DataError: it is missing or cannot be read.
     """
-    try:
-        with stores.reading(path) as file:
-            if path.endswith(".gz"):
-                with gzip.open(file) as inside:
-                    yield cast(BinaryIO, inside)
-            else:
-                yield file
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(stores.reading(path))
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: no such file") from error
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error}") from error
+        if not path.endswith(".gz"):
+            yield file
+            return
+        try:  # the block may write as well: of what it raises only this is about the file
+            yield cast(BinaryIO, stack.enter_context(gzip.open(file)))
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DataError(f"{path}: cannot be read: {error}") from error
 
 
 def _newlines(path: str) -> Iterator[tuple[np.ndarray, int]]:
@@ -263,7 +282,8 @@ def _pieces(path: str, ends: Sequence[int], unpacked: str) -> list[Piece]:
     if not path.endswith(".gz"):
         return [Piece(path, start, end) for start, end in zip(starts, ends, strict=True)]
     made = []
-    start_of_name = hashlib.sha256(path.encode()).hexdigest()[:16]
+    # Other texts cut the same file elsewhere.
+    start_of_name = hashlib.sha256(json.dumps([path, list(ends)]).encode()).hexdigest()[:16]
     with _reading(path) as file:
         for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
             target = stores.join(unpacked, f"unpacked-{start_of_name}-{number:05d}")
@@ -273,20 +293,33 @@ def _pieces(path: str, ends: Sequence[int], unpacked: str) -> list[Piece]:
     return made
 
 
-def _copy(piece: Piece, head: str, place: str) -> None:
-    """Writes the file of a piece, after a header row."""
+def _before(part: Part) -> bytes:
+    """What stands before a part's lines in its file: a header row, or a byte order mark for the reader to take off.
+
+    Else it would take one off that is text, since it stands within the source's file.
+    """
+    return part.head.encode() or codecs.BOM_UTF8 * (part.first > 1)
+
+
+def _copy(piece: Piece, before: bytes, place: str) -> int:
+    """Writes the file of a piece; how many lines the piece has."""
     with open(place, "wb") as out, stores.reading(piece.path) as file:
-        out.write(head.encode())
+        out.write(before)
         file.seek(piece.start)
-        _pour(file, out, piece.end - piece.start)
-    if os.path.getsize(place) != len(head.encode()) + piece.end - piece.start:
-        raise DataError(f"{piece.path}: it is shorter than before; it must not change while it is read")
+        lines = _pour(file, out, piece.end - piece.start)
+    if os.path.getsize(place) != len(before) + piece.end - piece.start:
+        raise DataError(f"{piece.path}: it is shorter than before; {STILL}")
+    return lines
 
 
-def _pour(source: BinaryIO, target: BinaryIO, count: int) -> None:
+def _pour(source: BinaryIO, target: BinaryIO, count: int) -> int:
+    """Copies so many bytes, or all there are; how many lines they are."""
+    lines, last = 0, b"\n"
     while count and (block := source.read(min(BLOCK, count))):
         target.write(block)
         count -= len(block)
+        lines, last = lines + block.count(b"\n"), block[-1:]
+    return lines + (last != b"\n")
 
 
 def _named(message: str, part: Part, paths: dict[str, str]) -> str:

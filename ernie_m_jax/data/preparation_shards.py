@@ -9,9 +9,11 @@ small; what is large lies in a folder beside the shards, written whole or not at
 so a preparation that was killed goes on. The folder's name is a digest of the job and of the versions of the files.
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
+import gzip
 import hashlib
 import itertools
 import json
@@ -30,9 +32,11 @@ from ernie_m_jax.data.readers import DataError
 from ernie_m_jax.task import RandomAccess
 from ernie_m_jax.tokenizer import Tokenizer
 
-RANGE = 1 << 20  # records compared at a time, about; a table of 25 MB
-LINES = 64  # lines that --max_characters keeps or leaves out together
-VERSION = 1  # of what the folder holds
+RANGE = 1 << 23  # records compared at a time, about; a table of 200 MB
+LINES = 64  # lines that --max_characters keeps or leaves out together, or fewer
+RUN = 6400  # characters of such lines, about, where lines are long
+VERSION = 2  # of what the folder holds
+Kept = tuple[float, int]  # which share of a text is kept, and how many of its records in a row together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Job:
         Raises:
           DataError: there is none of that name.
         """
-        paths = {path for text in self.texts.values() for n in range(len(text.sources)) for path in text.files(n)[1]}
+        paths = {path for text in self.texts.values() for n in range(len(text.sources)) for path in text.facts(n)}
         found = []
         for path in sorted(paths):
             try:
@@ -117,7 +121,11 @@ class Steps:
 
         def make() -> int:
             with self._opened(name, number) as found:
-                duplicates.write(path, duplicates.digests(found))
+                try:
+                    table = duplicates.digests(found)
+                except DataError as error:
+                    raise DataError(f"{self._shown(name, number)}: {error}") from error
+                duplicates.write(path, table)
                 return len(found)
 
         yield name, (number, self._once(f"records-{name}-{number:05d}", make))
@@ -136,12 +144,12 @@ class Steps:
         for first, end in itertools.pairwise(np.linspace(0, duplicates.BUCKETS, number + 1).astype(int).tolist()):
             yield name, first, end
 
-    def compare(self, element: tuple[str, int, int]) -> Iterator[tuple[str, tuple[int, int, int]]]:
-        """A range of buckets -> the text's name; the range and how many characters of it are left."""
+    def compare(self, element: tuple[str, int, int]) -> Iterator[tuple[str, tuple[int, int, int, int]]]:
+        """A range of buckets -> the text's name; the range, and how many characters and records of it are left."""
         name, first, end = element
         path = stores.join(self.work, _repeated(name, first))
 
-        def make() -> int:
+        def make() -> list[int]:
             count = len(self._parts(name))
             tables = [
                 duplicates.read(stores.join(self.work, f"digests-{name}-{number:05d}"), first, end)
@@ -149,33 +157,37 @@ class Steps:
             ]
             rows, size = duplicates.repeated(tables, not self.job.keep_duplicates)
             duplicates.write_rows(path, rows)
-            return size
+            return [size, sum(map(len, tables)) - sum(map(len, rows))]
 
-        yield name, (first, end, self._once(f"left-{name}-{first:04d}-{end:04d}", make))
+        size, left = self._once(f"left-{name}-{first:04d}-{end:04d}", make)
+        yield name, (first, end, size, left)
 
     def limits(
-        self, element: tuple[str, Iterable[tuple[int, int, int]]]
-    ) -> Iterator[tuple[str, int, tuple[int, ...], float]]:
-        """A text with all its ranges -> each part, the ranges, and the share of the text that is kept."""
+        self, element: tuple[str, Iterable[tuple[int, int, int, int]]]
+    ) -> Iterator[tuple[str, int, tuple[int, ...], Kept]]:
+        """A text with all its ranges -> each part, the ranges, and what is kept of the text."""
         name, found = element
         ordered = sorted(found)
-        if sum(end - first for first, end, _ in ordered) < duplicates.BUCKETS:
+        if sum(end - first for first, end, _, _ in ordered) < duplicates.BUCKETS:
             return
-        size = sum(size for _, _, size in ordered)
+        size, left = (sum(column) for column in list(zip(*ordered, strict=True))[2:])
         most = self.job.max_characters
         share = min(1.0, most / max(size, 1)) if most else 1.0
+        run = max(1, min(LINES, RUN * left // max(size, 1))) if self.job.texts[name].kind == "monolingual" else 1
         for number in range(len(self._parts(name))):
-            yield name, number, tuple(first for first, _, _ in ordered), share
+            yield name, number, tuple(first for first, *_ in ordered), (share, run)
 
-    def store(self, element: tuple[str, int, tuple[int, ...], float]) -> Iterator[str]:
+    def store(self, element: tuple[str, int, tuple[int, ...], Kept]) -> Iterator[str]:
         """A part -> its shards; their names."""
-        name, number, ranges, share = element
+        name, number, ranges, kept = element
 
         def there(made: Mapping[str, Any]) -> bool:
-            return all(stores.exists(stores.join(self.job.output, file)) for file in made)
+            return all(
+                stores.exists(stores.join(self.job.output, file)) for file, entry in made.items() if entry["records"]
+            )
 
         yield from self._once(
-            f"stored-{name}-{number:05d}", lambda: self._stored(name, number, ranges, share), holds=there
+            f"stored-{name}-{number:05d}", lambda: self._stored(name, number, ranges, kept), holds=there
         )
 
     def stored(self) -> dict[str, prepared.File]:
@@ -184,21 +196,24 @@ class Steps:
         Raises:
           DataError: what could not be read, of all steps; a part that is missing.
         """
-        problems = [name for name in stores.names(self.work) if name.startswith("error-")]
-        if problems:
-            said = [stores.read(stores.join(self.work, name)).decode() for name in problems]
-            raise DataError("; ".join(sorted(set(said))))
+        left = stores.names(self.work)
         files: dict[str, prepared.File] = {}
-        for name in self.job.texts:
-            for number in range(len(self._parts(name))):
-                path = stores.join(self.work, f"stored-{name}-{number:05d}.json")
-                if not stores.exists(path):
-                    raise DataError(f"{name}: part {number} was not prepared; run the same command again")
-                files |= {key: prepared.File(**entry) for key, entry in json.loads(stores.read(path)).items()}
+        try:
+            for name in self.job.texts:
+                made = [
+                    json.loads(stores.read(stores.join(self.work, f"stored-{name}-{number:05d}.json")))
+                    for number in range(len(self._parts(name)))
+                ]
+                for shards in zip(*map(dict.items, made), strict=True):  # with lines joined in one way
+                    files |= _counted({key: prepared.File(**entry) for key, entry in shards})
+        except (FileNotFoundError, ValueError) as error:
+            said = [stores.read(stores.join(self.work, note)).decode() for note in left if note.startswith("error-")]
+            missing = f"{name}: a part was not prepared; run the same command again"
+            raise DataError("; ".join(sorted(set(said))) or missing) from error
         return dict(sorted(files.items()))
 
-    def _stored(self, name: str, number: int, ranges: tuple[int, ...], share: float) -> dict[str, Any]:
-        """Writes the shards of a part; what the manifest says of each."""
+    def _stored(self, name: str, number: int, ranges: tuple[int, ...], kept: Kept) -> dict[str, Any]:
+        """Writes the shards of a part; what the manifest says of each, and also of one that would be empty."""
         text, count = self.job.texts[name], len(self._parts(name))
         files = {}
         with self._opened(name, number) as found:
@@ -207,15 +222,16 @@ class Steps:
             ]
             left = np.ones(len(found), bool)
             left[np.concatenate(there)] = False
-            within = _within(text, number, len(found), share)
+            within = _within(text, number, len(found), kept)
             skipped = {"repeated or blank": int((~left).sum()), "over --max_characters": int((left & ~within).sum())}
             skipped = {reason: number for reason, number in skipped.items() if number}
             rows = np.flatnonzero(left & within)
+            names = self.job.files(text, number if count > 1 else None)
             if not len(rows):
-                return {}
+                return {file: dataclasses.asdict(prepared.File(0, 0, "", skipped)) for _, file in names}
             chosen: RandomAccess = objects.ChosenRecords(found, rows) if skipped else found
             tokenizer = _tokenizer(self.job.tokenizer, self.job.style, self.job.fingerprint)
-            for join, file in self.job.files(text, number if count > 1 else None):
+            for join, file in names:
                 lines = stored_ids.Lines(records.JoinedRecords(chosen, join) if join else chosen, tokenizer)
                 made = prepared.written(self.job.output, file, lines, skipped, compressed=False)
                 files[file] = dataclasses.asdict(dataclasses.replace(made, tokens=lines.tokens))
@@ -226,14 +242,21 @@ class Steps:
         with parts.opened(self.job.texts[name], self._parts(name)[number]) as found:
             yield found
 
+    def _shown(self, name: str, number: int) -> str:
+        """Source, file and lines of a part, for messages."""
+        text, part = self.job.texts[name], self._parts(name)[number]
+        shown, source = text.sources[part.source]
+        return f"source {shown!r}: {source.path}: {part.count} lines or records from {part.first}"
+
     def _parts(self, name: str) -> list[Part]:
         return _read_parts(stores.join(self.work, f"parts-{name}.json"))
 
     def _once(self, name: str, make: Callable[[], Any], holds: Callable[[Any], bool] = lambda made: True) -> Any:
         """What `make` returned when it was done, perhaps by another process before, if it `holds`; it is plain data."""
         path = stores.join(self.work, f"{name}.json")
-        if stores.exists(path) and holds(made := json.loads(stores.read(path))):
-            return made
+        with contextlib.suppress(FileNotFoundError, ValueError):  # cut off where a machine went down
+            if holds(made := json.loads(stores.read(path))):
+                return made
         made = make()
         atomic.write(path, json.dumps(made).encode())
         return made
@@ -242,25 +265,47 @@ class Steps:
 def told(steps: Steps, step: str, element: Any) -> list[Any]:
     """One step; what a user can mend is noted for `Steps.stored`, and goes no further.
 
-    Without an exception, since a runner would try again, print its traces and stop the parts that are well.
+    Without an exception, since a runner would try again, print its traces and stop the parts that are well. What a
+    disk or store fails at is left to the runner, since it may do the next time.
     """
     try:
         return list(getattr(steps, step)(element))
-    except (DataError, ConfigError, OSError) as error:
+    except (DataError, ConfigError) as error:
+        if _passes(error):
+            raise
         said = " ".join(str(error).split()).encode()
         atomic.write(stores.join(steps.work, f"error-{hashlib.sha256(said).hexdigest()[:16]}"), said)
         return []
+
+
+def _passes(error: BaseException | None) -> bool:
+    """Whether an error comes from a disk or store, and not from a file that is missing, forbidden or damaged."""
+    while error and not isinstance(error, OSError):
+        error = error.__cause__
+    lasting = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, gzip.BadGzipFile)
+    return error is not None and not isinstance(error, lasting)
+
+
+def _counted(shards: dict[str, prepared.File]) -> dict[str, prepared.File]:
+    """The shards that have records; the first of them counts what was left out of those that have none."""
+    found = {name: file for name, file in shards.items() if file.records}
+    for name, first in itertools.islice(found.items(), 1):
+        skipped = collections.Counter(first.skipped)
+        for file in shards.values():
+            skipped.update({} if file.records else file.skipped)
+        found[name] = dataclasses.replace(first, skipped=dict(skipped))
+    return found
 
 
 def _repeated(name: str, first: int) -> str:
     return f"repeated-{name}-{first:04d}"
 
 
-def _within(text: Text, number: int, count: int, share: float) -> np.ndarray:
-    """Which of a part's records a share of the text keeps, bool[N]: a hash of a pair's, or some lines', place says."""
+def _within(text: Text, number: int, count: int, kept: Kept) -> np.ndarray:
+    """Which of a part's records are kept, bool[N]: a hash of the place of so many in a row says."""
+    share, run = kept
     if share >= 1:
         return np.ones(count, bool)
-    run = LINES if text.kind == "monolingual" else 1
     drawn = [
         int.from_bytes(hashlib.blake2b(f"{text.name}/{number}/{place}".encode(), digest_size=8).digest())
         for place in range(-(-count // run))

@@ -33,6 +33,9 @@ _CONNECT = 20.0  # seconds
 _GRACE = 1.0  # seconds for this process to say itself what another was the first to find
 _NEWS = 3.0  # seconds that the end of a process takes to become known
 _UPLOAD = 45.0  # seconds for this process to bring its work directory to a store
+DUMPING = 5.0  # seconds for a process that hangs to say what it was doing; its disk may be what hangs
+_SAYING = 1.0  # seconds that a line on the screen may take; nobody may read what that is connected to
+_LEAVING = 2 * DUMPING + 2 * _SAYING  # seconds for the others to end, once they know that the run hangs
 _ADDRESS = 256  # bytes of the address that process 0 sends to the others
 
 _current: "Lifeline | None" = None
@@ -118,6 +121,8 @@ class Lifeline:
         self._connections: dict[int, socket.socket] = {}
         self._partial: dict[int, bytes] = {}
         self._well: set[int] = set()
+        self._gone: set[int] = set()  # whose connections are closed
+        self._hangs = False  # the run does, and a thread is ending this process for it
         self._heard: dict[int, tuple[int, Mapping[str, Any]]] = {}
         self._own = {"pid": os.getpid(), "where": _where()}
         (self._listen() if jax.process_index() == 0 else self._call(host))
@@ -125,6 +130,8 @@ class Lifeline:
 
     def close(self, status: int, problem: str) -> None:
         """Tells the others that this process ends with a status, and why if that is a problem."""
+        if self._hangs:  # an error now comes of the others' ends
+            time.sleep(DUMPING + _LEAVING)
         self._status = status
         self._tell({"process": jax.process_index(), "problem": problem, "status": _FAILED})
 
@@ -141,14 +148,22 @@ class Lifeline:
         return {process: said for process, said in list(self._heard.items()) if process not in self._well}
 
     def hang(self, problem: str, silent: Collection[int]) -> None:
-        """Tells the others that the run hangs, and kills those that are silent on this machine."""
-        self._status = RESTART
+        """Tells the others that the run hangs, and kills those that are silent on this machine.
+
+        Process 0 then waits for the ends of those that heed: JAX aborts one that finds it gone, with a status that has
+        nobody run it again.
+        """
+        self._hangs, self._status = True, RESTART
+        self.ended.set()
         self._tell({"process": jax.process_index(), "problem": f"says: {problem}", "status": RESTART, "hangs": True})
         for process in silent:
             _, doing = self._heard[process]
             if doing["where"] and doing["where"] == self._own["where"]:
                 with contextlib.suppress(OSError):
                     os.kill(doing["pid"], signal.SIGKILL)  # its connection stands, so the number is still its own
+        heeding, end = self._connections.keys() - set(silent), time.monotonic() + _LEAVING
+        while jax.process_index() == 0 and heeding - self._gone and time.monotonic() < end:
+            time.sleep(0.05)
 
     def _listen(self) -> None:
         """Process 0: tells the others where, and takes their calls."""
@@ -200,6 +215,7 @@ class Lifeline:
                     read = b""
                 if not read:
                     self._selector.unregister(connection)
+                    self._gone.add(process)
                     if process not in self._well:
                         self._stop(process, "is gone: nothing was heard of why; its own output may say it", RESTART)
                 *lines, self._partial[process] = (self._partial[process] + read).split(b"\n")
@@ -210,8 +226,11 @@ class Lifeline:
         if "doing" in said:
             self._heard[sender] = (self._heard.get(sender, (0, {}))[0] + 1, said["doing"])
         elif said["problem"]:
-            if said.get("hangs") and _at_hang is not None and self._status is None:
-                _at_hang(said["problem"])
+            if said.get("hangs") and self._status is None:
+                self._hangs = True
+                self.ended.set()
+                if _at_hang is not None:
+                    _at_hang(said["problem"])
             self._stop(int(said["process"]), said["problem"], int(said["status"]))
         else:
             self._well.add(sender)
@@ -221,6 +240,8 @@ class Lifeline:
 
         One that is just gone was most likely taken away with its host, which is a reason to run all of them again.
         """
+        if self._hangs and self._status is not None:
+            return  # `hang` ends this process
         self.ended.set()
         if jax.process_index() == 0:
             self._tell({"process": process, "problem": problem, "status": status}, but=process)
@@ -231,7 +252,8 @@ class Lifeline:
             # JAX is about to abort this one.
             time.sleep(_GRACE)
             mirrors.wait_for_end(_UPLOAD)
-        print(f"error: process {process} of {jax.process_count()} {problem}; all processes end", file=sys.stderr)
+        line = f"error: process {process} of {jax.process_count()} {problem}; all processes end\n"
+        attempt(_SAYING, lambda: say(line))
         leave(status)
 
     def _tell(self, message: Mapping[str, Any], but: int = -1) -> None:
@@ -261,7 +283,29 @@ def _broadcast(text: str) -> str:
 
 def leave(status: int) -> NoReturn:
     """Ends this process at once: one of its threads may wait for what never comes, or be in a compiler."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
+    attempt(DUMPING, sys.stdout.flush, sys.stderr.flush)
     os._exit(status)
+
+
+def attempt(seconds: float, *acts: Callable[[], Any]) -> None:
+    """Calls functions side by side, and goes on after so many seconds: a disk or a pipe may never take what is written.
+
+    Their errors of input and output are dropped: nobody is left to be told.
+    """
+    threads = [threading.Thread(target=_quietly, args=(act,), daemon=True) for act in acts]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(timeout=max(0.0, end - time.monotonic()))
+
+
+def _quietly(act: Callable[[], Any]) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        act()
+
+
+def say(text: str) -> None:
+    """Writes to standard error at once."""
+    sys.stderr.write(text)
+    sys.stderr.flush()

@@ -90,7 +90,8 @@ class Mirror:
         """Makes the folder anew: what another process has put into the store meanwhile is seen."""
         with self._lock:
             for path in self.root.iterdir():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                # Another thread may have replaced or removed its file meanwhile: the heartbeat's.
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             self._same, self._steps, self._complete = {}, set(), {}
             self.pull()
 

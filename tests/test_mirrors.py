@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -343,3 +344,21 @@ def test_anothers_probe_is_no_file_of_the_run(url):
     stores.write(f"{url}/metrics.jsonl", b"{}")
     with mirrors.mirrored(url, writing=True) as root:
         assert [path.name for path in root.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_folder_is_made_anew_while_a_thread_removes_its_file(url, monkeypatch):
+    with mirrors.mirrored(url, writing=True) as root:
+        atomic.write(root / "config.json", b"{}")
+        mirrors.push(root)
+        (root / "1.heartbeat.json").write_text("{}")
+        is_dir = Path.is_dir
+
+        def removed_meanwhile(path, **keys):
+            if path.name == "1.heartbeat.json":
+                path.unlink()
+            return is_dir(path, **keys)
+
+        monkeypatch.setattr(Path, "is_dir", removed_meanwhile)
+        mirrors.of(root).renew()
+        monkeypatch.undo()
+        assert [path.name for path in root.iterdir()] == ["config.json"]

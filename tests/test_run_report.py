@@ -268,7 +268,20 @@ def test_a_curve_is_drawn_where_its_numbers_are():
     assert heights[0] - heights[2] == pytest.approx(3 * (heights[0] - heights[1]), abs=0.2)
 
 
-@pytest.mark.parametrize("values", [[1e308, -1e308], [5e-324, 5e-324], [0.0], [np.nan], [7.0, 7.0], [1e150, -1e150]])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1e308, -1e308],
+        [5e-324, 5e-324],
+        [0.0],
+        [np.nan],
+        [7.0, 7.0],
+        [1e150, -1e150],
+        [1e19, 1e20, 1e25],
+        [1.0, 1e180],
+        [0.0, 1e30],
+    ],
+)
 def test_any_numbers_can_be_drawn(values):
     curve = history.thinned(np.arange(len(values)), np.array(values), 10)
     made = chart.chart("t", {"a": curve}, {"a": 0}, 5, wide=True)

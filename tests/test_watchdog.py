@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -58,7 +59,8 @@ def test_only_the_step_and_its_data_have_a_limit(phase, limit, tmp_path, capfd):
     assert bool(watched.ended) == (limit is not None)
     if limit:
         said = capfd.readouterr().err
-        assert re.match(rf"error: no step for 20 s \(limit 20 s\): in {phase} for 2\d s after step 4 of one; ", said)
+        assert said.startswith("error: no step for 20 s (limit 20 s by config.train.watchdog_seconds): in ")
+        assert re.search(rf": in {phase} for 2\d s after step 4 of one; ", said)
         assert f"; {tmp_path}/hang.txt has what each thread was doing\n" in said
         assert "test_watchdog.py" in said  # the stacks
         assert "test_watchdog.py" in (tmp_path / "hang.txt").read_text()
@@ -105,6 +107,106 @@ def test_a_silent_process_is_named_unless_it_may_be_held_up(tmp_path, monkeypatc
     assert watched.ended == [("process 1 was silent for 30 s, last in step for 1 s after step 7 of one", [1])]
 
 
+def test_without_a_limit_silence_is_none_either(tmp_path, monkeypatch):
+    doing = {"phase": "step", "phase_seconds": 1.0, "stage": "one", "step": 7}
+    monkeypatch.setattr(lifeline, "heard", lambda: {1: (1, doing)})
+    watched = Watched(tmp_path, seconds=0.0)
+    watched.wait(1000)
+    assert not watched.ended
+
+
+@pytest.mark.parametrize("phase", ["start", "compile", "checkpoint", "evaluation"])
+def test_a_process_that_takes_its_time_holds_up_the_others_without_a_limit(phase, tmp_path, monkeypatch):
+    doing = {"phase": phase, "phase_seconds": 20.0, "stage": "one", "step": 4}
+    monkeypatch.setattr(lifeline, "heard", lambda: {1: (watched.clock.now, doing)})
+    watched = Watched(tmp_path)
+    watched.steps(5, 0.5)
+    watched.wait(1000)
+    assert not watched.ended
+    doing["phase"] = "step"
+    watched.wait(18)
+    assert not watched.ended
+    watched.wait(4)
+    assert watched.ended
+
+
+def test_a_disk_that_hangs_makes_no_process_silent(tmp_path, monkeypatch):
+    released, beats = threading.Event(), []
+    monkeypatch.setattr(watchdog, "TICK", 0.02)
+    monkeypatch.setattr(watchdog.files, "write_json", lambda *_: released.wait(60))
+    monkeypatch.setattr(lifeline, "beat", lambda doing: beats.append(doing["phase"]))
+    with Watchdog(Phases(), tmp_path, 20.0):
+        deadline = time.monotonic() + 20
+        while len(beats) < 10:
+            assert time.monotonic() < deadline, beats
+            time.sleep(0.01)
+        released.set()
+
+
+BLOCKED = """
+    import os, pathlib, sys
+    from ernie_m_jax import lifeline
+    from ernie_m_jax.training.phases import Phases
+    from ernie_m_jax.training.watchdog import Watchdog
+
+    lifeline.DUMPING = 0.5
+    reader, writer = os.pipe()
+    os.dup2(writer, 2)
+    if sys.argv[2] == "closed":
+        os.close(reader)
+    else:
+        os.set_blocking(2, False)
+        try:
+            while True:
+                os.write(2, b"x" * 4096)
+        except BlockingIOError:
+            os.set_blocking(2, True)
+    now = [0.0]
+    phases = Phases(lambda: now[0])
+    phases.enter("step")
+    watched = Watchdog(phases, pathlib.Path(sys.argv[1]), 1.0, lambda: now[0])
+    while True:
+        now[0] += 1
+        watched.tick()
+"""
+
+
+@pytest.mark.parametrize("stderr", ["full", "closed"])
+def test_a_run_that_hangs_is_ended_though_nobody_reads_what_it_says(stderr, tmp_path):
+    done = run(BLOCKED, [str(tmp_path), stderr])
+    assert done.returncode == lifeline.RESTART
+    assert "in _stacks" in (tmp_path / "hang.txt").read_text()
+
+
+LEAVES_LATE = """
+    import sys, time
+    import jax
+    from ernie_m_jax import lifeline
+
+    number = int(sys.argv[2])
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"localhost:{sys.argv[1]}", 2, number)
+    lifeline.start("localhost")
+    lifeline.at_hang(lambda problem: time.sleep(2))
+    if number == 0:
+        lifeline.hang("no step")
+    time.sleep(100)
+"""
+
+
+def test_a_process_that_is_slow_to_say_where_it_hangs_is_to_be_run_again_too():
+    port = str(several.free_port())
+    words = [sys.executable, "-c", textwrap.dedent(LEAVES_LATE), port]
+    started = [
+        subprocess.Popen([*words, number], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for number in "01"
+    ]
+    ended = several.outputs(started, timeout=60)
+    assert [status for status, _, _ in ended] == [lifeline.RESTART] * 2, ended
+    assert ended[1][2].endswith("error: process 0 of 2 says: no step; all processes end\n")
+
+
 def test_the_process_that_the_others_wait_for_is_named_first(tmp_path, monkeypatch):
     def heard():
         doing = {"phase_seconds": 20.0, "stage": "one", "step": 4}
@@ -116,7 +218,8 @@ def test_the_process_that_the_others_wait_for_is_named_first(tmp_path, monkeypat
     watched.steps(5, 0.5)
     watched.wait(20)
     assert watched.ended[0][0] == (
-        "no step for 20 s (limit 20 s): process 2 is in data for 20 s after step 4 of one, "
+        "no step for 20 s (limit 20 s by config.train.watchdog_seconds): "
+        "process 2 is in data for 20 s after step 4 of one, "
         "process 0 is in step for 22 s after step 4 of one, process 1 is in step for 20 s after step 4 of one"
     )
 
@@ -183,7 +286,8 @@ def test_a_real_run_whose_reader_hangs_ends_with_its_stacks_to_be_run_again(toke
     done = run(HANGS, arguments(tmp_path, tokenizer_path, "--config.evals={}"))
     assert done.returncode == lifeline.RESTART, done.stderr
     assert time.monotonic() - begun < 60
-    assert re.match(r"error: no step for \d s \(limit 1 s\): in data for \d s after step 1 of one; ", done.stderr)
+    limit = r"error: no step for \d s \(limit 1 s by config.train.watchdog_seconds\)"
+    assert re.match(rf"{limit}: in data for \d s after step 1 of one; ", done.stderr)
     assert "stuck_reader" in done.stderr
     assert "in stuck_reader" in (tmp_path / "hang.txt").read_text()
     beat = json.loads((tmp_path / "heartbeat.json").read_text())

@@ -102,7 +102,7 @@ def chart(
         ],
         across=[Tick(round(float(x(np.array(value))), 1), short(value)) for value in ticks(0, last, 5)],
         up=[
-            Tick(round(float(y(np.array(10**value if logarithmic else value))), 1), short(shown))
+            Tick(round(float(y(np.array(10.0**value if logarithmic else value))), 1), short(shown))
             for value, shown in _up(low, high, logarithmic)
         ],
         note="; ".join(notes),
@@ -114,7 +114,7 @@ def ticks(low: float, high: float, most: int) -> list[float]:
     span = high - low
     if not (math.isfinite(span) and span > 0):
         return [low]
-    step = 10 ** math.floor(math.log10(span / most))
+    step = 10.0 ** math.floor(math.log10(span / most))  # of integers above 2^63 numpy makes objects
     step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= most)
     first, end = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [number * step for number in range(first, end + 1)]

@@ -7,12 +7,12 @@ told where the others are; each notices that one it talks with says nothing at a
 """
 
 import contextlib
-import faulthandler
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import jax
@@ -27,8 +27,7 @@ SILENT = float(lifeline.DEAD_AFTER)  # seconds without a word of another process
 FACTOR = 10  # times the median step without a step
 FIRST = 3  # times the least limit, for the first step of all: there is no median yet
 TICK = 1.0  # seconds between two looks
-BEAT = 5.0  # seconds between two signs of life
-_DUMPING = 5.0  # seconds that the file of stacks may take; what hangs may be its disk
+BEAT = 5.0  # seconds between two writes of the heartbeat's file
 
 
 class Watchdog:
@@ -83,9 +82,8 @@ class Watchdog:
             act()
 
     def beat(self) -> None:
-        """Tells the other processes and the heartbeat file where this one is."""
+        """Writes where this process is. In a thread of its own: a slow disk must not make it silent."""
         doing = self._doing()
-        lifeline.beat(doing)
         with contextlib.suppress(OSError):  # a full disk stops a run by its checkpoints, not here
             files.write_json(self.heartbeat, {"time": time.time(), "process": self._process, **doing})
 
@@ -95,14 +93,14 @@ class Watchdog:
         return {"phase": name, "phase_seconds": round(since, 1), "stage": progress.stage, "step": progress.step}
 
     def tick(self) -> None:
-        """One look; ends the process if there is something wrong."""
+        """Tells the other processes where this one is, and takes one look; ends it if there is something wrong."""
+        lifeline.beat(self._doing())
         now = self._clock()
         # A process that was stopped itself, or whose machine slept, has missed what it waits for now.
         passed, self._last = min(now - self._last, 3 * TICK), now
         problem, silent = self._silent(passed) or (self._stuck(passed), [])
         if problem and not self._closed.is_set():
-            print(f"error: {problem}; {self.hang} has what each thread was doing", file=sys.stderr, flush=True)
-            self.dump(problem)
+            self.dump(problem, f"error: {problem}; {self.hang} has what each thread was doing\n")
             self._leave(problem, silent)
 
     def limit(self) -> float:
@@ -111,15 +109,16 @@ class Watchdog:
         return FIRST * self._seconds if median is None else max(self._seconds, FACTOR * median)
 
     def _stuck(self, passed: float) -> str:
-        """What to say if no step has come for too long."""
+        """What to say if no step has come for too long, on any process: one that takes its time holds up all."""
         doing, progress = self._doing(), self._phases.progress()
-        mark = (progress.count, doing["phase"])
-        self._waited = self._waited + passed if mark == self._mark else 0.0
-        self._mark, limit = mark, self.limit()
-        judges = self._seconds > 0 and self._process == 0
-        if not judges or doing["phase"] not in LIMITED or self._waited < limit:
+        mark, limit = (progress.count, doing["phase"]), self.limit()
+        phases = [doing["phase"], *(said["phase"] for _, said in lifeline.heard().values())]
+        limited = mark == self._mark and all(phase in LIMITED for phase in phases)
+        self._waited, self._mark = self._waited + passed if limited else 0.0, mark
+        if not self._seconds or self._process or not limited or self._waited < limit:
             return ""
-        return f"no step for {self._waited:.0f} s (limit {limit:.0f} s): {self._places(doing)}"
+        places = self._places(doing)
+        return f"no step for {self._waited:.0f} s (limit {limit:.0f} s by config.train.watchdog_seconds): {places}"
 
     def _places(self, doing: Mapping[str, Any]) -> str:
         """Where each process is; with several, first those on which the others may be waiting."""
@@ -133,6 +132,8 @@ class Watchdog:
 
     def _silent(self, passed: float) -> tuple[str, list[int]] | None:
         """What to say of other processes of which nothing was heard for too long, and which they are."""
+        if not self._seconds:
+            return None
         found = []
         heard = lifeline.heard()
         for number, (count, said) in heard.items():
@@ -150,24 +151,33 @@ class Watchdog:
         ]
         return ", ".join(words), found
 
-    def dump(self, problem: str) -> None:
-        """Writes what each thread is doing to standard error, and to a file that hangs before are in too."""
-        with contextlib.suppress(OSError):
-            faulthandler.dump_traceback(2)
-        writer = threading.Thread(target=self._write, args=(problem,), daemon=True)
-        writer.start()
-        writer.join(timeout=_DUMPING)
+    def dump(self, problem: str, line: str = "") -> None:
+        """Writes what each thread is doing to standard error, after a line, and to a file that hangs before are in too.
 
-    def _write(self, problem: str) -> None:
+        It may take `lifeline.DUMPING` seconds. Nobody may read standard error, and what hangs may be the disk.
+        """
+        text = _stacks()
+        lifeline.attempt(lifeline.DUMPING, lambda: lifeline.say(line + text), lambda: self._write(problem, text))
+
+    def _write(self, problem: str, text: str) -> None:
         self.beat()
-        with contextlib.suppress(OSError):
-            with self.hang.open("a", encoding="utf-8") as file:
-                when = time.strftime("%Y-%m-%d %H:%M:%S %z")
-                file.write(f"{when}, process {self._process} of {self._processes}: {problem}\n")
-                file.flush()
-                faulthandler.dump_traceback(file)
-                file.write("\n")
-            mirrors.put(self.hang, now=True)
+        when = time.strftime("%Y-%m-%d %H:%M:%S %z")
+        with self.hang.open("a", encoding="utf-8") as file:
+            file.write(f"{when}, process {self._process} of {self._processes}: {problem}\n{text}\n")
+        mirrors.put(self.hang, now=True)
+
+
+def _stacks() -> str:
+    """Where every thread is. `faulthandler` would hold Python's lock while it writes, also where that blocks."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    lines = []
+    for number, top in sys._current_frames().items():
+        lines.append(f"Thread {names.get(number, number)} (most recent call first):")
+        frame: FrameType | None = top
+        while frame is not None:
+            lines.append(f'  File "{frame.f_code.co_filename}", line {frame.f_lineno} in {frame.f_code.co_name}')
+            frame = frame.f_back
+    return "\n".join(lines) + "\n"
 
 
 def _place(doing: Mapping[str, Any]) -> str:

@@ -157,6 +157,6 @@ pause() {
 
 # Runs a command until it ends with another status than 42, and hands that on.
 run_again() {
-  while run "$@" && ((status == RESTART)) && again "preempted, saved"; do :; done
+  while run "$@" && ((status == RESTART)) && again "preempted or hung (status 42)"; do :; done
   exit "$status"
 }

@@ -183,7 +183,7 @@ while :; do
   if [[ $stopped ]]; then
     leave ''
   elif ((status == RESTART)); then
-    why="preempted, saved"
+    why="preempted or hung (status 42)"
   elif gone; then
     why="the TPU was taken away"
   elif ((status == 255)); then

@@ -1,6 +1,7 @@
 """A work directory that was damaged, or left by a run that failed: what goes on, what is made again."""
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from ernie_m_jax import config as configs
 from ernie_m_jax import config_files
 from ernie_m_jax.checkpoint.checkpoints import CheckpointError
 from ernie_m_jax.convert import native
+from ernie_m_jax.evaluation import report
 from ernie_m_jax.reporting import goodput
 from ernie_m_jax.tokenizer import Tokenizer
 from ernie_m_jax.training import claim, loop, preemption, restore, run, stages
@@ -258,6 +260,31 @@ def test_the_time_of_a_run_is_that_of_all_its_parts(tokenizer_path, tmp_path, mo
     assert first > time.perf_counter() - began + 2.5
     assert run.train(config, tmp_path)["wall_seconds"] == first
     assert "is complete" in capsys.readouterr().out.splitlines()[-1]
+
+
+# What a report and a summary are of.
+
+
+def test_a_report_of_the_middle_is_made_again_when_the_run_is_complete(config, workdir):
+    page, done = workdir / "report.html", workdir / "summary.json"
+    whole = page.read_text()
+    page.write_text("of the middle")
+    os.utime(page, (done.stat().st_mtime - 1,) * 2)
+    run.train(config, workdir)
+    assert page.read_text().count("<svg") == whole.count("<svg") > 0
+    before = page.stat().st_mtime_ns
+    run.train(config, workdir)
+    assert page.stat().st_mtime_ns == before
+
+
+def test_a_run_that_goes_on_is_not_finished(config, workdir, monkeypatch):
+    shutil.rmtree(workdir / "stage10" / "checkpoints" / "2")
+    fail_in(monkeypatch)
+    with pytest.raises(OSError, match="no space left"):
+        run.train(config, workdir)
+    assert not (workdir / "summary.json").exists()
+    assert not (workdir / "stage10" / "summary.json").exists()
+    assert "stage done, run not finished: stage2, 6 of 6 steps" in report.write(workdir).read_text()
 
 
 # What a failed start leaves.

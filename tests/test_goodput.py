@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 
 import pytest
@@ -155,6 +156,38 @@ def test_a_full_disk_does_not_stop_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "write_json", full)
     part.account.saved("one", 3)
     assert not (tmp_path / PATH).exists()
+
+
+def test_a_slow_disk_holds_up_no_step(tmp_path, monkeypatch):
+    part, writing, released = Part(tmp_path), threading.Event(), threading.Event()
+
+    def slow(*_):
+        writing.set()
+        released.wait(60)
+
+    monkeypatch.setattr(files, "write_json", slow)
+    writer = threading.Thread(target=part.account.keep)
+    writer.start()
+    assert writing.wait(20)
+    training = threading.Thread(target=part.account.window, args=(0.0, 0.0), daemon=True)
+    training.start()
+    training.join(timeout=2)
+    assert not training.is_alive()
+    released.set()
+    writer.join()
+
+
+@pytest.mark.parametrize("content", ["86400.5", "x", "[1]", "-3", "NaN"])
+def test_the_time_of_a_run_of_an_earlier_version_is_counted(content, tmp_path, capsys):
+    (tmp_path / "elapsed.json").write_text(content)
+    part = Part(tmp_path)
+    assert (tmp_path / "elapsed.json").exists()
+    part.spend(step=2)
+    part.account.began("one", 50)
+    assert total(tmp_path) == {"step": 2.0} | ({"start": 86400.5} if content == "86400.5" else {})
+    assert ("the 86,400 s before" in " ".join(capsys.readouterr().out.split())) == (content == "86400.5")
+    assert not (tmp_path / "elapsed.json").exists()
+    assert total(tmp_path) == {cause: value for cause, value in Part(tmp_path).account.total().items() if value}
 
 
 def test_nothing_is_written_where_no_run_is(tmp_path):

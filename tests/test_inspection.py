@@ -1,5 +1,6 @@
 """`python -m ernie_m_jax.checkpoint`: what there is, and what of it is not as it was written."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -96,6 +97,65 @@ def test_one_bit_anywhere_is_named_with_its_file(copy, capsys):
             assert "stage10/4: good" in said.out
             path.write_bytes(before)
     assert command.main(["verify", str(copy)]) == 0
+
+
+@pytest.mark.parametrize("content", [b"3", b'{"meta": []}', b'{"meta": {"mesh": 3, "selection": []}}', b"["])
+def test_damaged_facts_leave_a_list(content, copy, capsys):
+    place = copy / "stage10" / "checkpoints"
+    (place / "2" / "meta.json").write_bytes(content)
+    (place / "2" / "manifest.json").write_text('{"files": {"a": {"size": "x"}}}')
+    assert command.main(["list", str(copy)]) == 0
+    assert listed(capsys.readouterr().out)[2][4:] == ("-", "selected")
+    (place / saved_steps.SELECTED).write_text("{}")
+    assert command.main(["list", str(copy)]) == 0
+    rows = [row[:2] + row[5:] for row in listed(capsys.readouterr().out) if row[0] == "stage10"]
+    assert rows == [("stage10", "selected.json", "damaged"), ("stage10", "2", ""), ("stage10", "4", "newest")]
+    assert command.main(["verify", str(copy)]) == 2
+
+
+def test_a_choice_by_a_number_that_is_none_and_names_like_markup_are_shown(copy, capsys):
+    facts = {"meta": {"mesh": {"[/data]": 4}, "selection": {"value": "nan"}}}
+    (copy / "stage10" / "checkpoints" / "2" / "meta.json").write_text(json.dumps(facts))
+    assert command.main(["list", str(copy)]) == 0
+    assert listed(capsys.readouterr().out)[2][4:] == ("[/data]=4", "selected (nan)")
+
+
+def deleting(monkeypatch, act):
+    """Has a run delete a step just before its files are compared."""
+    check = saved_steps.check
+
+    def deleted_meanwhile(folder):
+        act(folder)
+        check(folder)
+
+    monkeypatch.setattr(inspection.saved_steps, "check", deleted_meanwhile)
+
+
+def test_a_step_that_a_run_deletes_meanwhile_is_not_damaged(copy, capsys, monkeypatch):
+    place = copy / "stage2" / "checkpoints"
+
+    def goes_on(folder):
+        if (folder.parent.parent.name, folder.name) == ("stage2", "3"):
+            shutil.copytree(place / "5", place / "7")
+            (place / saved_steps.SELECTED).write_text('{"step": 7}')
+            shutil.rmtree(place / "3")
+
+    deleting(monkeypatch, goes_on)
+    assert command.main(["verify", str(copy)]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines()[0] == "stage2/3: deleted meanwhile"
+    assert said.err == ""
+
+
+def test_an_object_that_a_run_deletes_meanwhile_is_not_damaged(run, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    url = f"memory://{uuid.uuid4().hex}/run"
+    store, base = fsspec.core.url_to_fs(url)
+    store.put(str(run), base, recursive=True)
+    gone = f"{base}/stage2/checkpoints/3"
+    deleting(monkeypatch, lambda folder: store.exists(gone) and store.rm(gone, recursive=True))
+    assert command.main(["verify", url]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "stage2/3: deleted meanwhile"
 
 
 def test_a_choice_of_a_step_that_is_gone_is_named(copy, capsys):

@@ -151,6 +151,6 @@ def test_two_processes_of_which_one_is_preempted_both_save_and_are_run_again(tmp
     logs = [(tmp_path / f"{process}.log").read_text() for process in (0, 1)]
     for log in logs:
         assert log.count("saved; the same command goes on from there") == 1
-        assert "gpu.sh: preempted, saved; restart 1 of 1" in log
+        assert "gpu.sh: preempted or hung (status 42); restart 1 of 1" in log
     assert "stage1: going on from step " in logs[0]
     assert (tmp_path / "run" / "summary.json").is_file()

@@ -316,6 +316,55 @@ def test_what_is_damaged_is_said_and_the_rest_shown(content, tmp_path):
     assert "camlm: mixture, stage2" in page.tables
 
 
+def damaged_wall(directory):
+    change(directory / "summary.json", wall_seconds=float("nan"))
+
+
+def damaged_tokens(directory):
+    with (directory / "stage1" / metrics.FILE).open("a") as file:
+        file.write('{"step": 60, "objective": "camlm", "loss": 1.0, "tokens": "inf"}\n')
+
+
+def damaged_steps(directory):
+    change(directory / "stage1" / "summary.json", steps=None)
+    (directory / "summary.json").unlink()
+
+
+def damaged_speed(directory):
+    change(directory / "stage1" / "summary.json", steps=float("nan"), tokens_per_second=float("inf"))
+    (directory / "summary.json").unlink()
+
+
+def damaged_hang(directory):
+    (directory / "hang.txt").mkdir()
+
+
+def damaged_files(directory):
+    for name in ("heartbeat.json", "goodput.json", "stage1/not_finite.json", "stage1/metrics.jsonl"):
+        (directory / name).unlink(missing_ok=True)
+        (directory / name).mkdir()
+
+
+def damaged_figures(directory):
+    files.write_json(directory / "evaluation" / "summary.json", {"evals": {"retrieval": 3, "held": [None]}})
+
+
+def change(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [damaged_wall, damaged_tokens, damaged_steps, damaged_speed, damaged_hang, damaged_files, damaged_figures],
+)
+def test_any_damage_leaves_a_page(damage, tmp_path):
+    directory = left_run.pretraining(tmp_path / "run")
+    damage(directory)
+    page = made(directory)
+    assert "camlm: mixture, stage2" in page.tables
+    assert "Last sign of life" not in page.text
+
+
 def test_wrong_numbers_of_an_evaluation_are_said(tmp_path):
     directory = left_run.pretraining(tmp_path / "run")
     path = directory / "stage2" / "summary.json"

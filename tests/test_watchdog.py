@@ -100,11 +100,11 @@ def test_a_silent_process_is_named_unless_it_may_be_held_up(tmp_path, monkeypatc
     monkeypatch.setattr(lifeline, "heard", lambda: dict(said))
     watched = Watched(tmp_path)
     for count in range(2, 10):
-        watched.wait(25)
+        watched.wait(20)
         said[1] = (count, said[1][1])
     assert not watched.ended
     watched.wait(31)
-    assert watched.ended == [("process 1 was silent for 30 s, last in step for 1 s after step 7 of one", [1])]
+    assert watched.ended == [("process 1 was silent for 25 s, last in step for 1 s after step 7 of one", [1])]
 
 
 def test_without_a_limit_silence_is_none_either(tmp_path, monkeypatch):
@@ -319,7 +319,7 @@ def test_one_of_two_processes_that_is_stopped_ends_both_and_is_named(victim, tok
     status, _, said = ended[other]
     assert status == lifeline.RESTART, said
     assert re.search(
-        rf"error: process {victim} was silent for 3\d s, last in \w+ for \d+ s after step \d+ of one", said
+        rf"error: process {victim} was silent for 2\d s, last in \w+ for \d+ s after step \d+ of one", said
     )
     assert ended[victim][0] == -signal.SIGKILL
     assert took < 45, took

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jax
 import rich.table
+import rich.text
 
 from ernie_m_jax import mirrors
 from ernie_m_jax.checkpoint import inspection
@@ -52,7 +53,7 @@ def show(workdir: Path) -> int:
     for one in inspection.listed(workdir):
         mesh = "-" if one.mesh is None else " ".join(f"{axis}={size}" for axis, size in one.mesh.items())
         cells = (one.name, inspection.size_text(one.size), inspection.age_text(one.age), mesh, ", ".join(one.marks))
-        table.add_row(one.stage or "-", *cells)
+        table.add_row(*map(rich.text.Text, (one.stage or "-", *cells)))  # names are no markup
     screen.show(table)
     return 0
 

@@ -65,18 +65,24 @@ def listed(workdir: Path, now: Callable[[], float] = time.time) -> list[Found]:
 def _of_stage(stage: str, directory: Path, now: float) -> Iterator[Found]:
     steps = saved_steps.found(directory)
     newest = max((step for step, done in steps if done), default=None)
-    selected = saved_steps.selected(directory)
+    try:
+        selected = saved_steps.selected(directory)
+    except CheckpointError:  # `verify` says why
+        selected = None
+        yield Found(stage, saved_steps.SELECTED, None, None, None, ("damaged",))
     for step, done in steps:
         folder = directory / str(step)
         if not done:
             yield Found(stage, str(step), None, None, None, ("unfinished",))
             continue
-        meta = _content(folder / "meta.json").get("meta", {})
+        meta = _mapping(_content(folder / "meta.json").get("meta"))
         marks = ["newest"] * (step == newest)
         if step == selected:
-            value = (meta.get("selection") or {}).get("value")
-            marks.append("selected" if value is None else f"selected ({value:.4f})")
-        yield Found(stage, str(step), _size(folder), _age(folder / MANIFEST, now), meta.get("mesh"), tuple(marks))
+            value = _mapping(meta.get("selection")).get("value")
+            value = float(value) if value in ("nan", "inf", "-inf") else value
+            marks.append(f"selected ({value:.4f})" if isinstance(value, int | float) else "selected")
+        mesh = _mapping(meta.get("mesh")) or None
+        yield Found(stage, str(step), _size(folder), _age(folder / MANIFEST, now), mesh, tuple(marks))
     for folder in sorted(directory.glob("*.damaged*")):
         yield Found(stage, folder.name, _size(folder), _age(folder / MANIFEST, now), None, ("set aside",))
 
@@ -84,9 +90,12 @@ def _of_stage(stage: str, directory: Path, now: float) -> Iterator[Found]:
 def _content(path: Path) -> Mapping[str, Any]:
     """What a small file says; what cannot be read says nothing here, and `verify` says why."""
     try:
-        value = load_json(path)
+        return _mapping(load_json(path))
     except CheckpointError:
         return {}
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
@@ -100,27 +109,42 @@ def _size(folder: Path) -> int | None:
 def _age(path: Path, now: float) -> float | None:
     """Seconds since a file was written; of one in a mirror, the object in the store."""
     try:
-        if (mirror := mirrors.of(path)) is None:
+        if mirrors.of(path) is None:
             return now - path.stat().st_mtime
-        files, place = stores.opened(stores.join(mirror.url, path.relative_to(mirror.root).as_posix()))
+        files, place = _stored(path)
         return now - files.modified(place).timestamp()
     except (OSError, NotImplementedError, KeyError, AttributeError):
         return None
+
+
+def _stored(path: Path) -> tuple[Any, str]:
+    """The store, and in it the place, of a file in a mirror."""
+    mirror = mirrors.of(path)
+    assert mirror is not None
+    return stores.opened(stores.join(mirror.url, path.relative_to(mirror.root).as_posix()))
+
+
+def _exists(path: Path) -> bool:
+    """Whether a file is there now; of one in a mirror, the object in the store."""
+    if mirrors.of(path) is None:
+        return path.exists()
+    files, place = _stored(path)
+    return bool(files.exists(place))
 
 
 def verified(workdir: Path) -> Iterator[tuple[str, str]]:
     """Reads every file of every step; yields a line for each step, and what is wrong with it, or "".
 
     Also each stage's choice of model selection is held against its steps. Of a URL one step at a time is on this
-    machine.
+    machine. The run may be going on: a step that it deletes meanwhile, whose manifest goes first, is not damaged.
 
     Raises:
       OSError: a store cannot be read, which is no damage.
     """
     for stage, directory in places(workdir):
         start = f"{stage}/" if stage else ""
-        good = []
-        for step, done in saved_steps.found(directory):
+        good, steps = [], saved_steps.found(directory)
+        for step, done in steps:
             if not done:
                 yield f"{start}{step}: {UNFINISHED}", ""
                 continue
@@ -128,23 +152,27 @@ def verified(workdir: Path) -> Iterator[tuple[str, str]]:
             try:
                 saved_steps.check(epath.Path(folder))
             except CheckpointError as error:
-                yield f"{start}{step}: damaged: {error}", str(error)
+                if _exists(folder / MANIFEST):
+                    yield f"{start}{step}: damaged: {error}", str(error)
+                else:
+                    yield f"{start}{step}: deleted meanwhile", ""
             else:
                 good.append(step)
-                files = _content(folder / MANIFEST)["files"]
+                files = _mapping(_content(folder / MANIFEST).get("files"))
                 yield f"{start}{step}: good, {len(files)} files, {size_text(_size(folder))}", ""
             if mirrors.of(folder) is not None:
                 shutil.rmtree(folder, ignore_errors=True)
-        yield from _selection(start, directory, good)
+        yield from _selection(start, directory, good, [step for step, _ in steps])
 
 
-def _selection(start: str, directory: Path, good: list[int]) -> Iterator[tuple[str, str]]:
+def _selection(start: str, directory: Path, good: list[int], seen: list[int]) -> Iterator[tuple[str, str]]:
     try:
         step = saved_steps.selected(directory)
     except CheckpointError as error:
         yield f"{start}{saved_steps.SELECTED}: damaged: {error}", str(error)
         return
-    if step is not None and step not in good:
+    is_new = step not in seen and step in saved_steps.complete(directory)  # saved meanwhile
+    if step is not None and step not in good and not is_new:
         problem = f"{directory / saved_steps.SELECTED} names step {step}, which is not there or is damaged"
         yield f"{start}{saved_steps.SELECTED}: {problem}", problem
 

@@ -7,6 +7,7 @@ said on the page. Nothing is computed, no device is touched. `report_parts` make
 
 import datetime
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -80,7 +81,7 @@ class _Report:
             title=name.rpartition("/")[2],
             status=self._status(),
             is_finished=bool(self.numbers),
-            facts=self._facts(),
+            facts=report_parts.guarded(self.problems, "what stands first", self._facts),
             sections=[section for section in sections if section is not None],
             problems=[mirrors.named(problem) for problem in self.problems],
             config=json.dumps(files.json_value(self.stored.get("config", self.stored)), indent=2, ensure_ascii=False),
@@ -95,7 +96,7 @@ class _Report:
                 return value
         except FileNotFoundError:
             return None
-        except (ValueError, RecursionError, TypeError, KeyError, AttributeError, OverflowError):
+        except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError, OverflowError):
             pass
         self.problems.append(f"{path.relative_to(self.directory)} is damaged and left out")
         return None
@@ -128,8 +129,9 @@ class _Report:
         totals = self.numbers or summary.totals([numbers for numbers in self.of_stage.values() if numbers])
         if isinstance(totals.get("tokens_per_second"), float):
             found.append(("real tokens per second", f"{totals['tokens_per_second']:,.0f}"))
-        if isinstance(self.numbers.get("wall_seconds"), int | float):
-            found.append(("wall time", report_parts.duration(self.numbers["wall_seconds"])))
+        wall = self.numbers.get("wall_seconds")
+        if isinstance(wall, int | float) and math.isfinite(wall):
+            found.append(("wall time", report_parts.duration(wall)))
         for name, moments in report_parts.mapping(self.numbers.get("evals")).items():
             if isinstance(moments, dict) and moments:
                 unit = " %" if self._kinds().get(name) in ("retrieval", "task") else ""
@@ -147,7 +149,8 @@ class _Report:
         moments = [moment for moment in dict.fromkeys(("untrained", *self.tree["stages"], *found)) if moment in found]
         rows = [[name, *(report_parts.number(values.get(at)) for at in moments)] for name, values in evals.items()]
         own = Table("Evaluations", ["", *moments], rows) if rows else None
-        return Section("Results", notes=self._signs(), items=[own, report_parts.objectives(self.stages)])
+        signs = report_parts.guarded(self.problems, "signs of life", self._signs)
+        return Section("Results", notes=signs, items=[own, report_parts.objectives(self.stages)])
 
     def _signs(self) -> list[str]:
         """What the watchdog left: the last sign of life of a run that did not end in order, and starts that hung."""
@@ -156,7 +159,7 @@ class _Report:
         if beat is not None and not self.numbers:
             when = datetime.datetime.fromtimestamp(float(beat["time"]), datetime.UTC)
             found.append(f"Last sign of life: {when:%Y-%m-%d %H:%M:%S} UTC, in the phase {beat.get('phase')}.")
-        for path in sorted(self.directory.glob("*hang.txt")):
+        for path in filter(Path.is_file, sorted(self.directory.glob("*hang.txt"))):
             lines = path.read_text("utf-8", errors="replace").splitlines()
             hangs = [line for line in lines if re.match(r"\d{4}-.*, process \d+ of \d+: ", line)]
             found += [f"It hung and was ended: {line} ({path.name} has the stacks)" for line in hangs[-_MOST_HANGS:]]
@@ -173,7 +176,7 @@ class _Report:
                 continue
             try:
                 found = tables.figures(self.config, report_parts.mapping(numbers.get("evals")), path)
-            except (ConfigError, ValueError) as error:
+            except (ConfigError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
                 self.problems.append(str(error))
                 continue
             for name, (place, values) in found.items():
@@ -197,9 +200,7 @@ class _Report:
             facts.append((str(selected.get("metric")), report_parts.number(selected.get("value"))))
         notes = []
         if (bad := self._json(directory / "not_finite.json", lambda value: isinstance(value, list))) is not None:
-            notes.append(
-                f"It ended once after {len(bad)} steps in a row that were not finite: not_finite.json has them."
-            )
+            notes.append(f"It ended once after {len(bad)} skipped steps in a row: not_finite.json has them and why.")
         colours = report_parts.colours(self.stages.values())
         items: list[Any] = list(report_parts.charts(history, self._kinds(), colours))
         mixtures = self._json(directory / "mixture.json") or {}

@@ -191,7 +191,7 @@ def guarded(problems: list[str], what: str, make: Callable[..., Iterable[Any]], 
     """What `make` gives; where its numbers are damaged nothing, which is noted."""
     try:
         return list(make(*arguments))
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         problems.append(f"{what}: the numbers are damaged and left out ({error!r:.80})")
         return []
 

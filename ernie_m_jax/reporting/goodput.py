@@ -23,6 +23,7 @@ import jax
 from ernie_m_jax.reporting import files, screen, summary
 
 FILE = "goodput.json"
+EARLIER = "elapsed.json"  # of versions before it: the seconds of all parts, in one number
 CAUSES = {
     "step": "training: productive",
     "start": "opening data, training a tokenizer, restoring, what is between stages",
@@ -60,12 +61,15 @@ class Goodput:
     ):
         self._path, self._spent, self._age, self._found = path, spent, age, None
         self._lock, self._done, self._written = threading.RLock(), threading.Event(), 0.0
+        self._writing = threading.Lock()  # never taken while the other one is held: a slow disk holds up no step
         self._thread: threading.Thread | None = None
         self._waited = self._skipped = 0.0
         self._shown: Seconds = dict.fromkeys(CAUSES, 0.0)  # up to the last window
         self._marks: list[list[Any]] = []
         self._starts, self._earlier, self._before = 1, dict.fromkeys(CAUSES, 0.0), None
         stored = read(path) if path is not None and going_on else None
+        if path is not None and going_on and not path.exists():
+            self._earlier["start"] = _elapsed(path.parent / EARLIER)
         if stored is not None:
             self._found, self._starts = stored, stored["starts"] + 1
             self._earlier, self._before = stored["earlier"], stored["part"]
@@ -128,19 +132,22 @@ class Goodput:
 
     def keep(self) -> None:
         """Writes the account; a disk that refuses it does not stop the run. Only into a run's work directory."""
-        if self._path is None or not (self._path.parent / "config.json").exists():
-            return
-        with self._lock:
-            part = {"seconds": self.part(), "marks": self._marks}
-            value = {"starts": self._starts, "earlier": self._earlier, "before": self._before, "part": part}
+        with self._writing:
+            path = self._path
+            if path is None or not (path.parent / "config.json").exists():
+                return
+            with self._lock:
+                part = {"seconds": self.part(), "marks": self._marks}
+                value = {"starts": self._starts, "earlier": self._earlier, "before": self._before, "part": part}
             with contextlib.suppress(OSError):
-                files.write_json(self._path, value)
+                files.write_json(path, value)
+                (path.parent / EARLIER).unlink(missing_ok=True)
             self._written = time.monotonic()
 
     def forget(self) -> None:
         """Leaves the file as it was found: the run is complete, and this process did nothing."""
         self._done.set()
-        with self._lock:
+        with self._writing:
             if self._path is not None and self._found is not None:
                 files.write_json(self._path, self._found)
             elif self._path is not None:
@@ -188,6 +195,18 @@ def read(path: Path) -> dict[str, Any] | None:
         return dict(value)
     screen.show(f"{path} is damaged; the time before this start is not counted")
     return None
+
+
+def _elapsed(path: Path) -> float:
+    """The seconds that an earlier version counted, which is printed: nothing says what they were spent on."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return 0.0
+    if not _is_seconds(value) or not value >= 0:
+        return 0.0
+    screen.show(f"{path}: the {value:,.0f} s before this version are counted as start")
+    return float(value)
 
 
 def is_sound(value: Any) -> bool:

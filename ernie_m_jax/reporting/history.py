@@ -1,5 +1,6 @@
 """A stage's `metrics.jsonl` as curves: every step's numbers in, a bounded number of points out."""
 
+import math
 from array import array
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -44,7 +45,7 @@ class History:
       values: number -> objective -> (steps, values), all of them. The timing's are named "timing/NAME", of "".
       evaluations: the lines of evaluations, in order.
       last: the newest step that has a line; None without any.
-      tokens: real tokens of all lines.
+      tokens: real tokens of all lines that say a finite number.
     """
 
     def __init__(self, entries: Iterable[Mapping[str, Any]]):
@@ -59,7 +60,8 @@ class History:
                 continue
             self.last = max(entry["step"], -1 if self.last is None else self.last)
             objective = entry.get("objective", "")
-            self.tokens += float(entry.get("tokens", 0))
+            count = float(entry.get("tokens", 0))
+            self.tokens += count if math.isfinite(count) else 0.0
             for name, value in entry.items():
                 if name not in _NOT_DRAWN:
                     self._add(name, objective, entry["step"], value)

@@ -221,7 +221,7 @@ def evaluations(path: pathlib.Path) -> list[dict[str, Any]]:
 
 def entries(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """The whole lines of a metrics file, in order; what is damaged of it is passed over, not mended."""
-    if path.exists():
+    if path.is_file():
         with path.open("rb") as file:
             found = (_entry(line) for line in file if line.endswith(b"\n"))
             yield from (entry for entry in found if entry is not None)

@@ -185,15 +185,17 @@ def _train(config: Config, workdir: Path, begun: bool, phases: Phases, account: 
         run = dataclasses.replace(run, config=config)
         claim.claim(config, workdir)
     if not begun and jax.process_index() == 0:
-        for name in ("summary.json", report.FILE):  # of another run that was here
-            (workdir / name).unlink(missing_ok=True)
-    stored = summary.stored(workdir / "summary.json", summary.is_of_run) if is_complete(run, workdir) else None
+        (workdir / report.FILE).unlink(missing_ok=True)  # of another run that was here
+    done = workdir / "summary.json"
+    stored = summary.stored(done, summary.is_of_run) if is_complete(run, workdir) else None
     if stored is not None:
         screen.show(f"{workdir} is complete")
         account.forget()
-        if not (workdir / report.FILE).exists():  # a kill may have come before it
+        if not _is_of_the_end(workdir / report.FILE, done):
             make_report(workdir, config)
         return stored
+    if jax.process_index() == 0:
+        done.unlink(missing_ok=True)  # of another run that was here, or of this one before its stages became longer
     with Watchdog(phases, workdir, config.train.watchdog_seconds):
         numbers = _run_stages(run, workdir)
     if jax.process_index() != 0:
@@ -210,6 +212,16 @@ def _train(config: Config, workdir: Path, begun: bool, phases: Phases, account: 
     account.keep()  # the report shows it
     make_report(workdir, config)
     return numbers
+
+
+def _is_of_the_end(page: Path, done: Path) -> bool:
+    """Whether a report was made after the summary: it may be of a run under way, and a kill have come before the last.
+
+    Behind a URL the times are those of the download; there both are put at once, the report first.
+    """
+    if not page.exists():
+        return False
+    return mirrors.of(page) is not None or page.stat().st_mtime_ns >= done.stat().st_mtime_ns
 
 
 def _run_stages(run: stages.Run, workdir: Path) -> dict[str, Any]:
@@ -259,8 +271,10 @@ def run_stage(run: stages.Run, stage: stages.Stage, previous: Path | None, neede
     if newest == last and (stored := summary.stored(done, summary.is_of_stage)) is not None:
         screen.show(f"{stage.name} is complete: {stage.directory}")
         return stored
+    if newest != last and jax.process_index() == 0:
+        done.unlink(missing_ok=True)  # of fewer steps, or of a start that failed
     if newest is None and jax.process_index() == 0:
-        for path in (done, first, stage.directory / metrics.FILE):  # of a start that failed
+        for path in (first, stage.directory / metrics.FILE):  # of a start that failed
             path.unlink(missing_ok=True)
     elif newest is not None and first.exists() and summary.stored(first, summary.is_of_start) is None:
         _evaluate_start(run, stage, restore.fresh(run, stage, previous).params, first)

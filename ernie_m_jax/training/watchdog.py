@@ -23,7 +23,7 @@ from ernie_m_jax.training.phases import Phases
 
 HEARTBEAT, HANG = "heartbeat.json", "hang.txt"  # in the work directory; of other processes than 0, NUMBER.NAME
 LIMITED = ("data", "step")  # phases in which a step must come; all others take as long as they take
-SILENT = float(lifeline.DEAD_AFTER)  # seconds without a word of another process; JAX aborts this one after 45
+SILENT = 25.0  # seconds without a word of another process; Gloo gives up after 30, and JAX aborts this one after 45
 FACTOR = 10  # times the median step without a step
 FIRST = 3  # times the least limit, for the first step of all: there is no median yet
 TICK = 1.0  # seconds between two looks

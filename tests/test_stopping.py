@@ -136,3 +136,28 @@ def test_a_tokenizer_s_training_is_no_obstacle(tmp_path):
     assert said.endswith("stopped while no step ran; the same command goes on from there\n")
     assert seconds < SOON
     print(f"tokenizer: exit {seconds:.1f} s after SIGTERM")
+
+
+LATE = """
+    import os, signal
+    from ernie_m_jax import main
+    from ernie_m_jax.training import waiting
+
+    close = waiting.Waiting.close
+
+    def signalled(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        close(self)
+
+    waiting.Waiting.close = signalled
+    main.cli()
+"""
+
+
+def test_a_signal_after_the_last_save_of_a_stage_is_heeded(tokenizer_path, tmp_path):
+    more = (f"--config.tokenizer.path={tokenizer_path}", "--config.evals={}", "--config.stages.one.steps=2")
+    words = [argument for argument in arguments(tmp_path, *more) if "retrieval" not in argument]
+    process = started([sys.executable, "-c", textwrap.dedent(LATE), *words])
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 42, said
+    assert "stopped at the end of one, saved" in said

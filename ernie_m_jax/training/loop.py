@@ -79,9 +79,12 @@ def train_stage(
         stack.callback(profile.close)
         evaluating = Evaluating(run, stage, first, writer, selection)
         stack.enter_context(run.phases.of("step"))
-        return _Loop(
+        trained = _Loop(
             run, stage, start, loaders, losses, metrics.Meter(writer), waiting, profile, evaluating, progress, stop
         ).train()
+    if stop.signal is not None:  # it came after the loop last looked
+        raise preemption.Interrupted(f"stopped at the end of {stage.name}, saved", stop.signal)
+    return trained
 
 
 @dataclasses.dataclass

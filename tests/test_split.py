@@ -94,6 +94,7 @@ def found():
     return on_eight_devices(__file__)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("name", LOSSES)
 def test_loss_and_gradients_are_one_devices(found, mesh, name):
@@ -105,6 +106,7 @@ def test_loss_and_gradients_are_one_devices(found, mesh, name):
     assert not d_bias[V:].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("name", ["argmax", *(f"sample, {name}" for name in SAMPLED)])
 def test_the_tokens_written_are_one_devices(found, mesh, name):
@@ -116,6 +118,7 @@ def test_the_tokens_written_are_one_devices(found, mesh, name):
         assert ids == found["one"]["sample, at once"]["out"][0]
 
 
+@pytest.mark.slow
 def test_the_reference_is_the_plain_computation(found):
     rng = np.random.default_rng(0)
     hidden, table, bias = rng.normal(size=(GROUPS, SIZE, H)), rng.normal(size=(V, H)), rng.normal(size=V)
@@ -126,6 +129,7 @@ def test_the_reference_is_the_plain_computation(found):
     np.testing.assert_allclose(log_probs, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["loss, whole", "loss, little room", "argmax", "sample, chunked", "sample, tiny"])
 @pytest.mark.parametrize("mesh", ["fsdp", "tensor", "mixed"])
 def test_no_device_holds_the_table_or_the_logits(found, mesh, name):
@@ -133,6 +137,7 @@ def test_no_device_holds_the_table_or_the_logits(found, mesh, name):
     assert not found[mesh][name]["logits"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["loss, whole", "argmax", "sample, chunked"])
 def test_the_tensor_axis_exchanges_numbers_not_rows(found, name):
     kinds = found["tensor"][name]["collectives"]
@@ -142,6 +147,7 @@ def test_the_tensor_axis_exchanges_numbers_not_rows(found, name):
     assert kinds["all-reduce"]["bytes"] <= d_hidden + 8 * positions * 4
 
 
+@pytest.mark.slow
 def test_the_width_is_gathered_a_chunk_at_a_time_and_its_gradients_scattered(found):
     kinds = found["fsdp"]["loss, whole"]["collectives"]
     assert set(kinds) == {"all-gather", "reduce-scatter", "all-reduce"}
@@ -153,6 +159,7 @@ def test_the_width_is_gathered_a_chunk_at_a_time_and_its_gradients_scattered(fou
     assert set(found["fsdp"]["argmax"]["collectives"]) == {"all-gather"}
 
 
+@pytest.mark.slow
 def test_data_parallelism_adds_up_the_gradients_once(found):
     kinds = found["data"]["loss, little room"]["collectives"]
     assert set(kinds) == {"all-reduce"}

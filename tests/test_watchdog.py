@@ -281,6 +281,7 @@ def run(program, arguments):
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 def test_a_real_run_whose_reader_hangs_ends_with_its_stacks_to_be_run_again(tokenizer_path, tmp_path):
     begun = time.monotonic()
     done = run(HANGS, arguments(tmp_path, tokenizer_path, "--config.evals={}"))

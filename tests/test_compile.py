@@ -106,7 +106,8 @@ def test_a_step_of_each_generation_of_tpus(topology, tmp_path):
     (step,) = found["steps"].values()
     assert step["fits"] is True
     assert step["unknown_loops"] == 0
-    assert {"all-gather", "all-reduce"} & set(step["collectives"])
+    # A libtpu newer than jaxlib writes programs whose text that cannot read; then the step says so.
+    assert "unreadable" in step or {"all-gather", "all-reduce"} & set(step["collectives"])
 
 
 @pytest.mark.slow

@@ -6,10 +6,9 @@ One process, timed in processor time, so other work on the machine does not coun
 languages, rows of 256 tokens, a tokenizer of 5,000 entries trained on them; each objective from text and from stored
 ids (`python -m ernie_m_jax.data.prepare corpus`): MMLM and BTMLM with lines as they are (about 15 tokens), MMLM also
 joined to 2,000 characters and to about four rows. A real token is one that is not padding; the fill is their share.
-Where the time goes is a profile by module of the
-same batches, whose instrumentation slows small functions more. --workers=N times the wall clock of N worker processes
-too, which tells something only where as many cores are idle. Prints a table and writes it with hardware, versions and
-date.
+Where the time goes is a profile by module of the same batches, whose instrumentation slows small functions more.
+--workers=N times the wall clock of N worker processes too, which tells something only where as many cores are idle.
+Prints a table and writes it with hardware, versions and date.
 """
 
 import argparse

@@ -8,8 +8,8 @@ many positions to predict as the objective asks for. A row of the table has the 
 step, real tokens a second, the share of the device's peak (model FLOPs by the formula of `ernie_m_jax/model/flops.py`,
 not what the compiler counts) and the program's memory. `--trace DIR` writes a profile of each variant's last steps and
 prints the kernels that took longest. Keys: size, length, rows (computed at a time), objective, attention, remat, chunk
-(compute.vocab_chunk), keep (compute.keep_logits), norm
-(compute.layer_norm), dtype, dropout (hidden and attention), micro (parts of a batch), scan.
+(compute.vocab_chunk), keep (compute.keep_logits), norm (compute.layer_norm), dtype, float8, dropout (hidden and
+attention), micro (parts of a batch), scan, layers (0: the size's).
 """
 
 import argparse
@@ -41,6 +41,7 @@ from ernie_m_jax.training import loop, stages
 DEFAULTS = {
     "size": "base", "length": "512", "rows": "128", "objective": "mmlm", "attention": "flash", "remat": "none",
     "chunk": "16384", "keep": "0", "norm": "xla", "dtype": "bfloat16", "dropout": "0", "micro": "1", "scan": "1",
+    "float8": "0", "layers": "0",
 }  # fmt: skip
 WARM, TIMED = 3, 12
 
@@ -68,7 +69,9 @@ def tree_of(keys: dict[str, str]) -> ml_collections.ConfigDict:
     config.compute.update(
         dtype=keys["dtype"], remat=keys["remat"], attention=keys["attention"], vocab_chunk=int(keys["chunk"]),
         scan_layers=keys["scan"] == "1", keep_logits=keys["keep"] == "1", layer_norm=keys["norm"],
+        float8=keys["float8"] == "1",
     )  # fmt: skip
+    config.model.num_layers = int(keys["layers"]) or config.model.num_layers
     config.train.batch_size = int(keys["rows"]) * int(keys["micro"])
     config.train.grad_accumulation_steps = int(keys["micro"])
     config.stages.stage1 = base.stage(

@@ -211,6 +211,7 @@ def get_config() -> ml_collections.ConfigDict:
         "vocab_chunk": 16_384,  # vocabulary rows per step of the cross-entropy; 0: all at once
         "keep_logits": False,  # for the backward pass, in `dtype`, instead of computing them again
         "layer_norm": "auto",  # xla | fused (NVIDIA GPU) | auto
+        "float8": False,  # the layers' linear maps in 8-bit floating point (NVIDIA GPUs from Hopper on)
     }
     config.tokenizer = {
         "path": "",  # folder of sentencepiece.bpe.model and vocab.txt; empty: train one on the data into the workdir

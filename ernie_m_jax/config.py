@@ -88,6 +88,7 @@ class ComputeConfig:
     vocab_chunk: int
     keep_logits: bool = False
     layer_norm: str = field(default="auto", metadata=one_of("auto", "xla", "fused"))
+    float8: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

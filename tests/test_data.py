@@ -167,9 +167,10 @@ def test_another_seed_is_another_order(small_config, tokenizer):
     assert (one["ids"] != other["ids"]).any()
 
 
+@pytest.mark.parametrize("ratio", [0.15, 1.0])
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_synthetic_batches_have_the_real_shapes(name, small_config, tokenizer):
-    config = small_config()
+def test_synthetic_batches_have_the_real_shapes(name, ratio, small_config, tokenizer):
+    config = small_config(**{f"objectives__{name}__mask_ratio": ratio})
     spec = tasks.bind(config, name).spec()
     made = batch.synthetic(spec, 8, config.model.vocab_size)
     real = next(rows_of(name, config, tokenizer))

@@ -4,7 +4,7 @@ Axes: b batch, l length, q query position, k key position, h heads, d head width
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -114,16 +114,18 @@ def attention(
     if backend == "cudnn" and query_blhd.dtype not in (jnp.bfloat16, jnp.float16):
         raise ValueError(f"compute.attention='cudnn' needs compute.dtype='bfloat16', got {query_blhd.dtype} inputs")
     query_blhd = query_blhd * jnp.asarray(query_blhd.shape[-1] ** -0.5, query_blhd.dtype)
-    if dropout_rate == 0.0:
-        kernel = cast(Literal["xla", "cudnn"], backend)
+    if dropout_rate == 0.0 and backend == "cudnn":
         return jax.nn.dot_product_attention(
-            query_blhd, key_blhd, value_blhd, mask=seen, scale=1.0, implementation=kernel
+            query_blhd, key_blhd, value_blhd, mask=seen, scale=1.0, implementation="cudnn"
         )
-    logits_bhqk = jnp.einsum("bqhd,bkhd->bhqk", query_blhd, key_blhd, preferred_element_type=jnp.float32)
+    # Heads before positions: on a CPU the products of contiguous matrices take two thirds of the time.
+    query_bhqd, key_bhkd, value_bhkd = (array.swapaxes(1, 2) for array in (query_blhd, key_blhd, value_blhd))
+    logits_bhqk = jnp.einsum("bhqd,bhkd->bhqk", query_bhqd, key_bhkd, preferred_element_type=jnp.float32)
     logits_bhqk = jnp.where(seen, logits_bhqk, jnp.finfo(jnp.float32).min)
     probs_bhqk = jax.nn.softmax(logits_bhqk, axis=-1).astype(value_blhd.dtype)
-    if dropout_rng is None:
-        raise ValueError(f"attention dropout {dropout_rate} needs a key, got dropout_rng=None")
-    seeds = _seeds(dropout_rng, query_blhd.shape[0], query_blhd.shape[2])
-    probs_bhqk = drop_probabilities(dropout_rate, probs_bhqk, seeds)
-    return jnp.einsum("bhqk,bkhd->bqhd", probs_bhqk, value_blhd)
+    if dropout_rate > 0.0:
+        if dropout_rng is None:
+            raise ValueError(f"attention dropout {dropout_rate} needs a key, got dropout_rng=None")
+        seeds = _seeds(dropout_rng, query_blhd.shape[0], query_blhd.shape[2])
+        probs_bhqk = drop_probabilities(dropout_rate, probs_bhqk, seeds)
+    return jnp.einsum("bhqk,bhkd->bhqd", probs_bhqk, value_bhkd).swapaxes(1, 2)

@@ -6,6 +6,7 @@ are the same encoder with other values of `ModelConfig`: first position, token t
 Axes: B batch, L length, H width, N positions to predict.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from ernie_m_jax import config_fields, sharding
 from ernie_m_jax.config import ComputeConfig, ModelConfig
 from ernie_m_jax.config_checks import HEADS
-from ernie_m_jax.model import generation, loss, vocabulary
+from ernie_m_jax.model import float8, generation, loss, vocabulary
 from ernie_m_jax.model.attention import KEPT, attention, fused_attention, seen
 from ernie_m_jax.model.dropout import Dropout
 from ernie_m_jax.model.embeddings import Embeddings, Inputs
@@ -54,10 +55,11 @@ class SelfAttention(nn.Module):
         heads = (config.num_heads, config.hidden_size // config.num_heads)
         axes = ("heads", "head_dim")
         same = self.make_rng("params") if config.key_init == "query" and self.is_initializing() else None
-        self.query = linear(config, compute, heads, ("embed", *axes), bias_axes=axes, rng=same)
-        self.key = linear(config, compute, heads, ("embed", *axes), bias_axes=axes, rng=same)
-        self.value = linear(config, compute, heads, ("embed", *axes), bias_axes=axes)
-        self.output = linear(config, compute, config.hidden_size, (*axes, "embed"), contracted=2, bias_axes=("norm",))
+        projection = functools.partial(linear, config, compute, float8=compute.float8)
+        self.query = projection(heads, ("embed", *axes), bias_axes=axes, rng=same)
+        self.key = projection(heads, ("embed", *axes), bias_axes=axes, rng=same)
+        self.value = projection(heads, ("embed", *axes), bias_axes=axes)
+        self.output = projection(config.hidden_size, (*axes, "embed"), contracted=2, bias_axes=("norm",))
 
     def __call__(self, x: jax.Array, mask: jax.Array | Codes, deterministic: bool) -> jax.Array:
         """Mixes `x` [B, L, H] under `mask`, bool [B, 1, L, L] or what the fused kernel takes (`attention.seen`)."""
@@ -89,7 +91,10 @@ class SelfAttention(nn.Module):
             jnp.stack([own[name] for own in nn.meta.unbox(params)], axis=axis).astype(dtype)
             for name, axis in (("kernel", 1), ("bias", 0))
         )
-        return jnp.einsum("blh,hpnd->blpnd", x.astype(dtype), kernel) + bias
+        x = x.astype(dtype)
+        if self.compute.float8:
+            return float8.dot_general(x, kernel, (((2,), (0,)), ((), ()))) + bias
+        return jnp.einsum("blh,hpnd->blpnd", x, kernel) + bias
 
 
 class FeedForward(nn.Module):
@@ -101,8 +106,9 @@ class FeedForward(nn.Module):
     def setup(self) -> None:
         """Creates intermediate and output."""
         config, compute = self.config, self.compute
-        self.intermediate = linear(config, compute, config.ffn_size, ("embed", "ffn"), bias_axes=("ffn",))
-        self.output = linear(config, compute, config.hidden_size, ("ffn", "embed"), bias_axes=("norm",))
+        dense = functools.partial(linear, config, compute, float8=compute.float8)
+        self.intermediate = dense(config.ffn_size, ("embed", "ffn"), bias_axes=("ffn",))
+        self.output = dense(config.hidden_size, ("ffn", "embed"), bias_axes=("norm",))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, L, H] -> [B, L, H]."""

@@ -13,6 +13,7 @@ except ImportError:
 
 
 WIDEST_HEAD = 128  # that the attention kernel for GPUs takes
+HOPPER = 9.0  # compute capability from which on products of 8-bit numbers are fast
 
 
 def platform(mesh: Mesh | None) -> str:
@@ -68,6 +69,8 @@ def check(compute: ComputeConfig, model: ModelConfig, mesh: Mesh, length: int) -
                 f"config.compute.{key} is {value!r}, a kernel for {devices}, but {reason}: "
                 f"--config.compute.{key}=auto takes what runs here"
             )
+    if compute.float8 and (reason := _no_float8(mesh)):
+        raise ConfigError(f"config.compute.float8 is for NVIDIA GPUs from Hopper on, but {reason}")
 
 
 def _no_attention(model: ModelConfig, mesh: Mesh | None, length: int) -> str:
@@ -88,6 +91,13 @@ def _no_layer_norm(mesh: Mesh | None) -> str:
         return reason
     # Each device of the axis has whole rows there: the gradients of all of them would have to be added up.
     return "mesh.tensor is above 1" if _tensor(mesh) > 1 else ""
+
+
+def _no_float8(mesh: Mesh) -> str:
+    """Why 8-bit products are not fast on the devices; "": they are, or it is a CPU, which computes them for trying."""
+    device = _device(mesh)
+    hopper = platform(mesh) == "gpu" and float(getattr(device, "compute_capability", HOPPER)) >= HOPPER
+    return "" if hopper or device.platform == "cpu" else f"the device is {device.device_kind}"
 
 
 def _no_gpu(mesh: Mesh | None) -> str:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ernie_m_jax.config import ComputeConfig, ModelConfig
+from ernie_m_jax.model.float8 import dot_general as dot_general_8_bits
 from ernie_m_jax.model.fused_layer_norm import fused_layer_norm
 from ernie_m_jax.model.kernels import layer_norm_kernel, platform
 from ernie_m_jax.model.split import POSITIONS, WHOLE, split_of
@@ -24,6 +25,7 @@ def linear(
     contracted: int = 1,
     bias_axes: tuple[str, ...],
     rng: jax.Array | None = None,
+    float8: bool = False,
 ) -> nn.DenseGeneral:
     """A linear map over the last `contracted` axes, truncated normal kernel and zero bias (paper.md: init 0.02).
 
@@ -35,6 +37,7 @@ def linear(
       contracted: how many trailing axes of the input are summed over.
       bias_axes: logical axis names of the bias.
       rng: key that the kernel is drawn with; None: one of its own.
+      float8: products of 8-bit numbers.
 
     Returns:
       An unbound Linen module.
@@ -47,6 +50,7 @@ def linear(
         axis=tuple(range(-contracted, 0)),
         dtype=jnp.dtype(compute.dtype),
         param_dtype=jnp.float32,
+        dot_general=dot_general_8_bits if float8 else None,
         kernel_init=nn.with_logical_partitioning(kernel_init, axes),
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), bias_axes),
     )

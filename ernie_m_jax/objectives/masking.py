@@ -93,8 +93,9 @@ def windows(ids: Sequence[int], length: int, rng: np.random.Generator) -> list[S
 
 
 def row_spec(cfg: Config, predictions: int) -> Spec:
-    """Shapes of a packed row that every objective has: token features `[L]`, predictions `[P]`."""
+    """Shapes of a packed row that every objective has: token features `[L]`, predictions `[P]`, at most one a token."""
     length = cfg.data.sequence_length
+    predictions = min(predictions, length)
     spec: Spec = dict.fromkeys(("ids", "segments", "positions", "roles", "languages"), ((length,), np.int32))
     spec |= dict.fromkeys(("predict_at", "predict_labels"), ((predictions,), np.int32))
     return spec

@@ -1,15 +1,27 @@
-# Each target sets up what it needs. PYTHON: any Python 3.11 or newer. WORKDIR: where the quickstart writes.
+# Each target sets up what it needs. PYTHON: any Python 3.11 or newer. WORKDIR: where the quickstart writes; STUDY: where
+# reproduce does.
 PYTHON ?= python3
 WORKDIR ?= runs/quickstart
+STUDY ?= runs/reproduce
+ARMS := start mmlm tlm camlm camlm+camlm camlm+btmlm camlm+real-translation camlm+btmlm-other camlm+btmlm-pseudo-alone
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 READY_DOCS := $(VENV)/.docs-installed
 
-.PHONY: quickstart test test-slow browser check fuzz audit docs notebooks chaos bench clean
+.PHONY: quickstart reproduce test test-slow browser check fuzz audit docs notebooks chaos bench clean
 
 quickstart: $(READY)
 	$(BIN)/python -m ernie_m_jax.main --config=configs/quickstart.py --workdir=$(WORKDIR)
+
+# The paper's ablation in small, one seed (docs/reproduction.md): downloads a wheel for its text, then two arms at a time.
+reproduce: $(READY)
+	$(BIN)/python -m pip download --quiet --no-deps --dest $(STUDY)/wheels homeassistant==2024.3.3
+	$(BIN)/python benchmarks/ablation_corpus.py --source strings --wheel $(STUDY)/wheels/homeassistant-2024.3.3-py3-none-any.whl \
+		--output $(STUDY)/corpus --pairs 0.33 --vocab-size 6000
+	$(BIN)/python benchmarks/ablation.py --size study-cpu --corpus $(STUDY)/corpus --workdir $(STUDY)/arms \
+		--output $(STUDY)/reproduce.json --jobs 2 --pin --measures --seeds 1 --arms $(ARMS)
+	$(BIN)/python benchmarks/ablation_plot.py $(STUDY)/reproduce.json $(STUDY)/reproduce.png
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not gpu and not tpu and not browser"

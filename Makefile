@@ -58,6 +58,8 @@ bench: $(READY)
 
 chaos: $(READY)
 	$(BIN)/python -m tests.chaos kills
+	$(BIN)/python -m tests.chaos processes
+	$(BIN)/python -m tests.chaos finetuning
 	$(BIN)/python -m tests.chaos damage
 
 clean:

@@ -41,7 +41,10 @@ def prepared(folder: pathlib.Path) -> Run:
         "--config.train.save_every=3",
         "--config.train.max_to_keep=2",
         f"--config.stages.finetune.steps={STEPS}",
-        "--config.stages.finetune.learning_rate=3e-3",
+        # So much that the best step is another after most evaluations, and at the end not the last one.
+        "--config.stages.finetune.learning_rate=2e-2",
+        "--config.model.initializer_range=0.08",
+        "--config.optimizer.layer_decay=1.0",
         "--config.evals.dev.every=4",
     )
     return Run("fine-tuning", arguments, MOMENTS, instants=3)

@@ -97,3 +97,21 @@ def test_a_round(kind, tmp_path):
     assert found["wrong"] == []
     assert found["kills"] == sum(found["by_moment"].values()) == KILLS[kind]
     assert found["runs_compared"] >= 1
+
+
+def test_predictions_of_a_killed_evaluation_leave_nothing(tmp_path):
+    from ernie_m_jax.evaluation import runner
+    from ernie_m_jax.evaluation.evaluator import Outcome
+
+    class One:
+        run = staticmethod(lambda *_: Outcome({}, {"dev-en.tsv": ["a"]}))
+        show = staticmethod(lambda *_: [])
+        write = staticmethod(lambda *_: None)
+
+    folder = tmp_path / "dev-predictions"
+    folder.mkdir()
+    (folder / ".dev-en.tsv.0.tmp").touch()
+    evaluations = object.__new__(runner.Evaluations)
+    evaluations.evaluators = {"dev": One()}
+    evaluations.run("dev", None, None, None, tmp_path, "dev-4")
+    assert [path.name for path in folder.iterdir()] == ["dev-en.tsv"]

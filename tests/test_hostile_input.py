@@ -83,6 +83,13 @@ def test_languages_of_a_tokenizer_that_are_no_object(languages, tmp_path):
         Tokenizer.load(tmp_path / "t", "xlm")
 
 
+def test_a_language_of_a_tokenizer_with_a_line_feed(tmp_path):
+    case = {**hostile_files.byte_pairs()[0], "tokenizer_config.json": b'{"lang2id": {"x\\ny": 0}}'}
+    fuzzing.put(case, tmp_path / "t")
+    with pytest.raises(ValueError, match=r"has only x\\ny$"):
+        Tokenizer.load(tmp_path / "t", "xlm")
+
+
 def test_a_token_that_is_half_a_pair_of_surrogates(tmp_path):
     case = hostile_files.byte_pairs()[0]
     vocabulary = {**json.loads(case["vocab.json"]), "\ud800": 17}
@@ -108,6 +115,16 @@ def test_json_lines_of_another_layout(line, tmp_path):
     path.write_text(line)
     with pytest.raises(DataError, match=r"x\.jsonl:1"):
         records.open_source("x", SourceConfig(str(path), "auto", (), (), (), "train"), ("en", "de"), "parallel")
+
+
+@pytest.mark.parametrize("line", [{"x\ny": "a"}, {"text": "a", "x\ny": "b"}, {"translation": {"x\ny": "a"}}])
+def test_a_key_with_a_line_feed_makes_no_message_of_several_lines(line, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    with pytest.raises(DataError) as refused:
+        records.open_source("x", SourceConfig(str(path), "auto", (), (), (), "train"), ("en", "de"), "monolingual")
+    assert "\n" not in str(refused.value)
+    assert r"x\ny" in str(refused.value)
 
 
 def test_a_small_file_that_unpacks_to_a_large_one(tmp_path):

@@ -14,7 +14,7 @@ import numpy as np
 from array_record.python import array_record_module
 
 from ernie_m_jax import stores
-from ernie_m_jax.data.readers import DataError, MissingData, Texts, lines
+from ernie_m_jax.data.readers import DataError, MissingData, Texts, lines, listed
 from ernie_m_jax.task import RandomAccess, Record
 
 
@@ -97,7 +97,7 @@ class Fields:
         key = self.keys.get("language", "language")
         named = language or _decode(_value(item, key)) or (self.languages[0] if len(self.languages) == 1 else "")
         if not isinstance(named, str) or not named:
-            raise DataError(f"{place}: no key {key!r} says the language; keys: {', '.join(map(str, item))}")
+            raise DataError(f"{place}: no key {key!r} says the language; keys: {listed(item)}")
         return named
 
 
@@ -190,7 +190,7 @@ class TfdsExamples:
             raise
         except (ValueError, OSError, NotImplementedError, AssertionError, ImportError) as error:
             raise DataError(
-                f"{path} (split {split!r}): cannot be opened: {error}\nPrepare it with "
+                f"{path} (split {split!r}): cannot be opened: {' '.join(str(error).split())}; prepare it with "
                 f'`tfds.builder({name!r}, file_format="array_record").download_and_prepare()`'
             ) from error
 
@@ -277,8 +277,8 @@ def describe(objects: Objects, fields: Fields) -> str:
         named.add(str(item.get(fields.keys.get("language", "language"), "")))
         if isinstance(item.get("translation"), Mapping):
             named.update(map(str, item["translation"]))
-    languages = ", ".join(sorted(named - {""})) or "none named"
-    return f"keys: {', '.join(map(str, objects[0]))}; languages: {languages}"
+    languages = listed(sorted(named - {""})) or "none named"
+    return f"keys: {listed(objects[0])}; languages: {languages}"
 
 
 def _value(item: Mapping[str, Any], key: str) -> Any:

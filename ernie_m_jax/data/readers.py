@@ -11,7 +11,7 @@ import gzip
 import itertools
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,12 @@ _SPACES = ((0xC2, 0x85), (0xC2, 0xA0), (0xE1, 0x9A), (0xE2, 0x80), (0xE2, 0x81),
 
 class DataError(ValueError):
     """Data that cannot be read; the message names the file, line or key and what is allowed."""
+
+
+def listed(names: Iterable[Any]) -> str:
+    """Names out of a file, for a message of one line: one that does not print is escaped, and what is long is cut."""
+    texts = (text if (text := str(name)).isprintable() else ascii(text)[1:-1] for name in names)
+    return f"{', '.join(f'{text:.80}' for text in texts):.1000}"
 
 
 class MissingData(DataError):

@@ -287,7 +287,7 @@ def _tsv(
     used = dict.fromkeys(itertools.chain(*groups))
     for language in used:
         if language not in columns:
-            raise DataError(f"{path}: no data in {language!r}; its columns: {', '.join(columns)}")
+            raise DataError(f"{path}: no data in {language!r}; its columns: {readers.listed(columns)}")
     filled = {language: columns[language].filled() for language in used}
     opened: dict[str, RandomAccess] = {}
     for group in groups:
@@ -314,7 +314,7 @@ def _check_first(path: str, group: tuple[str, ...], records: RandomAccess, items
     first = [records[index].texts for index in range(min(len(records), FIRST_RECORDS))]
     if not any(all(texts) for texts in first):
         missing = next(code for place, code in enumerate(group) if not all(texts[place] for texts in first))
-        raise DataError(f"{path}: no text in {missing!r}; keys: {', '.join(map(str, items[0]))}")
+        raise DataError(f"{path}: no text in {missing!r}; keys: {readers.listed(items[0])}")
 
 
 def _objects(

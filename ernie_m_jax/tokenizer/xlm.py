@@ -52,7 +52,8 @@ class XlmTokenizer(Tokenizer):
         if not isinstance(languages, dict):
             raise ValueError(f"{CONFIG_FILE}: lang2id is {languages!r:.80}; must be an object")
         if languages and language not in languages:
-            raise ValueError(f"language {language!r}: {CONFIG_FILE} has only {', '.join(sorted(languages))}")
+            named = ", ".join(name if name.isprintable() else ascii(name)[1:-1] for name in sorted(languages))
+            raise ValueError(f"language {language!r}: {CONFIG_FILE} has only {named:.1000}")
         self._normalise, self._cut = _moses(language)
         ids = _read_ids(tokenizer_files.read_object(files, VOCABULARY_FILE))
         names = {

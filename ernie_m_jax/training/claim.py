@@ -1,13 +1,20 @@
-"""Which config a work directory belongs to: both in, `config.json` out, or an error that names what differs.
+"""Whose a work directory is: a config and the directory in, `config.json` out, or an error that names what differs.
 
-A directory belongs to the config of its first checkpoint. What an earlier, failed start left binds no config.
+A directory belongs to the config of its first checkpoint. What an earlier, failed start left binds no config. One run
+at a time trains in it.
 """
 
+import contextlib
 import json
+import os
+import socket
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 
+from ernie_m_jax import atomic, mirrors
 from ernie_m_jax.checkpoint import saved_steps
 from ernie_m_jax.config import FREE_KEYS, Config, ConfigError, differences, to_dict
 from ernie_m_jax.config_build import with_defaults
@@ -23,6 +30,67 @@ TOKENIZER_KEYS = (
     "config.model.vocab_size",
     "config.tokenizer",
 )
+
+
+LOCK = "training.lock"  # in the work directory, while a process trains in it; says which
+PATIENCE = 10.0  # seconds for a process that was killed to be gone; its restart may be faster
+
+
+@contextlib.contextmanager
+def alone(workdir: Path) -> Iterator[None]:
+    """Holds a work directory, which the first process makes if need be: two runs would write over one another.
+
+    The lock goes with the process, however that ends. Some file systems know none, and none is needed in the folder
+    that stands for a URL, which is this process's own.
+
+    Raises:
+      ConfigError: another process trains there.
+      OSError: the directory cannot be written to.
+    """
+    with contextlib.ExitStack() as stack:
+        error: Exception | None = None
+        try:
+            if jax.process_index() == 0 and mirrors.of(workdir) is None:
+                if not workdir.exists():
+                    workdir.mkdir(parents=True)
+                    stack.callback(_remove_empty, workdir)
+                _hold(workdir / LOCK, stack)
+        except (ConfigError, OSError) as caught:
+            error = caught
+        saved_steps.raise_together(error, f"taking {workdir} for this run")
+        yield
+
+
+def _hold(lock: Path, stack: contextlib.ExitStack) -> None:
+    """Takes the lock, if need be once the process that holds it has ended."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            stack.enter_context(atomic.alone(str(lock)))
+            break
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise ConfigError(
+                    f"{lock.parent}: another run is training in it ({_holder(lock)}); wait for its end, or choose "
+                    "another --workdir"
+                ) from None
+        time.sleep(0.2)
+    with contextlib.suppress(OSError):  # what it says is for people
+        lock.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", "utf-8")
+
+
+def _holder(lock: Path) -> str:
+    """Which process the lock names, as far as it does."""
+    try:
+        return f"{lock.read_text('utf-8', errors='replace').split(chr(10))[0]:.200}"
+    except OSError:
+        return "it has just ended"
+
+
+def _remove_empty(workdir: Path) -> None:
+    """Removes a directory in which nothing was begun."""
+    with contextlib.suppress(OSError):
+        workdir.rmdir()
 
 
 def is_begun(workdir: Path) -> bool:

@@ -170,11 +170,12 @@ def train(config: Config, workdir: Path, age: float = 0.0) -> dict[str, Any]:
       Interrupted: a signal asked to stop; the same command goes on from there.
     """
     phases = Phases()
-    begun = claim.is_begun(workdir)
-    config = lengths.as_stored(config, workdir) if begun else config
-    claim.check(config, workdir)
-    with Goodput(workdir / goodput.FILE, begun, phases.seconds, age) as account:
-        return _train(config, workdir, begun, phases, account)
+    with claim.alone(workdir):
+        begun = claim.is_begun(workdir)
+        config = lengths.as_stored(config, workdir) if begun else config
+        claim.check(config, workdir)
+        with Goodput(workdir / goodput.FILE, begun, phases.seconds, age) as account:
+            return _train(config, workdir, begun, phases, account)
 
 
 def _train(config: Config, workdir: Path, begun: bool, phases: Phases, account: Goodput) -> dict[str, Any]:

@@ -1,13 +1,17 @@
 """A run with model selection that is stopped, killed or damaged anywhere ends like one that never was, bit for bit."""
 
 import json
+import os
 import pathlib
 import shutil
+import signal
 
 import pytest
 
 from ernie_m_jax.checkpoint import saved_steps
 from ernie_m_jax.checkpoint.checkpoints import Checkpoints
+from ernie_m_jax.evaluation.runner import Evaluations
+from ernie_m_jax.reporting import metrics
 from ernie_m_jax.training import guard, preemption
 from tests import selecting
 from tests.selecting import FIRST, LAST, MIDDLE, Scores, assert_same, everything, train
@@ -97,6 +101,32 @@ def kill_in_evaluation(patch, at):
     return KeyboardInterrupt, at
 
 
+def signal_in_evaluation(patch, at):
+    """SIGTERM while the state before step `at` is evaluated."""
+    run = Evaluations.run
+
+    def signalled(self, *arguments):
+        if arguments[-1] == f"held-{at}":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return run(self, *arguments)
+
+    patch.setattr(Evaluations, "run", signalled)
+    return preemption.Interrupted
+
+
+def signal_in_step(patch, at):
+    """SIGTERM while a step is done."""
+    read = metrics.Meter.read
+
+    def signalled(self, step):
+        if step.index == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return read(self, step)
+
+    patch.setattr(metrics.Meter, "read", signalled)
+    return preemption.Interrupted
+
+
 def disturb(how, at, config, workdir, scores=MIDDLE):
     """Begins a run that ends as `how` says, then lets the same command go on."""
     with pytest.MonkeyPatch.context() as patch:
@@ -119,6 +149,8 @@ MORE = [
     *((kill_in_evaluation, f"one/held-{step}") for step in (2, 6, 8)),
     (kill_in_evaluation, "one/held"),
     *((kill_in_save, at) for at in (2, 3, 4, 6)),
+    *((signal_in_evaluation, at) for at in (4, 8)),
+    (signal_in_step, 7),
 ]
 
 
@@ -130,6 +162,24 @@ def named(cases):
 def test_a_disturbed_run_ends_like_one_that_was_not(how, at, tree, left, tmp_path):
     disturb(how, at, tree(), tmp_path)
     assert_same(tmp_path / "one", left())
+
+
+@pytest.mark.parametrize(("how", "at"), [(signal_in_evaluation, 8), (signal_in_step, 7)])
+def test_a_signal_at_a_stage_s_end_leaves_the_evaluation_that_selects_to_the_next_start(how, at, tree, left, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        told = Scores(patch, LAST)
+        error = how(patch, at)
+        with pytest.raises(error, match=r"stopped after step 8 of 8 of one, saved") as stopped:
+            train(tree(), tmp_path)
+        assert stopped.value.status == preemption.RESTART
+        assert "one/held-8" not in told.calls
+    assert 8 in selecting.steps(tmp_path / "one")
+    assert selecting.selected(tmp_path / "one") == {"step": 4}
+    with pytest.MonkeyPatch.context() as patch:
+        told = Scores(patch, LAST)
+        train(tree(), tmp_path)
+        assert told.calls[0] == "one/held-8"
+    assert_same(tmp_path / "one", left(LAST))
 
 
 def wherever():

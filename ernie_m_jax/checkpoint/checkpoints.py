@@ -130,6 +130,8 @@ class Checkpoints:
         if saved_steps.of_first_process(step in self.steps()):
             if selected:
                 saved_steps.select(self.directory, step)
+                if jax.process_index() == 0:  # the one that was selected until now
+                    saved_steps.delete_old(self.directory, self.keep, step, self.keep_every)
             return
         target = self.directory / str(step)
         arrays = {name: tree.checked(name, leaf) for name, leaf in tree.named(state).items()}

@@ -53,8 +53,9 @@ def train_stage(
 ) -> state.TrainState:
     """Trains from `start` (at whatever step it is) to the stage's last step and saves that.
 
-    The last step comes earlier where `train.patience` ends the stage. `selection` is what is selected so far, and takes
-    what the stage's evaluations find; `losses` are the last ones before `start`.
+    Before that the evaluation that selects judges it, if there is one and it has not yet. The last step comes earlier
+    where `train.patience` ends the stage. `selection` is what is selected so far, and takes what the stage's
+    evaluations find; `losses` are the last ones before `start`.
 
     Raises:
       Interrupted: a signal asked to stop; state and streams are saved.
@@ -246,7 +247,10 @@ class _Loop:
         self.read(self.last)
         self.finite.end()
         try:
-            self.evaluating.evaluate(self.last, self.current.params, self.evaluating.due_at_end(self.last))
+            with self.stop.at_once():
+                self.evaluating.evaluate(self.last, self.current.params, self.evaluating.due_at_end(self.last))
+        except preemption.Stopped:
+            self.interrupt(self.last)
         except ConfigError:  # what it is to be selected by is not there; that must not cost the training
             self.save(self.last, wait=True)
             raise

@@ -285,7 +285,7 @@ def run_stage(run: stages.Run, stage: stages.Stage, previous: Path | None, neede
         evaluating.record(stage.directory, 0, _evaluate_start(run, stage, current.params, first))
     chosen = evaluating.taken(run, stage.directory, saved, int(current.step))
     saved_steps.select(saved.directory, chosen.best)  # a kill may have come between a checkpoint and this
-    if int(current.step) < last:
+    if int(current.step) < last or chosen.lacks(last):  # a signal may have kept it from judging the last state
         losses = Losses(run.config.train.spike_sigmas, meta.get("losses"))
         current = loop.train_stage(run, stage, current, streams, chosen, losses)
     params = current.params

@@ -50,6 +50,10 @@ class Selection:
         value = None if self.best is None else self.value
         return {"step": self._step, "best": self.best, "value": value, "since": self._since, "ended": self.ended}
 
+    def lacks(self, step: int) -> bool:
+        """Whether the evaluation that selects has not seen the state before a step."""
+        return bool(self.evaluation) and self._step < step
+
     def note(self, entry: Evaluated) -> bool:
         """Takes an evaluation, unless it was taken before; returns whether its step is the best now.
 

@@ -256,6 +256,8 @@ def get_config() -> ml_collections.ConfigDict:
         # 0: none
         "watchdog_seconds": 600.0,  # without a step, and 10 times the median step, after which a run counts as hanging:
         # it ends, to be run again (ours); 0: never, nor one of whose processes nothing is heard
+        "watchdog_other_seconds": 0.0,  # in a compilation, an evaluation, a save or a start of a stage, after which it
+        # ends likewise (ours); 0: never
         "select": "",  # EVALUATION/METRIC, as "xnli/dev/accuracy": its best checkpoint is kept and is the result; of a
         # metric "loss" the least is best. Empty: the last step is the result
         "patience": 0,  # evaluations of `select` without a better one at which a stage ends early; 0: never

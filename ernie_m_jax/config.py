@@ -42,6 +42,7 @@ FREE_KEYS = (
     "config.train.max_skipped",
     "config.train.save_every",
     "config.train.watchdog_seconds",
+    "config.train.watchdog_other_seconds",
 )
 
 _MOST_DROPPED = 0.99  # a dropout rate of 1 would leave nothing
@@ -158,6 +159,7 @@ class TrainConfig:
     profile_steps: int = field(default=0, metadata=between(0))
     host_times_every: int = field(default=1000, metadata=between(0))
     watchdog_seconds: float = field(default=600.0, metadata=between(0))
+    watchdog_other_seconds: float = field(default=0.0, metadata=between(0))
     select: str = ""
     patience: int = field(default=0, metadata=between(0))
 

@@ -38,7 +38,7 @@ def test_everything_that_is_wrong_is_said_at_once():
         "5 things are wrong with the config:",
         "  config.train.batch_row is unknown (nearest: batch_size); keys here: batch_size, grad_accumulation_steps, "
         "log_every, save_every, max_to_keep, keep_every, max_skipped, spike_sigmas, profile_from, profile_steps, "
-        "host_times_every, watchdog_seconds, select, patience",
+        "host_times_every, watchdog_seconds, watchdog_other_seconds, select, patience",
         "  config.stages.stage1.learning_rat is unknown (nearest: learning_rate); keys here: steps, weights, "
         "learning_rate, warmup_steps, schedule, final_fraction, epochs, warmup_fraction",
         "  config.train.max_to_keep must be of type int, got 'many'",

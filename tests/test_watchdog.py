@@ -23,11 +23,16 @@ from tests.test_phases import Clock
 class Watched:
     """A watchdog whose clock a test moves, second by second."""
 
-    def __init__(self, workdir, seconds=20.0):
+    def __init__(self, workdir, seconds=20.0, other=0.0):
         self.clock, self.ended = Clock(), []
         self.phases = Phases(self.clock)
         self.watchdog = Watchdog(
-            self.phases, workdir, seconds, self.clock, lambda problem, silent: self.ended.append((problem, silent))
+            self.phases,
+            workdir,
+            seconds,
+            self.clock,
+            lambda problem, silent: self.ended.append((problem, silent)),
+            other,
         )
 
     def wait(self, seconds):
@@ -65,6 +70,25 @@ def test_only_the_step_and_its_data_have_a_limit(phase, limit, tmp_path, capfd):
         assert "test_watchdog.py" in said  # the stacks
         assert "test_watchdog.py" in (tmp_path / "hang.txt").read_text()
         assert watched.ended[0][1] == []
+
+
+@pytest.mark.parametrize("phase", ["start", "compile", "checkpoint", "evaluation"])
+@pytest.mark.parametrize("seconds", [20.0, 0.0])
+def test_the_other_phases_may_have_a_limit_of_their_own(phase, seconds, tmp_path):
+    watched = Watched(tmp_path, seconds, other=50.0)
+    watched.steps(5, 0.5)
+    for _ in range(3):  # each time anew
+        watched.phases.enter(phase)
+        watched.wait(45)
+        watched.phases.enter("step")
+        watched.phases.enter(phase)
+    watched.wait(48)
+    assert not watched.ended
+    watched.wait(10)
+    assert re.match(
+        rf"no step for 50 s \(limit 50 s by config.train.watchdog_other_seconds\): in {phase} for 5\d s after step 4",
+        watched.ended[0][0],
+    )
 
 
 @pytest.mark.parametrize(("step", "limit"), [(0.5, 20), (3.0, 30)])

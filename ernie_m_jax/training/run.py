@@ -197,7 +197,8 @@ def _train(config: Config, workdir: Path, begun: bool, phases: Phases, account: 
         return stored
     if jax.process_index() == 0:
         done.unlink(missing_ok=True)  # of another run that was here, or of this one before its stages became longer
-    with Watchdog(phases, workdir, config.train.watchdog_seconds):
+    keys = config.train
+    with Watchdog(phases, workdir, keys.watchdog_seconds, other=keys.watchdog_other_seconds):
         numbers = _run_stages(run, workdir)
     if jax.process_index() != 0:
         return {}

@@ -22,7 +22,7 @@ from ernie_m_jax.reporting import files
 from ernie_m_jax.training.phases import Phases
 
 HEARTBEAT, HANG = "heartbeat.json", "hang.txt"  # in the work directory; of other processes than 0, NUMBER.NAME
-LIMITED = ("data", "step")  # phases in which a step must come; all others take as long as they take
+LIMITED = ("data", "step")  # phases in which a step must come; how long the others take is hard to say
 SILENT = 25.0  # seconds without a word of another process; Gloo gives up after 30, and JAX aborts this one after 45
 FACTOR = 10  # times the median step without a step
 FIRST = 3  # times the least limit, for the first step of all: there is no median yet
@@ -37,6 +37,7 @@ class Watchdog:
       phases: what the run is doing.
       workdir: of the run; the heartbeat and the stacks are written there.
       seconds: `config.train.watchdog_seconds`, the least limit of a step; 0: no limit.
+      other: `config.train.watchdog_other_seconds`, the limit of each other phase; 0: no limit.
       clock: seconds, monotonic.
       leave: ends this process and the others, given what is wrong and who was silent.
     """
@@ -48,12 +49,14 @@ class Watchdog:
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
         leave: Callable[[str, list[int]], Any] = lifeline.hang,
+        other: float = 0.0,
     ):
         self._phases, self._seconds, self._clock, self._leave = phases, seconds, clock, leave
+        self._other = other
         self._process, self._processes = jax.process_index(), jax.process_count()
         prefix = f"{self._process}." if self._process else ""
         self.heartbeat, self.hang = workdir / f"{prefix}{HEARTBEAT}", workdir / f"{prefix}{HANG}"
-        self._last, self._waited, self._mark = clock(), 0.0, (-1, "")
+        self._last, self._waited, self._mark = clock(), 0.0, (-1, "", False)
         self._heard: dict[int, int] = {}  # process -> number of its newest word
         self._silence: dict[int, float] = {}  # process -> seconds since then
         self._closed = threading.Event()
@@ -111,14 +114,16 @@ class Watchdog:
     def _stuck(self, passed: float) -> str:
         """What to say if no step has come for too long, on any process: one that takes its time holds up all."""
         doing, progress = self._doing(), self._phases.progress()
-        mark, limit = (progress.count, doing["phase"]), self.limit()
         phases = [doing["phase"], *(said["phase"] for _, said in lifeline.heard().values())]
-        limited = mark == self._mark and all(phase in LIMITED for phase in phases)
-        self._waited, self._mark = self._waited + passed if limited else 0.0, mark
-        if not self._seconds or self._process or not limited or self._waited < limit:
+        other = any(phase not in LIMITED for phase in phases)
+        limit, key = (self._other, "watchdog_other_seconds") if other else (self.limit(), "watchdog_seconds")
+        mark = (progress.count, doing["phase"], other)
+        again = other and doing["phase_seconds"] <= passed  # one evaluation after another
+        self._waited, self._mark = self._waited + passed if mark == self._mark and not again else 0.0, mark
+        if not (self._other if other else self._seconds) or self._process or self._waited < limit:
             return ""
         places = self._places(doing)
-        return f"no step for {self._waited:.0f} s (limit {limit:.0f} s by config.train.watchdog_seconds): {places}"
+        return f"no step for {self._waited:.0f} s (limit {limit:.0f} s by config.train.{key}): {places}"
 
     def _places(self, doing: Mapping[str, Any]) -> str:
         """Where each process is; with several, first those on which the others may be waiting."""

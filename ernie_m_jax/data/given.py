@@ -46,7 +46,7 @@ def rows(path: str, inputs: Inputs) -> Iterator[Given]:
     header: list[str] | None = None
     for number in range(len(lines)):
         place = f"{path}:{number + 1}"
-        line = lines.buffer.data[lines.starts[number] : lines.ends[number]].tobytes().decode("utf-8")
+        line = lines.buffer.span(lines.starts[number], lines.ends[number]).decode("utf-8")
         line = line.removeprefix("\ufeff").removesuffix("\r") if not number else line.removesuffix("\r")
         if not line.strip():
             raise DataError(f"{place}: the line is empty; every line is a row")

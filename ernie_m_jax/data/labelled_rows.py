@@ -255,7 +255,7 @@ def line_text(lines: readers.Texts, index: int) -> str:
       BadRow: invalid UTF-8.
     """
     try:
-        return lines.buffer.data[lines.starts[index] : lines.ends[index]].tobytes().decode("utf-8")
+        return lines.buffer.span(lines.starts[index], lines.ends[index]).decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadRow("invalid UTF-8", f"invalid UTF-8 ({error.reason})") from error
 

@@ -10,6 +10,7 @@ import codecs
 import gzip
 import itertools
 import os
+import weakref
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -23,6 +24,7 @@ BLOCK = 4 << 20  # bytes indexed at a time
 MAX_RATIO = 100  # unpacked by packed size: text shrinks to a fifth or a tenth, a bomb to a thousandth
 _UNPACKED = 64 << 20  # bytes up to which the ratio does not count
 CATEGORIES = 64  # different cells of a column that are found by comparing bytes; others are decoded one by one
+_CHANGED = "it is shorter than when it was opened; put back what it was, then run the same command again"
 _CATEGORY_BYTES = 1000  # of a cell that is compared byte by byte, which takes microseconds each
 # The first two bytes, in UTF-8, of every Unicode space beyond ASCII.
 _SPACES = ((0xC2, 0x85), (0xC2, 0xA0), (0xE1, 0x9A), (0xE2, 0x80), (0xE2, 0x81), (0xE3, 0x80))
@@ -54,7 +56,10 @@ class MissingData(DataError):
 
 
 class Buffer:
-    """The bytes of one file, as `data`, uint8[N]. Pickles as its path where it is a memory map."""
+    """The bytes of one file, as `data`, uint8[N]. Pickles as its path where it is a memory map.
+
+    While a run goes on a file may be cut, and to read a map beyond its end ends the process. So `span` reads the file.
+    """
 
     def __init__(self, path: str):
         """Opens a local path or any URL known to fsspec; `.gz` is unpacked.
@@ -63,17 +68,40 @@ class Buffer:
           DataError: the file is missing, empty, not readable, not valid gzip or far larger than it looks.
         """
         self.path = path
-        self.data, self.mapped = _load(path)
+        self._open()
         if not self.data.size:
             raise DataError(f"{path}: the file is empty")
 
+    def _open(self) -> None:
+        self.data, self._file = _load(self.path)
+        if self._file is not None:
+            weakref.finalize(self, os.close, self._file)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path} if self.mapped else self.__dict__
+        return self.__dict__ if self._file is None else {"path": self.path, "size": self.data.size}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if "data" not in state:
-            self.data, self.mapped = _load(self.path)
+            self._open()
+            if self.data.size < state["size"]:
+                raise DataError(f"{self.path}: {_CHANGED}")
+
+    def span(self, start: int, end: int) -> bytes:
+        """The bytes from `start` to `end`, exclusive.
+
+        Raises:
+          DataError: the file has become shorter, or cannot be read any more.
+        """
+        if self._file is None:
+            return self.data[start:end].tobytes()
+        try:
+            content = os.pread(self._file, end - start, start)
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read: {error}") from error
+        if len(content) != end - start:
+            raise DataError(f"{self.path}: {_CHANGED}")
+        return content
 
     def positions(self, byte: int) -> np.ndarray:
         """Offsets of a byte, int64[N] ascending."""
@@ -102,8 +130,7 @@ class Texts:
         return len(self.starts)
 
     def __getitem__(self, index: int) -> str:
-        span = self.buffer.data[self.starts[index] : self.ends[index]]
-        return span.tobytes().decode("utf-8").strip()
+        return self.buffer.span(self.starts[index], self.ends[index]).decode("utf-8").strip()
 
     def filled(self) -> np.ndarray:
         """Which texts hold more than spaces, bool[N]."""
@@ -248,20 +275,21 @@ def table(path: str, columns: tuple[str, ...] = ()) -> dict[str, Texts]:
     return {name: cells.column(number, kept) for number, name in enumerate(names)}
 
 
-def _load(path: str) -> tuple[np.ndarray, bool]:
-    """The bytes, and whether they are a memory map."""
+def _load(path: str) -> tuple[np.ndarray, int | None]:
+    """The bytes, and the descriptor of the file where they are a memory map."""
     try:
         here = stores.local(path)
         if not path.endswith(".gz"):
             if not os.path.getsize(here):
-                return np.zeros(0, np.uint8), False
-            return np.asarray(np.memmap(here, np.uint8, "r")), True
+                return np.zeros(0, np.uint8), None
+            with open(here, "rb") as file:
+                return np.asarray(np.memmap(file, np.uint8, "r")), os.dup(file.fileno())
         most = max(_UNPACKED, MAX_RATIO * os.path.getsize(here))
-        with gzip.open(here) as file:
-            content = file.read(most + 1)
+        with gzip.open(here) as packed:
+            content = packed.read(most + 1)
         if len(content) > most:
             raise DataError(f"{path}: unpacks to more than the {most} bytes allowed for its size; unpack it yourself")
-        return np.frombuffer(content, np.uint8), False
+        return np.frombuffer(content, np.uint8), None
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (OSError, EOFError, zlib.error) as error:

@@ -4,6 +4,7 @@ In: `Sums`, that is `{name: (total, weight)}`, one per step (contract in `ernie_
 the screen (`screen`) and one JSON object per line on disk.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -37,6 +38,15 @@ def of_step(sums: Sums) -> dict[str, float]:
     return finalize(sums) | {"scored": float(sums["loss"][1]), "tokens": float(sums["fill"][0])}
 
 
+@contextlib.contextmanager
+def _named(path: pathlib.Path) -> Iterator[None]:
+    """Has an error of an open file, a full disk's say, tell which one it is."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
 class MetricsWriter:
     """Appends to `<workdir>/metrics.jsonl`, and to TensorBoard events in `<workdir>/tensorboard`; process 0 only.
 
@@ -59,7 +69,7 @@ class MetricsWriter:
         self._file = None
         if jax.process_index() != 0:
             return
-        path = pathlib.Path(workdir) / FILE
+        self._path = path = pathlib.Path(workdir) / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = _before(repair(path), resume_step)
         if path.exists():
@@ -94,16 +104,14 @@ class MetricsWriter:
         line |= {name: float(values[name]) for name in sorted(values)}
         if timing:
             line["timing"] = {name: float(timing[name]) for name in sorted(timing)}
-        self._file.write(json.dumps(files.json_value(line), allow_nan=False, ensure_ascii=False) + "\n")
-        self._file.flush()
+        self._append(line)
 
     def evaluation(self, step: int, name: str, values: Mapping[str, float]) -> None:
         """Writes what an evaluation found before `step`: a line, and `eval/<name>/<metric>` to TensorBoard."""
         if self._file is None:
             return
         line = {"step": int(step), "eval": name} | {metric: float(value) for metric, value in values.items()}
-        self._file.write(json.dumps(files.json_value(line), allow_nan=False, ensure_ascii=False) + "\n")
-        self._file.flush()
+        self._append(line)
         self.draw(step, {f"eval/{name}": values})
 
     def draw(self, step: int, groups: Mapping[str, Mapping[str, float]]) -> None:
@@ -114,14 +122,26 @@ class MetricsWriter:
             for name in sorted(groups[group]):
                 if math.isfinite(value := float(groups[group][name])):
                     self._board.add_scalar(f"{group}/{name}", value, int(step))
-        self._board.flush()
+        with _named(self._path.parent / "tensorboard"):
+            self._board.flush()
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        """Writes a line, flushed. What a full disk takes of it is dropped when the run goes on (`repair`)."""
+        assert self._file is not None
+        with _named(self._path):
+            self._file.write(json.dumps(files.json_value(line), allow_nan=False, ensure_ascii=False) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Closes both files; safe to call twice."""
         if self._file is not None:
-            self._file.close()
-            self._file = None
-            self._board.close()
+            file, self._file = self._file, None
+            try:
+                with _named(self._path):
+                    file.close()
+            finally:
+                with _named(self._path.parent / "tensorboard"):
+                    self._board.close()
 
     def __enter__(self) -> "MetricsWriter":
         return self

@@ -20,7 +20,7 @@ from ernie_m_jax.config import Config, ConfigError
 from ernie_m_jax.data import batch as batches
 from ernie_m_jax.data import loader, mixture
 from ernie_m_jax.reporting import files, metrics, screen
-from ernie_m_jax.training import guard, preemption, stages, state
+from ernie_m_jax.training import guard, preemption, restore, stages, state
 from ernie_m_jax.training.evaluating import Evaluating
 from ernie_m_jax.training.host_times import HostTimes
 from ernie_m_jax.training.profile import Profile
@@ -29,8 +29,12 @@ from ernie_m_jax.training.spikes import Losses
 from ernie_m_jax.training.waiting import SlowData, Waiting
 
 
-def show_mixtures(stage: stages.Stage, config: Config, loaders: Mapping[str, loader.Loader]) -> None:
-    """Prints each objective's mixture over languages, pairs or directions, and writes it into `mixture.json`."""
+def show_mixtures(stage: stages.Stage, config: Config, loaders: Mapping[str, loader.Loader], going_on: bool) -> None:
+    """Prints each objective's mixture over languages, pairs or directions, and writes it into `mixture.json`.
+
+    Raises:
+      ConfigError: going on, the data is not what it was.
+    """
     total = sum(stage.config.weights.values())
     rows = stage.config.steps * config.train.batch_size
     found = {}
@@ -39,6 +43,8 @@ def show_mixtures(stage: stages.Stage, config: Config, loaders: Mapping[str, loa
         found[name] = mixture.table(source.entries, source.shares(), source.tokens, drawn)
         table = [screen.MixtureRow(**row) for row in found[name]]
         screen.show(screen.mixture_table(table, title=f"{stage.name}: {name}"))
+    if going_on:
+        restore.check_data(stage.directory / "mixture.json", found)
     if jax.process_index() == 0:
         files.write_json(stage.directory / "mixture.json", found)
 
@@ -70,7 +76,7 @@ def train_stage(
         restore_streams(loaders, streams)
         for source in loaders.values():
             source.start()
-        show_mixtures(stage, config, loaders)
+        show_mixtures(stage, config, loaders, first > 0)
         writer = stack.enter_context(metrics.MetricsWriter(stage.directory, first))
         progress = stack.enter_context(screen.Progress(stage.name, stage.config.steps, first, config.train.log_every))
         stop = stack.enter_context(preemption.StopRequest())

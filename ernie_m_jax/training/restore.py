@@ -5,6 +5,7 @@ In this order and no other: the stage's own newest checkpoint -> `init.resume` (
 """
 
 import functools
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,34 @@ def begin(
     source = previous or init.params
     screen.show(f"{stage.name}: starting from {f'the parameters of {source}' if source else 'scratch'}")
     return fresh(run, stage, previous), {}, {}
+
+
+def check_data(path: Path, found: Mapping[str, Any]) -> None:
+    """The data of a run that goes on must be what it was begun with: where a stream stands is a place among records.
+
+    Args:
+      path: of the stage's `mixture.json`, perhaps not there or damaged; then nothing is compared.
+      found: what it is to hold now.
+
+    Raises:
+      ConfigError: an entry has another number of records.
+    """
+    try:
+        stored = json.loads(path.read_text())
+        before = {name: {row["name"]: int(row["records"]) for row in rows} for name, rows in stored.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+        return
+    changed = [
+        f"{name} {row['name']} had {had}, has {row['records']}"
+        for name, rows in found.items()
+        for row in rows
+        if (had := before.get(name, {}).get(row["name"], row["records"])) != row["records"]
+    ]
+    if changed:
+        raise ConfigError(
+            f"the data has changed since {path.parent} was begun; records of {'; '.join(changed[:5])}: put back what "
+            "it was, or take another --workdir (--config.init.params goes on from the parameters)"
+        )
 
 
 def fresh(run: stages.Run, stage: stages.Stage, previous: Path | None) -> state.TrainState:

@@ -140,8 +140,18 @@ class MetricsWriter:
                 with _named(self._path):
                     file.close()
             finally:
-                with _named(self._path.parent / "tensorboard"):
-                    self._board.close()
+                self._close_board()
+
+    def _close_board(self) -> None:
+        events = self._board.file_writer.event_writer
+        try:
+            with _named(self._path.parent / "tensorboard"):
+                self._board.close()
+        except OSError:
+            events._closed = True  # else it is closed again when the process ends, and prints a traceback
+            if events._worker.is_alive():
+                events._worker.stop()
+            raise
 
     def __enter__(self) -> "MetricsWriter":
         return self

@@ -16,6 +16,7 @@ import numpy as np
 
 from ernie_m_jax import sharding
 from ernie_m_jax import task as tasks
+from ernie_m_jax.checkpoint.manifest import CheckpointError
 from ernie_m_jax.config import Config, ConfigError
 from ernie_m_jax.data import batch as batches
 from ernie_m_jax.data import loader, mixture
@@ -86,9 +87,14 @@ def train_stage(
         stack.callback(profile.close)
         evaluating = Evaluating(run, stage, first, writer, selection)
         stack.enter_context(run.phases.of("step"))
-        trained = _Loop(
+        loop = _Loop(
             run, stage, start, loaders, losses, metrics.Meter(writer), waiting, profile, evaluating, progress, stop
-        ).train()
+        )
+        try:
+            trained = loop.train()
+        except Exception:
+            loop.finish_save()
+            raise
     if stop.signal is not None:  # it came after the loop last looked
         raise preemption.Interrupted(f"stopped at the end of {stage.name}, saved", stop.signal)
     return trained
@@ -233,6 +239,12 @@ class _Loop:
             self.saved.save(index, self.current, streams, meta, selected=chosen.best == index)
             self.run.goodput.saved(self.stage.name, index)
             if wait:
+                self.saved.wait()
+
+    def finish_save(self) -> None:
+        """Lets the save under way end, which the end of the process would cut short; several would wait for another."""
+        if jax.process_count() == 1:
+            with contextlib.suppress(CheckpointError):  # it is on the screen, and another error ends the run
                 self.saved.wait()
 
     def interrupt(self, done: int, drawn: Mapping[str, Any] | None = None, busy: bool = False) -> NoReturn:

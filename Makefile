@@ -61,6 +61,7 @@ chaos: $(READY)
 	$(BIN)/python -m tests.chaos processes
 	$(BIN)/python -m tests.chaos finetuning
 	$(BIN)/python -m tests.chaos damage
+	$(BIN)/python -m tests.chaos faults
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist site *.egg-info

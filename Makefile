@@ -62,6 +62,7 @@ chaos: $(READY)
 	$(BIN)/python -m tests.chaos finetuning
 	$(BIN)/python -m tests.chaos damage
 	$(BIN)/python -m tests.chaos faults
+	$(BIN)/python -m tests.chaos soak
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist site *.egg-info

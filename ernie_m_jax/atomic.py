@@ -86,7 +86,8 @@ def alone(path: str) -> Iterator[bool]:
             raise
         except OSError:
             pass
-        if not os.path.exists(path) or not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+        # Where there are no locks, a file may have another number each time, too.
+        if held and not (os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path))):
             raise BlockingIOError(f"{path}: another process has just removed it")
         try:
             yield held

@@ -97,6 +97,7 @@ OUT_OF_MEMORY = (
 
 def main(arguments: list[str]) -> None:
     """Runs one mode; what a user can fix ends in one message on standard error and exit status 2."""
+    allow_many_files()
     try:
         with opened_workdir() as workdir:
             do(arguments[1:], workdir)
@@ -120,6 +121,18 @@ def main(arguments: list[str]) -> None:
         print(f"error: {problem}", file=sys.stderr)
         show_notes(error)
         lifeline.fail(2, f"ended: {problem}")
+
+
+def allow_many_files() -> None:
+    """As many open files as the system lets this user have; usual is 1,024, and each file of text takes two."""
+    try:
+        import resource  # not on every system that the package is imported on
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ImportError, OSError, ValueError):
+        pass
 
 
 def show_notes(error: Exception) -> None:

@@ -1,6 +1,7 @@
 """One run at a time trains in a work directory. Real processes hold it."""
 
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -37,6 +38,15 @@ def test_a_directory_in_which_another_run_trains_is_refused(holder, tmp_path, mo
     with pytest.raises(ConfigError, match=said) as error, claim.alone(tmp_path / "run"):
         pass
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("named", ["process 1 on elsewhere", "", f"process {os.getpid()} on {socket.gethostname()}"])
+def test_a_process_that_is_not_seen_here_is_waited_for_longer(named, holder, tmp_path, monkeypatch):
+    (tmp_path / "run" / claim.LOCK).write_text(named + "\n")
+    monkeypatch.setattr(claim, "PATIENCE", 600.0)
+    monkeypatch.setattr(claim, "LEASE", 0.5)
+    with pytest.raises(ConfigError, match="another run is training in it"), claim.alone(tmp_path / "run"):
+        pass
 
 
 def test_a_process_that_was_killed_holds_nothing(holder, tmp_path):

@@ -65,6 +65,13 @@ def test_nothing_but_zeros_and_what_is_not_finite():
         assert not np.isfinite(float8.matmul(zeros.at[3, 3].set(strange), kernel)).all()
 
 
+def test_gradients_too_small_to_scale_are_no_error():
+    x, kernel = arrays((8, 16), (16, 8))
+    for size in (5e-34, 1e-36, 1e-39):
+        _, backward = jax.vjp(float8.matmul, x, kernel)
+        assert all(np.isfinite(array).all() for array in backward(jnp.full((8, 8), size)))
+
+
 def test_only_last_axes_with_first_ones():
     x, kernel = arrays((4, 8), (8, 8))
     with pytest.raises(ValueError, match="the last axes are contracted with the first ones"):

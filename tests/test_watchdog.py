@@ -91,6 +91,20 @@ def test_the_other_phases_may_have_a_limit_of_their_own(phase, seconds, tmp_path
     )
 
 
+def test_one_evaluation_after_another_is_not_one_long_one_though_no_look_came_between(tmp_path):
+    watched = Watched(tmp_path, other=60.0)
+    watched.steps(5, 0.5)
+    watched.phases.enter("evaluation")
+    watched.wait(40)
+    watched.phases.enter("step")
+    watched.phases.enter("evaluation")
+    watched.clock.now += 6  # this thread had no turn
+    watched.wait(50)
+    assert not watched.ended
+    watched.wait(10)
+    assert watched.ended
+
+
 @pytest.mark.parametrize(("step", "limit"), [(0.5, 20), (3.0, 30)])
 def test_slow_steps_raise_the_limit(step, limit, tmp_path):
     watched = Watched(tmp_path)

@@ -95,12 +95,15 @@ class Buffer:
         """
         if self._file is None:
             return self.data[start:end].tobytes()
-        try:
-            content = os.pread(self._file, end - start, start)
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot be read: {error}") from error
-        if len(content) != end - start:
-            raise DataError(f"{self.path}: {_CHANGED}")
+        content = b""
+        while len(content) < end - start:  # a read may return less, of 2 GB and on some file systems
+            try:
+                part = os.pread(self._file, end - start - len(content), start + len(content))
+            except OSError as error:
+                raise DataError(f"{self.path}: cannot be read: {error}") from error
+            if not part:
+                raise DataError(f"{self.path}: {_CHANGED}")
+            content = content + part if content else part
         return content
 
     def positions(self, byte: int) -> np.ndarray:

@@ -58,7 +58,7 @@ class Evaluations:
             screen.show(*evaluator.show(outcome.metrics, f"{directory.name}: {stem}"))
             evaluator.write(directory, stem, outcome.metrics)
             for left in (directory / f"{name}-predictions").glob(".*.tmp"):  # of a kill; this evaluation is run again
-                left.unlink()
+                left.unlink(missing_ok=True)
             for file, lines in outcome.files.items():
                 files.write_text(directory / f"{name}-predictions" / file, "".join(f"{line}\n" for line in lines))
         return outcome

@@ -26,8 +26,9 @@ class Quantized(NamedTuple):
 
 def quantize(x: jax.Array, dtype: Any) -> Quantized:
     """The array in `dtype`, its largest magnitude at the type's largest; what is not finite stays not finite."""
-    largest = jnp.max(jnp.abs(x)).astype(jnp.float32)
-    scale = jnp.where(largest > 0, largest / float(jnp.finfo(dtype).max), 1.0)
+    largest, most = jnp.max(jnp.abs(x)).astype(jnp.float32), float(jnp.finfo(dtype).max)
+    # A scale below the smallest normal number would be flushed to zero.
+    scale = jnp.where(largest > most * float(jnp.finfo(jnp.float32).tiny), largest / most, 1.0)
     return Quantized((x.astype(jnp.float32) / scale).astype(dtype), scale)
 
 

@@ -24,6 +24,7 @@ from ernie_m_jax.task import Sums
 
 FILE = "metrics.jsonl"
 _RESERVED = ("step", "objective", "eval", "timing")
+_FLUSHED = 8  # scalars
 
 
 def finalize(sums: Sums) -> dict[str, float]:
@@ -118,11 +119,15 @@ class MetricsWriter:
         """Writes `<group>/<name>` to TensorBoard, flushed; slower than a line, so once per log interval."""
         if self._file is None:
             return
-        for group in sorted(groups):
-            for name in sorted(groups[group]):
-                if math.isfinite(value := float(groups[group][name])):
-                    self._board.add_scalar(f"{group}/{name}", value, int(step))
         with _named(self._path.parent / "tensorboard"):
+            for group in sorted(groups):
+                for number, name in enumerate(sorted(groups[group]), 1):
+                    if math.isfinite(value := float(groups[group][name])):
+                        self._board.add_scalar(f"{group}/{name}", value, int(step))
+                    # tensorboardX writes in a thread once it has 8 KB. On a full disk that thread ends, and the next
+                    # scalars would wait for it; a flush writes here.
+                    if number % _FLUSHED == 0:
+                        self._board.flush()
             self._board.flush()
 
     def _append(self, line: Mapping[str, Any]) -> None:

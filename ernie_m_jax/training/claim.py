@@ -34,6 +34,7 @@ TOKENIZER_KEYS = (
 
 LOCK = "training.lock"  # in the work directory, while a process trains in it; says which
 PATIENCE = 10.0  # seconds for a process that was killed to be gone; its restart may be faster
+LEASE = 120.0  # the same for one on another machine, whose lock a network file system keeps for a while
 
 
 @contextlib.contextmanager
@@ -51,7 +52,7 @@ def alone(workdir: Path) -> Iterator[None]:
         error: Exception | None = None
         try:
             if jax.process_index() == 0 and mirrors.of(workdir) is None:
-                if not workdir.exists():
+                with contextlib.suppress(FileExistsError):  # there, or made by another start meanwhile
                     workdir.mkdir(parents=True)
                     stack.callback(_remove_empty, workdir)
                 _hold(workdir / LOCK, stack)
@@ -63,13 +64,13 @@ def alone(workdir: Path) -> Iterator[None]:
 
 def _hold(lock: Path, stack: contextlib.ExitStack) -> None:
     """Takes the lock, if need be once the process that holds it has ended."""
-    until = time.monotonic() + PATIENCE
+    began = time.monotonic()
     while True:
         try:
             stack.enter_context(atomic.alone(str(lock)))
             break
         except BlockingIOError:
-            if time.monotonic() > until:
+            if time.monotonic() > began + (PATIENCE if _is_here(lock) else LEASE):
                 raise ConfigError(
                     f"{lock.parent}: another run is training in it ({_holder(lock)}); wait for its end, or choose "
                     "another --workdir"
@@ -85,6 +86,16 @@ def _holder(lock: Path) -> str:
         return f"{lock.read_text('utf-8', errors='replace').split(chr(10))[0]:.200}"
     except OSError:
         return "it has just ended"
+
+
+def _is_here(lock: Path) -> bool:
+    """Whether the lock names a process of this machine that runs; one of a container may have our own number."""
+    try:
+        _, number, _, host = lock.read_text("utf-8").split()
+        os.kill(int(number), 0)
+    except (OSError, ValueError, OverflowError):
+        return False
+    return host == socket.gethostname() and int(number) != os.getpid()
 
 
 def _remove_empty(workdir: Path) -> None:

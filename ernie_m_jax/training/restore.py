@@ -4,8 +4,10 @@ In this order and no other: the stage's own newest checkpoint -> `init.resume` (
 `init.params` -> scratch.
 """
 
+import contextlib
 import functools
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,9 @@ def begin(
         return restored, streams, meta
     if previous is None and init.resume:
         with mirrors.mirrored(init.resume) as place:
-            restored, streams, meta = stages.checkpoints(run, find_stage(place)).restore(None, abstract)
+            found = find_stage(place)
+            _take_mixture(found, stage.directory)
+            restored, streams, meta = stages.checkpoints(run, found).restore(None, abstract)
         if meta["stage"] != stage.name:
             raise ConfigError(
                 f"config.init.resume {init.resume} is of stage {meta['stage']!r}, but this run begins with "
@@ -58,6 +62,16 @@ def begin(
     return fresh(run, stage, previous), {}, {}
 
 
+def _take_mixture(source: Path, directory: Path) -> None:
+    """Puts what a stage's data were where `check_data` looks: the streams go on from there."""
+    if jax.process_index() != 0:
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "mixture.json").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        shutil.copyfile(source / "mixture.json", directory / "mixture.json")
+
+
 def check_data(path: Path, found: Mapping[str, Any]) -> None:
     """The data of a run that goes on must be what it was begun with: where a stream stands is a place among records.
 
@@ -73,12 +87,13 @@ def check_data(path: Path, found: Mapping[str, Any]) -> None:
         before = {name: {row["name"]: int(row["records"]) for row in rows} for name, rows in stored.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         return
-    changed = [
-        f"{name} {row['name']} had {had}, has {row['records']}"
-        for name, rows in found.items()
-        for row in rows
-        if (had := before.get(name, {}).get(row["name"], row["records"])) != row["records"]
-    ]
+    changed = []
+    for name, rows in found.items():
+        had, has = before.get(name), {row["name"]: row["records"] for row in rows}
+        if had is not None and list(had.items()) != list(has.items()):
+            entries = [entry for entry in {**had, **has} if had.get(entry) != has.get(entry)]
+            changed += [f"{name} {entry} had {had.get(entry, 0)}, has {has.get(entry, 0)}" for entry in entries]
+            changed += [] if entries else [f"{name} are in another order"]
     if changed:
         raise ConfigError(
             f"the data has changed since {path.parent} was begun; records of {'; '.join(changed[:5])}: put back what "

@@ -118,8 +118,9 @@ class Watchdog:
         other = any(phase not in LIMITED for phase in phases)
         limit, key = (self._other, "watchdog_other_seconds") if other else (self.limit(), "watchdog_seconds")
         mark = (progress.count, doing["phase"], other)
-        again = other and doing["phase_seconds"] <= passed  # one evaluation after another
-        self._waited, self._mark = self._waited + passed if mark == self._mark and not again else 0.0, mark
+        self._waited, self._mark = self._waited + passed if mark == self._mark else 0.0, mark
+        if other and doing["phase"] not in LIMITED:  # one evaluation after another
+            self._waited = min(self._waited, doing["phase_seconds"])
         if not (self._other if other else self._seconds) or self._process or self._waited < limit:
             return ""
         places = self._places(doing)

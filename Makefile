@@ -18,7 +18,7 @@ quickstart: $(READY)
 reproduce: $(READY)
 	$(BIN)/python -m pip download --quiet --no-deps --dest $(STUDY)/wheels homeassistant==2024.3.3
 	$(BIN)/python benchmarks/ablation_corpus.py --source strings --wheel $(STUDY)/wheels/homeassistant-2024.3.3-py3-none-any.whl \
-		--output $(STUDY)/corpus --pairs 0.33 --vocab-size 6000
+		--output $(STUDY)/corpus --pairs 0.33 --vocab-size 3000
 	$(BIN)/python benchmarks/ablation.py --size study-cpu --corpus $(STUDY)/corpus --workdir $(STUDY)/arms \
 		--output $(STUDY)/reproduce.json --jobs 2 --pin --measures --seeds 1 --arms $(ARMS)
 	$(BIN)/python benchmarks/ablation_plot.py $(STUDY)/reproduce.json $(STUDY)/reproduce.png

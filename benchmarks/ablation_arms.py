@@ -7,9 +7,8 @@ the second phase all start from an arm of the first and train for a stage more, 
 import dataclasses
 
 BTMLM = "--config.objectives.btmlm"
-# MMLM's and CAMLM's weights are 1 each; a third objective of 2/3 is a quarter of the steps, as BTMLM is in exp4.
+# In the study of Bibles MMLM's and CAMLM's weights are 1 each; 2/3 more is a quarter of the steps, as BTMLM's in exp4.
 QUARTER = 2 / 3
-TENTH = 2 / 9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +22,7 @@ class Arm:
       pairs: share of pairs in the corpus, percent, two digits; "" for the study's usual one.
       start: group of the first phase whose arm of the same seed it starts from; "" for an arm of the first phase.
       rate: factor on the learning rate of its stage.
+      share: of BTMLM's steps in the second stage.
       flags: more of the command line.
     """
 
@@ -32,12 +32,18 @@ class Arm:
     pairs: str = ""
     start: str = ""
     rate: str = "1"
+    share: str = "0.25"
     flags: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """Of its directory."""
         return f"{self.group}-{self.seed}"
+
+    @property
+    def keys(self) -> str:
+        """Of the config's argument."""
+        return f"rate={self.rate},share={self.share},seed={self.seed}"
 
     @property
     def stage(self) -> str:
@@ -81,15 +87,14 @@ SECOND = [
     *_second(1, "camlm-02+camlm", "exp3", start="camlm-02", pairs="02"),
     *_second(1, "camlm-02+btmlm", "exp4", start="camlm-02", pairs="02"),
 ]
-TENTH_OF_STEPS = (_stage2(mmlm=1.0, camlm=1.0, btmlm=TENTH),)
 # Run when they are named.
 MORE = [
     *_arms(1, "start", "exp0"),
     # A regime in which BTMLM might help: fewer steps of it, source words that only the pseudo tokens can tell, and more
     # or less learning in the second phase, for both sides of the comparison.
-    *_second(1, "camlm+btmlm-tenth", "exp4", *TENTH_OF_STEPS),
+    *_second(1, "camlm+btmlm-tenth", "exp4", share="0.1"),
     *_second(1, "camlm+btmlm-all-masked", "exp4", f"{BTMLM}.mask_ratio=1.0"),
-    *_second(1, "camlm+btmlm-tenth-all-masked", "exp4", *TENTH_OF_STEPS, f"{BTMLM}.mask_ratio=1.0"),
+    *_second(1, "camlm+btmlm-tenth-all-masked", "exp4", f"{BTMLM}.mask_ratio=1.0", share="0.1"),
     *_second(1, "camlm+camlm-slow", "exp3", rate="0.5"),
     *_second(1, "camlm+btmlm-slow", "exp4", rate="0.5"),
     *_second(1, "camlm+camlm-fast", "exp3", rate="2"),

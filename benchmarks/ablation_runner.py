@@ -78,7 +78,7 @@ class Runner:
         start = self.workdir.absolute() / f"{arm.start}-{arm.seed}"
         return [
             *(sys.executable, "-m", "ernie_m_jax.main"),
-            f"--config={CONFIG}:{argument},pairs={arm.pairs or self._pairs},rate={arm.rate},seed={arm.seed}",
+            f"--config={CONFIG}:{argument},pairs={arm.pairs or self._pairs},{arm.keys}",
             f"--workdir={self.workdir.absolute() / arm.name}",
             f"--config.stages.{stage}.steps={self._steps_of(arm)}",
             *([f"--config.init.params={start}"] if arm.start else []),

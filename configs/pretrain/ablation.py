@@ -8,7 +8,8 @@ needs a generator, so exp4 and exp5 train the others alone for the first half of
 with the real translations of a study's corpus in place of back-translation.
 size=study is for the Bibles of benchmarks/ablation_corpus.py and minutes on a GPU, size=study-cpu for its strings and
 minutes on a core: corpus=FOLDER names the corpus, pairs=05 the share of pairs in it, stage=first or second one stage
-only, rate=0.5 a factor on its learning rates; benchmarks/ablation.py runs many of them.
+only, rate=0.5 a factor on its learning rates, share=0.1 BTMLM's of the second stage's steps. benchmarks/ablation.py
+runs many of them.
 Hardware, time and result: docs/reproduction.md; sizes that are no study's are not yet run.
 """
 
@@ -25,11 +26,12 @@ EXPERIMENTS = {
 }
 LATER = ("btmlm", "ceiling")  # of the second stage alone
 # What the studies' sizes differ in (ours). study: at a learning rate of 2e-3 every arm but one diverged. study-cpu: the
-# quickstart's learning rate, initial weights and batch, a layer more and half as many steps again for six languages.
+# quickstart's model, learning rate, initial weights and batch, and as many steps for four languages.
 STUDIES = {
     "study": {
         "languages": ("en", "de", "fr", "ru", "zh", "hi"),
         "model": {"vocab_size": 16_000, "hidden_size": 256, "num_layers": 6, "num_heads": 4, "ffn_size": 1024},
+        "mmlm": 1.0,  # its weight beside the other objectives', 1 each
         "initializer_range": 0.05,
         "compute": {"dtype": "bfloat16", "vocab_chunk": 0},  # the logits of a batch fit into a GPU's memory
         "data": {"sequence_length": 256, "virtual_streams": 4, "packing_bins": 32},
@@ -39,23 +41,23 @@ STUDIES = {
         "stage": {"steps": 3_000, "warmup_fraction": 0.06, "learning_rate": 7e-4},
     },
     "study-cpu": {
-        "languages": ("en", "de", "ja", "zh", "ko", "tr"),
-        "model": {"vocab_size": 6_000, "hidden_size": 128, "num_layers": 3, "num_heads": 4, "ffn_size": 512},
+        "languages": ("en", "de", "tr", "ko"),
+        "model": {"vocab_size": 3_000, "hidden_size": 128, "num_layers": 2, "num_heads": 4, "ffn_size": 256},
+        "mmlm": 0.1,  # few pairs: what MMLM gets comes off the alignment (quickstart)
         "initializer_range": 0.08,
         "compute": {"dtype": "float32", "vocab_chunk": 0, "scan_layers": False},
         "data": {"sequence_length": 128, "virtual_streams": 4, "packing_bins": 32},
         "joined": 200,
         "batch_size": 8,
         "held_out": (100, 100),
-        "stage": {"steps": 2_000, "warmup_fraction": 0.06, "learning_rate": 2e-3},
+        "stage": {"steps": 2_000, "warmup_fraction": 0.06, "learning_rate": 3e-3},
     },
 }
-BACK_TRANSLATED = 0.25  # share of BTMLM's steps in a study's second stage (ours)
 
 
 def get_config(argument: str = ""):
     """One experiment of the ablation."""
-    experiment, size, stage, corpus, pairs, rate, seed = base.parse(
+    experiment, size, stage, corpus, pairs, rate, share, seed = base.parse(
         argument,
         experiment=tuple(EXPERIMENTS),
         size=(*base.SIZE, *STUDIES),
@@ -63,6 +65,7 @@ def get_config(argument: str = ""):
         corpus="corpus",
         pairs="05",
         rate="1",
+        share="0.25",
         seed="0",
     )
     study = STUDIES.get(size)
@@ -78,13 +81,13 @@ def get_config(argument: str = ""):
     if experiment == "ceiling":
         translations = f"{corpus}/pairs-{pairs}/translations/{{language}}.tsv.gz"
         config.objectives.ceiling = {"task": "benchmarks.ablation_ceiling", "path": translations, "mask_ratio": 0.15}
-    first = {name: 1.0 for name in names if name not in LATER}
+    first = {name: study["mmlm"] if study and name == "mmlm" else 1.0 for name in names if name not in LATER}
     if stage != "second":
         config.stages.stage1 = recipes.pretraining_stage(scale, first, **{**whole, **half, "final_fraction": 0.5})
     if stage != "first":
         config.stages.stage2 = recipes.pretraining_stage(
             scale,
-            _with_a_share(first, names[-1]) if study else dict.fromkeys(names, 1.0),
+            _with_a_share(first, names[-1], float(share)) if study else dict.fromkeys(names, 1.0),
             **{**whole, **half, "learning_rate": whole["learning_rate"] / 2, "warmup_steps": 0},
         )
     if experiment == "exp0":
@@ -92,11 +95,11 @@ def get_config(argument: str = ""):
     return config
 
 
-def _with_a_share(weights: dict[str, float], last: str) -> dict[str, float]:
-    """The first stage's weights and that of the second's own objective, if it has one: its share of all steps."""
+def _with_a_share(weights: dict[str, float], last: str, share: float) -> dict[str, float]:
+    """The first stage's weights and that of the second's own objective, if it has one, for its share of all steps."""
     if last not in LATER:
         return weights
-    return {**weights, last: BACK_TRANSLATED * sum(weights.values()) / (1 - BACK_TRANSLATED)}
+    return {**weights, last: share * sum(weights.values()) / (1 - share)}
 
 
 def _start_alone(config) -> None:

@@ -108,13 +108,19 @@ def test_every_experiment_of_the_study_differs_in_its_objectives_only():
     assert len({(stage.steps, stage.learning_rate, stage.warmup_fraction) for stage in first.values()}) == 1
     assert len({(config.model, config.train, config.optimizer) for config in trees.values()}) == 1
     later = trees["exp4"].stages["stage2"].weights
-    assert later["btmlm"] / sum(later.values()) == pytest.approx(config_file.BACK_TRANSLATED)
+    assert later["btmlm"] / sum(later.values()) == pytest.approx(0.25)
     assert "btmlm" not in first["exp4"].weights
     assert list(trees["exp0"].stages) == ["stage1"]
     fast = configs.resolve(config_file.get_config("experiment=exp3,size=study-cpu,corpus=x,rate=2"))
     rate = config_file.STUDIES["study-cpu"]["stage"]["learning_rate"]
     assert fast.stages["stage1"].learning_rate == 2 * rate
     assert fast.stages["stage2"].learning_rate == rate
+    weights = (
+        configs.resolve(config_file.get_config("experiment=exp4,size=study-cpu,corpus=x,share=0.1"))
+        .stages["stage2"]
+        .weights
+    )
+    assert weights["btmlm"] / sum(weights.values()) == pytest.approx(0.1)
     one = configs.resolve(config_file.get_config("experiment=exp3,size=study,stage=second"))
     assert list(one.stages) == ["stage2"]
 
@@ -144,7 +150,7 @@ def test_an_arm_whose_start_is_not_finished_is_not_run(tmp_path):
     (arm,) = (arm for arm in ablation_arms.chosen(["camlm+btmlm-other"]) if arm.start)
     assert runner.run(arm) == "camlm-0 is not finished"
     command = runner.command(arm)
-    assert f"corpus={tmp_path},pairs=33,rate=1,seed=0" in command[3]
+    assert f"corpus={tmp_path},pairs=33,rate=1,share=0.25,seed=0" in command[3]
     assert "--config.stages.stage2.steps=5" in command
     assert f"--config.init.params={tmp_path}/camlm-0" in command
     assert command[-6:-4] == ["--config.objectives.btmlm.pseudo=other", "--config.train.batch_size=4"]

@@ -40,7 +40,11 @@ def test_a_directory_in_which_another_run_trains_is_refused(holder, tmp_path, mo
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("named", ["process 1 on elsewhere", "", f"process {os.getpid()} on {socket.gethostname()}"])
+@pytest.mark.parametrize(
+    "named",  # and names without the process's number: each of xdist's workers has its own
+    ["process 1 on elsewhere", "", f"process {os.getpid()} on {socket.gethostname()}"],
+    ids=["on another host", "unnamed", "alive here"],
+)
 def test_a_process_that_is_not_seen_here_is_waited_for_longer(named, holder, tmp_path, monkeypatch):
     (tmp_path / "run" / claim.LOCK).write_text(named + "\n")
     monkeypatch.setattr(claim, "PATIENCE", 600.0)

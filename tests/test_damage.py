@@ -87,7 +87,7 @@ def summary_of(workdir):
     for values in (numbers, *numbers["stages"].values()):
         values.pop("tokens_per_second")
         values.pop("data_wait")
-    numbers.pop("wall_seconds")
+    del numbers["wall_seconds"], numbers["goodput"]
     return numbers
 
 

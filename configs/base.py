@@ -191,6 +191,7 @@ def objectives() -> ml_collections.ConfigDict:
         "restore_from": "both",  # both (paper) | pseudo: what masked words see, source and pseudo tokens or these alone
         "pseudo": "own",  # own (paper) | shuffled | other: a sentence's pseudo tokens, or as a control in random order,
         # or another row's
+        "confidence_threshold": 0.0,  # pseudo tokens less probable than this stay [MASK] (ours)
         "join_to_characters": 0,  # as mmlm.join_to_characters
     }
     return config

@@ -201,6 +201,47 @@ def test_restoring_from_pseudo_tokens_alone_hides_the_sources_words(small_config
     assert of_words(True) != of_words(False)
 
 
+@pytest.mark.parametrize("embedding", ["slots", "all"])
+def test_pseudo_tokens_below_the_threshold_stay_masked(embedding, small_config, tokenizer):
+    plain = small_config(data__sequence_length=112, model__language_embedding=embedding)
+    batch = packed_batch("btmlm", plain, tokenizer)
+    model, params = parameters(plain)
+    tokens = generated(plain, model, params, batch, jax.random.key(0))
+    at, real = np.asarray(batch["generate_at"]), np.asarray(btmlm.segments_at(batch)) > 0
+    threshold = float(np.exp(np.median(np.asarray(tokens.log_probs)[real])))
+    config = small_config(
+        data__sequence_length=112,
+        model__language_embedding=embedding,
+        objectives__btmlm__confidence_threshold=threshold,
+    )
+
+    def given(config):
+        return btmlm.with_pseudo(config, config.objectives["btmlm"], batch, tokens, jax.random.key(1))
+
+    before, after = given(plain), given(config)
+    sure = np.asarray(tokens.log_probs) >= np.log(threshold)
+    assert 0.3 < sure[real].mean() < 0.7
+    for row, place in zip(*np.nonzero(real), strict=True):
+        where = row, at[row, place]
+        assert before["masked_ids"][where] == tokens.ids[row, place]
+        assert before["masked_languages"][where] == (0 if embedding == "slots" else batch["languages"][where])
+        if sure[row, place]:
+            assert after["masked_ids"][where] == tokens.ids[row, place]
+            assert after["masked_languages"][where] == before["masked_languages"][where]
+        else:
+            assert after["masked_ids"][where] == tokenizer.mask_id
+            assert after["masked_languages"][where] == batch["languages"][where] > 0
+    written = np.zeros(batch["ids"].shape, bool)
+    written[np.nonzero(real)[0], at[real]] = True
+    for name in ("masked_ids", "masked_languages"):
+        np.testing.assert_array_equal(np.asarray(after[name])[~written], np.asarray(batch[name])[~written])
+    loss = jax.jit(functools.partial(btmlm.loss, config, config.objectives["btmlm"], model))
+    others = jax.jit(functools.partial(btmlm.loss, plain, plain.objectives["btmlm"], model))
+    values = [float(one(params, batch, jax.random.key(0))["loss"][0]) for one in (loss, others)]
+    assert np.isfinite(values).all()
+    assert values[0] != values[1]
+
+
 def two_rows():
     """Rows of two sentences with three placeholders each and padding, and a pseudo token of its own for every place."""
     batch = {

@@ -62,6 +62,7 @@ class BTMLMConfig(TaskKeys):
     join_to_characters: int = field(metadata=between(0))
     restore_from: str = field(default="both", metadata=one_of("both", "pseudo"))
     pseudo: str = field(default="own", metadata=one_of("own", "shuffled", "other"))
+    confidence_threshold: float = field(default=0.0, metadata=between(0, 1))
 
 
 class PseudoTokens(NamedTuple):
@@ -261,7 +262,8 @@ def loss(
     """
     generate_rng, dropout_rng = jax.random.split(rng)
     tokens = generate(cfg, keys, model, params, batch, generate_rng)
-    ids = put(batch["masked_ids"], batch["generate_at"], mixed(keys, batch, tokens.ids, generate_rng))
+    batch = with_pseudo(cfg, keys, batch, tokens, generate_rng)
+    ids = batch["masked_ids"]
     roles, table = jnp.zeros_like(ids), visibility.FULL
     if keys.restore_from == "pseudo":
         at = batch["predict_at"]
@@ -272,6 +274,18 @@ def loss(
     at, labels = batch["predict_at"], batch["predict_labels"]
     sums = masking.prediction_sums(model, params, hidden, at, labels, predictions(cfg, keys))
     return sums | pseudo_sums(batch, tokens)
+
+
+def with_pseudo(cfg: Config, keys: BTMLMConfig, batch: Batch, tokens: PseudoTokens, rng: jax.Array) -> Batch:
+    """The batch with pseudo tokens in `masked_ids`; below the threshold the placeholder's [MASK] and slot stay."""
+    at, ids = batch["generate_at"], mixed(keys, batch, tokens.ids, rng)
+    languages = batch["masked_languages"]
+    if keys.confidence_threshold:
+        unsure = tokens.log_probs < jnp.log(keys.confidence_threshold)
+        ids = jnp.where(unsure, put_source(batch), ids)
+        slots = put(jnp.zeros_like(languages), at, unsure.astype(languages.dtype)) == 1
+        languages = jnp.where(slots, batch["languages"], languages)
+    return {**batch, "masked_ids": put(batch["masked_ids"], at, ids), "masked_languages": languages}
 
 
 def mixed(keys: BTMLMConfig, batch: Batch, ids: jax.Array, rng: jax.Array) -> jax.Array:

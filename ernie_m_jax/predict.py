@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import numpy as np
 
-from ernie_m_jax import config_fields
+from ernie_m_jax import compiler, config_fields
 from ernie_m_jax.config import Config, ModelConfig
 from ernie_m_jax.data import layout
 from ernie_m_jax.evaluation import encode, in_use
@@ -138,7 +138,7 @@ def _probabilities(model: ErnieM) -> Callable[[Any, Inputs, np.ndarray], jax.Arr
         hidden = model.apply({"params": params}, inputs, visibility.FULL, method="encode")[0, at]
         return jax.nn.softmax(model.apply({"params": params}, hidden, method="predict"))
 
-    return jax.jit(run)
+    return compiler.jit(run)
 
 
 def _with_word(tokenizer: Tokenizer, text: str, span: tuple[int, int], before: int, word: int) -> str:
@@ -228,7 +228,7 @@ def _generator(
 ) -> Callable[..., btmlm.PseudoTokens]:
     """The compiled (params, batch, rng) -> PseudoTokens."""
     keys = _keys(temperature=temperature, passes=passes)
-    return jax.jit(functools.partial(btmlm.generate, _config(model.config), keys, model, never=never))
+    return compiler.jit(functools.partial(btmlm.generate, _config(model.config), keys, model, never=never))
 
 
 def _batch(examples: Sequence[Example], config: ModelConfig) -> dict[str, np.ndarray]:

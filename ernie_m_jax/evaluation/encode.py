@@ -19,7 +19,7 @@ import numpy as np
 from etils import epath
 from rich import progress as rich_progress
 
-from ernie_m_jax import atomic, config_fields, sharding, stores
+from ernie_m_jax import atomic, compiler, config_fields, sharding, stores
 from ernie_m_jax.config import ConfigError, EncodeConfig, ModelConfig
 from ernie_m_jax.data import batch as batches
 from ernie_m_jax.data.records import DataError
@@ -221,9 +221,9 @@ def _encoder(
         return jnp.where(real, hidden, 0.0).sum(axis=-2) / jnp.maximum(real.sum(axis=-2), 1)
 
     if mesh is None:
-        return jax.jit(run)
+        return compiler.jit(run)
     model = model.clone(mesh=mesh)
-    return jax.jit(run, out_shardings=sharding.replicated(mesh))
+    return compiler.jit(run, mesh, out_shardings=sharding.replicated(mesh))
 
 
 def inputs(rows: list[list[int]], batch_size: int, width: int, pad_id: int, mesh: jax.sharding.Mesh | None) -> Inputs:

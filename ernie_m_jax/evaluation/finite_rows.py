@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from ernie_m_jax import sharding
+from ernie_m_jax import compiler, sharding
 from ernie_m_jax.data import batch as batches
 from ernie_m_jax.data import finite
 from ernie_m_jax.evaluation.encode import batched, mesh_of
@@ -27,8 +27,9 @@ def compiled(function: Callable[[Any, Any, Batch], Any], model: Any, params: Any
 @functools.lru_cache(maxsize=16)
 def _compiled(function: Callable[[Any, Any, Batch], Any], model: Any, mesh: jax.sharding.Mesh | None) -> Compiled:
     if mesh is None:
-        return jax.jit(functools.partial(function, model))
-    return jax.jit(functools.partial(function, model.clone(mesh=mesh)), out_shardings=sharding.replicated(mesh))
+        return compiler.jit(functools.partial(function, model))
+    whole = sharding.replicated(mesh)
+    return compiler.jit(functools.partial(function, model.clone(mesh=mesh)), mesh, out_shardings=whole)
 
 
 def run(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ernie_m_jax import config_fields, sharding
+from ernie_m_jax import compiler, config_fields, sharding
 from ernie_m_jax.config import TrainConfig
 from ernie_m_jax.task import Batch, Sums
 from ernie_m_jax.training.state import Purpose, TrainState
@@ -88,8 +88,9 @@ def make_train_step(
             own["loss_limit"] = (jnp.where(known, limit, 0.0), known.astype(jnp.float32))
         return new, sums | own
 
-    return jax.jit(
+    return compiler.jit(
         train_step,
+        mesh,
         in_shardings=(state_shardings, sharding.batch_sharding(mesh), None, *([None] if limited else [])),
         out_shardings=(state_shardings, sharding.replicated(mesh)),
         donate_argnums=0,

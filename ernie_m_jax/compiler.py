@@ -1,0 +1,49 @@
+"""XLA's options for the programs that models run in: by platform, each with its reason, in this one place.
+
+What the environment's XLA_FLAGS name counts before what stands here, and what this version of XLA does not know is left
+out. Options without a measured gain do not stand here; `benchmarks/RESULTS.md` has the measurements.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+OPTIONS: Mapping[str, Mapping[str, str | int | bool]] = {
+    # XLA hands matrix products and what surrounds them to YNNPACK, an experiment of its own; what it compiled before
+    # takes less time.
+    "cpu": {"xla_cpu_experimental_ynn_fusion_type": ""},
+}
+
+
+def jit(function: Callable[..., Any], mesh: jax.sharding.Mesh | None = None, **how: Any) -> jax.stages.Wrapped:
+    """`jax.jit` with the options of the mesh's devices, which need not be here; of the default ones without a mesh.
+
+    Args:
+      function: what is compiled; not within another compiled function.
+      mesh: what it runs on.
+      **how: as `jax.jit` takes it.
+    """
+    platform = mesh.devices.flat[0].platform if mesh is not None else jax.default_backend()
+    return jax.jit(function, compiler_options=options(platform), **how)
+
+
+def options(platform: str) -> dict[str, str | int | bool]:
+    """The options of a platform ("cpu", "gpu", "tpu") that the environment does not name and its compiler knows."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    wanted = {name: value for name, value in OPTIONS.get(platform, {}).items() if name not in flags}
+    return {name: value for name, value in wanted.items() if _known(name, value)}
+
+
+@functools.cache
+def _known(name: str, value: str | int | bool) -> bool:
+    """Whether XLA knows an option; it has the options of all platforms on each."""
+    try:
+        jax.jit(lambda: 0, compiler_options={name: value})()
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" not in str(error):
+            raise
+        return False
+    return True

@@ -53,9 +53,7 @@ def write_metrics(directory, steps, objectives=("camlm", "mmlm"), evals=()):
 
 def pretraining(directory, finished=True):
     """A run of two stages, or one stopped in its second."""
-    tree = small_tree(
-        evals={"retrieval": retrieval(path="corpus:diagnostics/heldout"), "held": heldout("camlm", every=20)}
-    )
+    tree = small_tree(evals={"retrieval": retrieval(path="corpus:diagnostics/dev"), "held": heldout("camlm", every=20)})
     tree["stages"] = {name: {**tree["stages"]["one"], "steps": STEPS} for name in ("stage1", "stage2")}
     write_config(directory, configs.resolve(tree))
     part = {"seconds": SECONDS, "marks": []}

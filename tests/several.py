@@ -16,7 +16,7 @@ from tests.conftest import small_tree
 def get_config():
     """The small config of the tests, of one layer, with retrieval of held-out messages."""
     tree = ConfigDict(small_tree(model__num_layers=1))
-    tree.evals.retrieval.source = base.source("corpus:diagnostics/heldout")
+    tree.evals.retrieval.source = base.source("corpus:diagnostics/dev")
     return tree
 
 

@@ -59,7 +59,7 @@ def with_old_names(tree):
 
 
 def test_a_tree_with_old_names_becomes_todays():
-    source = {"path": "corpus:diagnostics/heldout"}
+    source = {"path": "corpus:diagnostics/dev"}
     source = small_tree()["data"]["parallel"]["diagnostics"] | source
     today = configs.to_dict(configs.resolve(small_tree(evals__retrieval__source=source, evals__retrieval__every=5)))
     old = with_old_names(today)
@@ -155,7 +155,7 @@ def test_a_run_with_old_names_goes_on_and_is_used(tokenizer_path, tmp_path):
     assert configs.resolve(config_files.from_workdir(workdir, training=True)) == config
     claim.check_model(config, workdir)
     using = config_files.from_workdir(workdir, training=False)
-    problems = config_files.override(using, ["--config.evals.retrieval.source.path=corpus:diagnostics/heldout"])
+    problems = config_files.override(using, ["--config.evals.retrieval.source.path=corpus:diagnostics/dev"])
     made = run.make(configs.resolve(using, training=False, problems=problems), workdir)
     made.evaluate("retrieval", restore.load_params(made, workdir), workdir / "evaluation", "retrieval")
     assert (workdir / "evaluation" / "retrieval.csv").stat().st_size > 0

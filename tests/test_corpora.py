@@ -24,7 +24,7 @@ def rows(name):
 def diagnostics():
     """Texts by file and language."""
     found = {}
-    for name in ("pairs", "mono", "heldout"):
+    for name in ("pairs", "mono", "dev", "test"):
         header, *table = rows(f"diagnostics/{name}.tsv.gz")
         columns = dict(zip(header, zip(*table, strict=True), strict=True))
         columns.pop("key", None)
@@ -32,11 +32,11 @@ def diagnostics():
     return found
 
 
-def test_diagnostics_hold_out_200_messages_and_halve_the_others(diagnostics):
+def test_diagnostics_hold_out_twice_200_messages_and_halve_the_others(diagnostics):
     assert {name: tuple(columns) for name, columns in diagnostics.items()} == dict.fromkeys(diagnostics, DIAGNOSTICS)
     counts = {name: {len(column) for column in columns.values()} for name, columns in diagnostics.items()}
-    assert counts == {"pairs": {827}, "mono": {827}, "heldout": {200}}
-    assert all(len(text.split()) >= 4 for text in diagnostics["heldout"]["en"])
+    assert counts == {"pairs": {727}, "mono": {727}, "dev": {200}, "test": {200}}
+    assert all(len(text.split()) >= 4 for name in ("dev", "test") for text in diagnostics[name]["en"])
 
 
 def test_no_message_of_diagnostics_stands_in_two_files_or_twice_in_one(diagnostics):
@@ -151,25 +151,26 @@ def test_prepare_diagnostics_splits_and_is_repeatable(tmp_path, capsys):
     for name in ("one", "two"):
         arguments = ["--input", str(source), "--output", str(tmp_path / name), "--held-out", "7", "--seed", "3"]
         prepare.main(["diagnostics", *arguments])
-    assert "kept\t40\npairs\t16\nmono\t16\nheldout\t7\n" in capsys.readouterr().out
-    for name in ("pairs", "mono", "heldout"):
+    assert "kept\t40\npairs\t13\nmono\t13\ndev\t7\ntest\t7\n" in capsys.readouterr().out
+    for name in ("pairs", "mono", "dev", "test"):
         one, two = ((tmp_path / folder / f"{name}.tsv.gz").read_bytes() for folder in ("one", "two"))
         assert one == two
         assert one[4:8] == bytes(4)  # no time in the gzip header
-    pairs, mono, heldout = (read(tmp_path / "one" / f"{name}.tsv.gz") for name in ("pairs", "mono", "heldout"))
-    assert (len(pairs), len(mono), len(heldout)) == (17, 17, 8)
-    assert pairs[0] == heldout[0] == ["key", "en", "de"]
+    pairs, mono, dev, test = (read(tmp_path / "one" / f"{name}.tsv.gz") for name in ("pairs", "mono", "dev", "test"))
+    assert (len(pairs), len(mono), len(dev), len(test)) == (14, 14, 8, 8)
+    assert pairs[0] == dev[0] == test[0] == ["key", "en", "de"]
     assert mono[0] == ["en", "de"]
-    english = [row[1] for row in pairs[1:] + heldout[1:]] + [row[0] for row in mono[1:]]
-    assert len(set(english)) == 39  # of 40: the odd one out belongs to neither half
+    aligned = pairs[1:] + dev[1:] + test[1:]
+    english = [row[1] for row in aligned] + [row[0] for row in mono[1:]]
+    assert len(set(english)) == len(english) == 40
     originals = {f"The {w} is broken.": f"Das {w[::-1]} ging kaputt." for w in (e[4:-11] for e in english)}
-    assert all(originals[row[1]] == row[2] for row in pairs[1:] + heldout[1:])
-    assert sum(originals[a] == b for a, b in mono[1:]) < 8
+    assert all(originals[row[1]] == row[2] for row in aligned)
+    assert sum(originals[a] == b for a, b in mono[1:]) < 6
     assert {originals[a] for a, _ in mono[1:]} == {b for _, b in mono[1:]}
 
 
 def test_prepare_diagnostics_refuses_too_little_data(tmp_path):
-    with pytest.raises(records.DataError, match="too few to hold out 60"):
+    with pytest.raises(records.DataError, match="too few to hold out twice 60"):
         prepare.diagnostics(published(tmp_path), tmp_path / "out", held_out=60)
 
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow  # a compilation of training steps per test
 
 STAGES = {"stage2": (6, {"camlm": 1.0, "btmlm": 1.0}), "stage10": (2, {"btmlm": 1.0})}
 RETRIEVAL = {
-    "path": "corpus:diagnostics/heldout",
+    "path": "corpus:diagnostics/dev",
     "format": "auto",
     "languages": (),
     "pairs": (),

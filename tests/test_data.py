@@ -194,7 +194,7 @@ def test_two_sources_of_a_language_are_joined_together(small_config):
     sources = mixture.Sources(config)
     joined, single = sources.monolingual(400), sources.monolingual()
     words = sum(len(single["en"][i].texts[0].split()) for i in range(len(single["en"])))
-    assert len(single["en"]) == 2 * 827
+    assert len(single["en"]) == 2 * 727
     assert sum(len(joined["en"][i].texts[0].split()) for i in range(len(joined["en"]))) == words
     assert len(joined["en"]) < len(single["en"]) / 4
 

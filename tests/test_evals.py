@@ -23,7 +23,7 @@ from tests.small_models import random_params
 from tests.test_evaluate import reference
 from tests.test_report import text_of
 
-HELDOUT = "corpus:diagnostics/heldout"
+HELDOUT = "corpus:diagnostics/dev"
 RECORDS = 5
 ENTRIES = {
     "mmlm": ["en", "de", "ru"],

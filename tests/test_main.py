@@ -111,14 +111,14 @@ def test_a_converted_model_is_a_work_directory(trained, tmp_path):
         capture_output=True,
     )
     assert json.loads(call("--mode=print", f"--workdir={model}").stdout)["model"]["hidden_size"] == 32
-    flags = ("--config.languages=en,de,fr,ru", "--config.evals.retrieval.source.path=corpus:diagnostics/heldout")
+    flags = ("--config.languages=en,de,fr,ru", "--config.evals.retrieval.source.path=corpus:diagnostics/dev")
     call("--mode=evaluate", f"--workdir={model}", *flags)
     assert (model / "evaluation" / "retrieval.csv").read_text() == (workdir / "stage2" / "retrieval.csv").read_text()
     found = json.loads((model / "evaluation" / "summary.json").read_text())
     trained = json.loads((workdir / "stage2" / "summary.json").read_text())
     assert found["evals"] == {"retrieval": trained["evals"]["retrieval"]}
     stored = json.loads((model / "evaluation" / "config.json").read_text())["config"]
-    assert stored["evals"]["retrieval"]["source"]["path"] == "corpus:diagnostics/heldout"
+    assert stored["evals"]["retrieval"]["source"]["path"] == "corpus:diagnostics/dev"
     assert "config.evals is empty" in refused("--mode=evaluate", f"--workdir={model}")
     assert f"--config.init.params={model}" in refused(f"--workdir={model}")
 

@@ -70,7 +70,7 @@ def left(workdir):
 
 
 def test_everything_on_s3_killed_in_a_save_and_resumed(store, tmp_path, monkeypatch):
-    mono, pairs, heldout = (records._resolve(f"corpus:diagnostics/{name}") for name in ("mono", "pairs", "heldout"))
+    mono, pairs, heldout = (records._resolve(f"corpus:diagnostics/{name}") for name in ("mono", "pairs", "dev"))
     files, url = s3.files(store), f"s3://{s3.BUCKET}/everything"
     # Locally and undisturbed; the run trains its tokenizer.
     local = settings(tmp_path / "local", "", mono, pairs, heldout)

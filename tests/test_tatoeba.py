@@ -112,7 +112,7 @@ def test_what_does_not_fit_is_said_with_the_config(keys, message):
 
 @pytest.mark.slow
 def test_it_trains_and_shows_every_layer(tokenizer_path, tmp_path, capsys):
-    source = base.source("corpus:diagnostics/heldout").to_dict()
+    source = base.source("corpus:diagnostics/dev").to_dict()
     config = configs.resolve(
         tree(
             tokenizer__path=str(tokenizer_path),
@@ -172,7 +172,7 @@ def test_sets_of_two_languages_are_merged_with_gaps():
 
 def test_english_means_are_tatoebas_figure(setting, tokenizer):
     _, _, model, params, _ = setting
-    source = base.source("corpus:diagnostics/heldout", pairs=("en-de", "en-ru")).to_dict()
+    source = base.source("corpus:diagnostics/dev", pairs=("en-de", "en-ru")).to_dict()
     keys = base.evaluation("retrieval", source=source).to_dict()
     evaluations = Evaluations(configs.resolve(tree(evals={"pairs": keys})))
     outcome = evaluations.evaluators["pairs"].run(model, params, tokenizer)
@@ -186,7 +186,7 @@ def test_english_means_are_tatoebas_figure(setting, tokenizer):
 
 def test_xtremes_files_say_which_english_sentence_was_found(setting, tokenizer, tmp_path):
     _, _, model, params, _ = setting
-    source = base.source("corpus:diagnostics/heldout", pairs=("de-en", "en-ru")).to_dict()
+    source = base.source("corpus:diagnostics/dev", pairs=("de-en", "en-ru")).to_dict()
     keys = base.evaluation("retrieval", source=source, paper=True, every_layer=True, layer=1).to_dict()
     evaluations = Evaluations(configs.resolve(tree(evals={"pairs": keys})))
     assert evaluations.submit(model, params, tokenizer, tmp_path) == [tmp_path / "tatoeba"]

@@ -213,7 +213,7 @@ def test_objectives_are_drawn_by_weight_and_step(tokenizer_path, tmp_path):
 @pytest.mark.slow
 def test_the_summary_names_what_was_seen(tokenizer_path, tmp_path):
     source = {
-        "path": "corpus:diagnostics/heldout",
+        "path": "corpus:diagnostics/dev",
         "format": "auto",
         "languages": (),
         "pairs": (),

@@ -19,8 +19,8 @@ config's sources may then name; --config.KEY=VALUE goes over the config as in tr
 the workers of Apache Beam (`preparation_beam.py`), whose flags may follow. `verify`
 compares every byte of a prepared folder with its manifest. `array_record` turns any source that `records.open_source`
 reads into one ArrayRecord file per language or pair, the fastest form for random access at scale. `diagnostics` makes
-the bundled corpus of that name (see its README): cleaned messages, 200 held out, the others half as pairs and half as
-monolingual text.
+the bundled corpus of that name (see its README): cleaned messages, 200 for development, 200 for the test, the others
+half as pairs and half as monolingual text.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from ernie_m_jax.config import ConfigError, SourceConfig
 from ernie_m_jax.data import cleaning, preparation, preparation_beam, preparation_corpus, prepared, records
 
 SEED = 2021  # of the bundled files; the year of the paper
-HELD_OUT = 200  # messages, all of them with four English words or more where there are enough
+HELD_OUT = 200  # messages of dev and of test each, with four English words or more where there are enough
 
 PROGRAM = "python -m ernie_m_jax.data.prepare"
 COMMANDS = ("corpus", "verify", "diagnostics", "array_record")
@@ -91,8 +91,8 @@ def _commands() -> argparse.ArgumentParser:
     check.add_argument("directory")
     messages = commands.add_parser("diagnostics", help="clean and split aligned compiler messages")
     messages.add_argument("--input", required=True, help="wide TSV (.gz), header row: key and languages")
-    messages.add_argument("--output", required=True, help="folder for pairs.tsv.gz, mono.tsv.gz, heldout.tsv.gz")
-    messages.add_argument("--held-out", type=int, default=HELD_OUT, help="messages kept for evaluation")
+    messages.add_argument("--output", required=True, help="folder for pairs, mono, dev and test, each .tsv.gz")
+    messages.add_argument("--held-out", type=int, default=HELD_OUT, help="messages of dev and of test each")
     messages.add_argument("--seed", type=int, default=SEED)
     convert = commands.add_parser("array_record", help="convert a source into ArrayRecord files")
     convert.add_argument("--input", required=True, help="path of the source, as in the config")
@@ -158,49 +158,70 @@ def _convert(args: argparse.Namespace) -> dict[str, int]:
 
 
 def diagnostics(source: Path, output: Path, held_out: int = HELD_OUT, seed: int = SEED) -> dict[str, int]:
-    """Cleans the messages, holds some out and writes `pairs`, `mono` and `heldout` as `.tsv.gz`.
+    """Cleans the messages, holds some out and writes `pairs`, `mono`, `dev` and `test` as `.tsv.gz`.
 
-    A message is dropped when any language is left without two words (four characters in Japanese, Korean and
-    Chinese), equals the English, or equals an earlier message's text in the same language. So no held-out message
-    equals a training message in any language. In `mono` each language's column is shuffled on its own: no row is
-    aligned. Every choice is a sort by SHA-256 of seed, purpose and key, so it depends on no library's generator.
+    In `mono` each language's column is shuffled on its own: no row is aligned.
 
     Args:
       source: wide TSV (.gz) with the header `key`, `en` and further languages.
-      output: folder of the three files.
-      held_out: messages for evaluation, preferring four English words or more.
+      output: folder of the four files.
+      held_out: messages of `dev` and of `test` each, preferring four English words or more.
       seed: of the choices.
 
     Returns:
       Number of messages by file name and of those read.
     """
     header, keys, messages = _read_wide(source)
+    kept = distinct(dict(zip(keys, messages, strict=True)))
+    chosen = split(kept, held_out, seed)
+    if len(chosen["dev"]) + len(chosen["test"]) < 2 * held_out or not chosen["pairs"]:
+        raise records.DataError(
+            f"{source}: {len(kept)} messages are left after cleaning, too few to hold out twice {held_out} and train"
+        )
+    languages = header[1:]
+    output.mkdir(parents=True, exist_ok=True)
+    for name in ("pairs", "dev", "test"):
+        rows = [[key, *(kept[key][language] for language in languages)] for key in kept if key in chosen[name]]
+        _write_tsv_gz(output / f"{name}.tsv.gz", [header, *rows])
+    mono = chosen["mono"]
+    columns = [[kept[key][language] for key in _shuffled(mono, seed, f"mono {language}")] for language in languages]
+    _write_tsv_gz(output / "mono.tsv.gz", [languages, *zip(*columns, strict=True)])
+    return {"read": len(keys), "kept": len(kept), **{name: len(names) for name, names in chosen.items()}}
+
+
+def distinct(messages: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    """The messages by key, cleaned, without those that say too little or the same as another one.
+
+    A message is dropped when any language is left without two words (four characters in Japanese, Korean and
+    Chinese), equals the English, or equals an earlier message's text in the same language. So no held-out message
+    equals a training message in any language.
+    """
     kept: dict[str, dict[str, str]] = {}
     seen: set[tuple[str, str]] = set()
-    for key, message in zip(keys, cleaning.clean(messages), strict=True):
+    for key, message in zip(messages, cleaning.clean(list(messages.values())), strict=True):
         texts = {(language, cleaning.fold(text)) for language, text in message.items()}
         if cleaning.usable(message) and not texts & seen:
             seen |= texts
             kept[key] = message
+    return kept
+
+
+def split(kept: Mapping[str, Mapping[str, str]], held_out: int = HELD_OUT, seed: int = SEED) -> dict[str, list[str]]:
+    """The keys of `pairs`, `mono`, `dev` and `test`; an odd one out is in none.
+
+    Every choice is a sort by SHA-256 of seed, purpose and key, so it depends on no library's generator.
+    """
     order = _shuffled(kept, seed, "held out")
     long_first = sorted(order, key=lambda key: len(kept[key]["en"].split()) < 4)  # stable
-    evaluation = set(long_first[:held_out])
-    training = [key for key in _shuffled(kept, seed, "pairs") if key not in evaluation]
+    evaluation = long_first[: 2 * held_out]
+    training = [key for key in _shuffled(kept, seed, "pairs") if key not in set(evaluation)]
     half = len(training) // 2
-    if len(evaluation) < held_out or not half:
-        raise records.DataError(
-            f"{source}: {len(kept)} messages are left after cleaning, too few to hold out {held_out} and train"
-        )
-    languages = header[1:]
-    output.mkdir(parents=True, exist_ok=True)
-    chosen = {"pairs": set(training[:half]), "heldout": evaluation}
-    for name, names in chosen.items():
-        rows = [[key, *(kept[key][language] for language in languages)] for key in kept if key in names]
-        _write_tsv_gz(output / f"{name}.tsv.gz", [header, *rows])
-    mono = training[half : 2 * half]
-    columns = [[kept[key][language] for key in _shuffled(mono, seed, f"mono {language}")] for language in languages]
-    _write_tsv_gz(output / "mono.tsv.gz", [languages, *zip(*columns, strict=True)])
-    return {"read": len(keys), "kept": len(kept), "pairs": half, "mono": half, "heldout": held_out}
+    return {
+        "pairs": training[:half],
+        "mono": training[half : 2 * half],
+        "dev": evaluation[:held_out],
+        "test": evaluation[held_out:],
+    }
 
 
 def _read_wide(path: Path) -> tuple[list[str], list[str], Rows]:

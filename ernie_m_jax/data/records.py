@@ -38,7 +38,8 @@ FORMATS = ("text", "tsv", "jsonl", "moses", "array_record", "tfds", "ids")
 CORPORA = {
     "diagnostics/pairs": "diagnostics/pairs.tsv.gz",
     "diagnostics/mono": "diagnostics/mono.tsv.gz",
-    "diagnostics/heldout": "diagnostics/heldout.tsv.gz",
+    "diagnostics/dev": "diagnostics/dev.tsv.gz",
+    "diagnostics/test": "diagnostics/test.tsv.gz",
     "udhr": "udhr/udhr18.tsv.gz",
 }
 FIRST_RECORDS = 1000  # looked at when data that is too large to scan is opened

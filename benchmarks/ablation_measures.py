@@ -12,6 +12,8 @@ use: loss in nats of 15 % masked words of these texts, given beside the text its
   "none", or the real "translation": how much BTMLM's second step uses what it is given.
 retrieval: mean over all directions by layer, 0 the embeddings: "cosine", "margin", and both with every language's mean
   vector taken off ("centred"); "test" at the layer that is best in "dev".
+transfer: of a classifier that sees English alone, accuracy in English ("first") and in the "others"
+  (`ablation_transfer.py`), where the corpus has labels.
 With --every, writing and use of every checkpoint of the run's last stage.
 """
 
@@ -29,6 +31,7 @@ import jax
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import ablation_transfer
 import ablation_writing
 
 import ernie_m_jax
@@ -63,17 +66,28 @@ def of_layers(vectors: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
     return found
 
 
+def vectors_of(model: Any, texts: Sequence[str]) -> np.ndarray:
+    """The mean over each text's tokens after every layer, [layers + 1, N, H]."""
+    return encode.encode_texts(
+        model.encoder(), model.params, model.tokenizer, texts,
+        layer=None, pooling="mean", max_length=128, batch_size=64,
+    )  # fmt: skip
+
+
+def transferred(model: Any, corpus: pathlib.Path) -> dict[str, Any]:
+    """Zero-shot transfer, where the corpus has labels."""
+    parts = {name: corpus / "labelled" / f"{name}.tsv" for name in ("train", *SETS)}
+    if not all(path.exists() for path in parts.values()):
+        return {}
+    tables = {name: table(path) for name, path in parts.items()}
+    return {"transfer": ablation_transfer.transfer(lambda texts: vectors_of(model, texts), tables)}
+
+
 def retrievals(model: Any, corpus: pathlib.Path) -> dict[str, Any]:
     """`of_layers` of both sets, and what the layer chosen on dev finds in the test."""
     by_layer = {}
     for name in SETS:
-        vectors = {
-            code: encode.encode_texts(
-                model.encoder(), model.params, model.tokenizer, texts,
-                layer=None, pooling="mean", max_length=128, batch_size=64,
-            )
-            for code, texts in table(corpus / f"{name}.tsv").items()
-        }  # fmt: skip
+        vectors = {code: vectors_of(model, texts) for code, texts in table(corpus / f"{name}.tsv").items()}
         by_layer[name] = of_layers(vectors)
     chosen = {way: values[int(np.argmax(by_layer["dev"][way]))] for way, values in by_layer["test"].items()}
     return {"by_layer": by_layer, "test": chosen}
@@ -120,7 +134,7 @@ def measured(run: pathlib.Path, corpus: pathlib.Path, every: bool) -> dict[str, 
     """All measures of a run."""
     texts = table(corpus / "dev.tsv")
     model = ernie_m_jax.load(run, scan_layers=False)
-    found = {"retrieval": retrievals(model, corpus), **writing_and_use(model, texts)}
+    found = {"retrieval": retrievals(model, corpus), **transferred(model, corpus), **writing_and_use(model, texts)}
     if every:
         found["by_step"] = {}
         for step, checkpoint in checkpoints(run).items():

@@ -16,11 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ablation_arms import Arm
-from objectives import ROOT
+from machine import ROOT
 
 CONFIG = "configs/pretrain/ablation.py"
 # Steps of each phase, the share of pairs in the corpus, and how many of the CAMLM arms' checkpoints are measured.
-SIZES = {"study": (1_500, 1_500, "05"), "study-cpu": (2_000, 1_000, "33")}
+SIZES = {"study": (1_500, 1_500, "05"), "study-cpu": (2_000, 1_000, "33"), "study-messages": (1_700, 1_000, "50")}
 CHECKPOINTS = 4
 SAFETY = 0.65  # of the steps that the time left holds: more arms share the machine, and BTMLM's steps take longer
 GRACE = 20  # seconds that a run has for saving once it is told to stop

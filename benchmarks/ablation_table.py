@@ -16,6 +16,7 @@ COLUMNS = (
     "margin",
     "udhr",
     "centred",
+    "transfer",
     "f1",
     "chrf",
     "own gain",
@@ -61,6 +62,8 @@ def numbers(workdir: pathlib.Path, arm: Arm) -> dict[str, Any]:
         use = measures["use"]
         columns |= {"centred": measures["retrieval"]["test"]["centred_cosine"], "f1": measures["writing"]["f1"]}
         columns |= {"chrf": measures["writing"]["chrf"], "own gain": use["none"] - use["own"]}
+        if "transfer" in measures:
+            columns["transfer"] = measures["transfer"]["others"]
         columns["true gain"] = use["none"] - use["translation"]
     return record
 

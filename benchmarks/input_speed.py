@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections import Counter
 
-from objectives import processor
+from machine import processor
 
 from configs import base
 from ernie_m_jax import config as configs

@@ -23,7 +23,7 @@ import tempfile
 import time
 
 import numpy as np
-from objectives import processor
+from machine import processor
 
 from ernie_m_jax import tokenizer
 

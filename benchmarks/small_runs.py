@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from objectives import ROOT, processor
+from machine import ROOT, processor
 
 SINGLE = ("--config.compute.scan_layers=False", "--config.compute.vocab_chunk=0")  # faster for few layers on a CPU
 

@@ -32,7 +32,7 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-from objectives import processor
+from machine import processor
 
 from ernie_m_jax.tokenizer import Tokenizer, train
 

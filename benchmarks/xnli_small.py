@@ -22,7 +22,7 @@ import sys
 from statistics import mean
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from objectives import ROOT, processor
+from machine import ROOT, processor
 
 TRAINED = 2001  # of the dev set's English rows
 VARIANTS = {"pre-trained": (), "from scratch": ("--config.init.params=",)}

@@ -6,10 +6,10 @@ Arguments: experiment=exp0 to exp5 (default exp5); size=tiny, small, base (defau
 commas: experiment=exp3,size=small,seed=1. exp0 is the start alone: one step that changes nothing, evaluated. BTMLM
 needs a generator, so exp4 and exp5 train the others alone for the first half of the steps. experiment=ceiling is exp4
 with the real translations of a study's corpus in place of back-translation.
-size=study is for the Bibles of benchmarks/ablation_corpus.py and minutes on a GPU, size=study-cpu for its strings and
-minutes on a core: corpus=FOLDER names the corpus, pairs=05 the share of pairs in it, stage=first or second one stage
-only, rate=0.5 a factor on its learning rates, share=0.1 BTMLM's of the second stage's steps. benchmarks/ablation.py
-runs many of them.
+size=study is for the Bibles of benchmarks/ablation_corpus.py and minutes on a GPU, size=study-messages and study-cpu
+for its messages and strings and minutes on a core: corpus=FOLDER names the corpus, pairs=05 the share of pairs in it,
+stage=first or second one stage only, rate=0.5 a factor on its learning rates, share=0.1 BTMLM's of the second stage's
+steps. benchmarks/ablation.py runs many of them.
 Hardware, time and result: docs/reproduction.md; sizes that are no study's are not yet run.
 """
 
@@ -52,6 +52,13 @@ STUDIES = {
         "held_out": (100, 100),
         "stage": {"steps": 2_000, "warmup_fraction": 0.06, "learning_rate": 3e-3},
     },
+}
+# The quickstart in everything but the corpus: its text, held out in the same way, without hidden pairs.
+STUDIES["study-messages"] = {
+    **STUDIES["study-cpu"],
+    "languages": ("en", "de", "fr", "ru"),
+    "model": {**STUDIES["study-cpu"]["model"], "vocab_size": 2_000},
+    "stage": {**STUDIES["study-cpu"]["stage"], "steps": 1_700},
 }
 
 

@@ -93,8 +93,9 @@ SECOND = [
 # Run when they are named.
 MORE = [
     *_arms(1, "start", "exp0"),
-    # A regime in which BTMLM might help: fewer steps of it, source words that only the pseudo tokens can tell, and more
-    # or less learning in the second phase, for both sides of the comparison.
+    # A regime in which BTMLM might help: fewer steps of it, source words that little but the pseudo tokens can tell (of
+    # ten one still stands there and one is another word, as always), and more or less learning in the second phase, for
+    # both sides of the comparison.
     *_second(1, "camlm+btmlm-tenth", "exp4", share="0.1"),
     *_second(1, "camlm+btmlm-all-masked", "exp4", ALL_MASKED),
     *_second(1, "camlm+real-translation-all-masked", "ceiling", CEILING_ALL_MASKED),

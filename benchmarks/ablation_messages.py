@@ -29,6 +29,8 @@ def read(package: pathlib.Path, languages: Sequence[str]) -> Rows:
 
     All languages are cleaned together, as for the bundled corpus: what one of them quotes goes out of the others.
     """
+    if languages[0] != "en":
+        raise SystemExit(f"--languages {' '.join(languages)}: en comes first, its texts say what is held out")
     english, tables = _published(package)
     everything = ("en", *sorted(tables))
     if unknown := set(languages) - set(everything):

@@ -99,11 +99,13 @@ class Runner:
         return f"--config.train.save_every={every}", "--config.train.max_to_keep=0"
 
     def _unequal(self, arm: Arm) -> str:
-        """Nothing, or why a finished arm must not stand beside the others: an earlier call gave it other steps."""
-        stages = json.loads((self.workdir / arm.name / "config.json").read_text("utf-8"))["config"]["stages"]
-        (steps,) = (stage["steps"] for stage in stages.values())
-        wanted = self._steps_of(arm)
-        return "" if steps == wanted else f"it has {steps} steps from an earlier call, the others {wanted}"
+        """Nothing, or why a finished arm must not stand beside the others: an earlier call gave it something else."""
+        config = json.loads((self.workdir / arm.name / "config.json").read_text("utf-8"))["config"]
+        (steps,) = (stage["steps"] for stage in config["stages"].values())
+        found = {"steps": steps, "corpus": config["tokenizer"]["path"].removesuffix("/tokenizer")}
+        wanted = {"steps": self._steps_of(arm), "corpus": str(self._corpus)}
+        other = [f"{what} {value}" for what, value in found.items() if value != wanted[what]]
+        return f"an earlier call gave it {', '.join(other)}; take another --workdir" if other else ""
 
     def run(self, arm: Arm) -> str:
         """Runs and measures an arm unless that is done; "" or why it is not."""

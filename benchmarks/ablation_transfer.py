@@ -1,7 +1,8 @@
 """Zero-shot transfer to a labelled task, for `ablation_measures.py`: learned in English, tried in the other languages.
 
 A linear classifier on a text's frozen vector, the mean of its tokens' after one layer, tells to which group of messages
-it belongs. It sees English alone; what it gets right in another language, the vectors of the two languages share.
+it belongs. It sees English alone; what it gets right in another language, the vectors of the two languages share. After
+which layer, development's other languages say.
 """
 
 from collections.abc import Callable, Mapping, Sequence

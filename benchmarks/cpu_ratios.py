@@ -43,8 +43,8 @@ def our_step(kind: str) -> Callable[[], Any]:
 
     from benchmarks import step_speed
     from configs.finetune import xnli
+    from ernie_m_jax import compiler, sharding
     from ernie_m_jax import config as configuration
-    from ernie_m_jax import sharding
     from ernie_m_jax import task as tasks
     from ernie_m_jax.data import batch as batches
     from ernie_m_jax.evaluation.runner import Evaluations
@@ -80,7 +80,7 @@ def our_step(kind: str) -> Callable[[], Any]:
         rows = step_speed.synthetic(config, name)
     batch = batches.to_global(rows, ROWS, sharding.batch_sharding(mesh))
     if kind == "forward":
-        encode = jax.jit(lambda params, inputs: run.model.apply({"params": params}, inputs, FULL, method="encode"))
+        encode = compiler.jit(lambda params, inputs: run.model.apply({"params": params}, inputs, FULL, method="encode"))
         inputs = Inputs.of(batch)
         made = jax.jit(lambda: nn.meta.unbox(run.model.init(jax.random.key(0), inputs, FULL)["params"]))()
         return lambda: jax.block_until_ready(encode(made, inputs))

@@ -14,8 +14,8 @@ from ernie_m_jax.reporting import metrics
 from ernie_m_jax.training import run
 from tests.conftest import VOCAB_SIZE, small_tree
 
-# MiB per 1,000 steps that memory may grow by, beside what the slope's error explains: the lists in `watched` take 0.13
-# of what is allocated. Resident memory has more: what malloc keeps for itself between one save and the next.
+# MiB per 1,000 steps that memory may grow by, beside what the slope's error explains. Resident memory has what Python's
+# small objects take, the lists of `watched` among them, and what malloc keeps for itself between one save and the next.
 MOST = {"allocated": 0.5, "resident": 1.0}
 # The fields of glibc's struct mallinfo2, in its order.
 FIELDS = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
@@ -26,7 +26,10 @@ class _Malloc(ctypes.Structure):
 
 
 def allocated() -> int:
-    """Bytes that malloc has given to any thread and not got back; 0 where the C library cannot say (not glibc)."""
+    """Bytes that malloc has given to any thread and not got back; 0 where the C library cannot say (not glibc).
+
+    Python keeps objects of up to 512 bytes in memory of its own, which is not in it.
+    """
     library = ctypes.CDLL(None)
     if not hasattr(library, "mallinfo2"):
         return 0

@@ -98,10 +98,11 @@ def test_the_corpus_has_no_hidden_pairs_and_nothing_held_out(wheel, tmp_path):
     assert manifests[0]["pairs-20"]["pairs"] + sum(manifests[0]["pairs-20"]["text"].values()) == 31
 
 
-def test_every_experiment_of_the_study_differs_in_its_objectives_only():
+@pytest.mark.parametrize("size", sorted(config_file.STUDIES))
+def test_every_experiment_of_a_study_differs_in_its_objectives_only(size):
     trees = {}
     for experiment in config_file.EXPERIMENTS:
-        config = configs.resolve(config_file.get_config(f"experiment={experiment},size=study,corpus=x,seed=2"))
+        config = configs.resolve(config_file.get_config(f"experiment={experiment},size={size},corpus=x,seed=2"))
         assert config.seed == 2
         trees[experiment] = config
     first = {name: config.stages["stage1"] for name, config in trees.items() if name != "exp0"}
@@ -159,13 +160,16 @@ def test_an_arm_whose_start_is_not_finished_is_not_run(tmp_path):
     assert late.run(ablation_arms.FIRST[0]) == "not begun: no time left"
 
 
-def test_a_finished_arm_is_not_run_again_unless_its_steps_differ(tmp_path):
+def test_a_finished_arm_is_not_run_again_and_another_one_is_refused(tmp_path):
     arm = ablation_arms.FIRST[0]
     (tmp_path / arm.name).mkdir()
     (tmp_path / arm.name / "summary.json").write_text("{}")
-    (tmp_path / arm.name / "config.json").write_text(json.dumps({"config": {"stages": {"stage1": {"steps": 3}}}}))
+    config = {"stages": {"stage1": {"steps": 3}}, "tokenizer": {"path": f"{tmp_path}/tokenizer"}}
+    (tmp_path / arm.name / "config.json").write_text(json.dumps({"config": config}))
     assert ablation_runner.Runner(arguments(tmp_path), {"first": 3, "second": 5}).run(arm) == ""
-    assert "3 steps" in ablation_runner.Runner(arguments(tmp_path), {"first": 4, "second": 5}).run(arm)
+    assert "gave it steps 3;" in ablation_runner.Runner(arguments(tmp_path), {"first": 4, "second": 5}).run(arm)
+    other = ablation_runner.Runner(arguments(tmp_path, corpus=tmp_path / "new"), {"first": 3, "second": 5}).run(arm)
+    assert f"gave it corpus {tmp_path};" in other
 
 
 def test_the_second_phase_gets_the_steps_that_the_time_left_holds(tmp_path):

@@ -47,12 +47,17 @@ def test_messages_that_every_language_has_are_read_and_cleaned(package):
     assert len(rows) == 51
     assert rows["9001", 0] == {"en": "A word is taken out.", "de": "Ein Wort geht hinaus.", "fr": "Un mot sort."}
     assert ("9002", 0) not in rows
-    assert list(ablation_messages.read(package, ("de", "en"))["2000", 0]) == ["de", "en"]
+    assert list(ablation_messages.read(package, ("en", "fr"))["2000", 0]) == ["en", "fr"]
 
 
 def test_a_language_that_the_package_lacks_is_refused(package):
     with pytest.raises(SystemExit, match="has no it; it has en de fr"):
         ablation_messages.read(package, ("en", "it"))
+
+
+def test_without_english_there_is_nothing_to_hold_out_by(package):
+    with pytest.raises(SystemExit, match="en comes first"):
+        ablation_messages.read(package, ("de", "fr"))
 
 
 def test_what_is_held_out_is_what_the_bundled_corpus_holds_out(package, monkeypatch, tmp_path):

@@ -237,6 +237,18 @@ def test_pseudo_tokens_below_the_threshold_stay_masked(embedding, small_config, 
         np.testing.assert_array_equal(np.asarray(after[name])[~written], np.asarray(batch[name])[~written])
 
 
+@pytest.mark.parametrize("pseudo", ["shuffled", "other"])
+def test_a_control_brings_the_confidence_of_what_it_writes(pseudo, small_config):
+    batch, ids = two_rows()
+    batch |= {name: jnp.zeros((2, 9), jnp.int32) for name in ("masked_ids", "masked_languages", "languages")}
+    tokens = btmlm.PseudoTokens(ids, jnp.where(ids % 2 == 0, jnp.log(0.9), jnp.log(0.1)))  # even words are believed
+    keys = {"objectives__btmlm__pseudo": pseudo, "objectives__btmlm__confidence_threshold": 0.5}
+    config = small_config(**keys)
+    given = btmlm.with_pseudo(config, config.objectives["btmlm"], batch, tokens, jax.random.key(1))
+    written = np.asarray(given["masked_ids"])
+    assert set(written.ravel()) == {0, *range(0, 6, 2), *range(8, 14, 2)}
+
+
 def test_with_nothing_believed_the_loss_does_not_depend_on_what_was_written(small_config, tokenizer):
     losses = []
     for pseudo in ("own", "other"):

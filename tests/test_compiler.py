@@ -19,15 +19,13 @@ def product(x, y):
     return jax.nn.gelu(x @ y) @ y
 
 
-ARRAYS = tuple(jax.random.uniform(jax.random.key(seed), (256, 256)) for seed in (1, 2))
-
-
 def test_products_on_a_cpu_are_not_given_to_ynnpack(mesh):
+    arrays = tuple(jax.random.uniform(jax.random.key(seed), (256, 256)) for seed in (1, 2))
     plain = jax.jit(product, compiler_options={OPTION: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"})
-    assert "__ynn_fusion" in plain.lower(*ARRAYS).compile().as_text()
+    assert "__ynn_fusion" in plain.lower(*arrays).compile().as_text()
     for ours in (compiler.jit(product), compiler.jit(product, mesh, out_shardings=sharding.replicated(mesh))):
-        assert "__ynn_fusion" not in ours.lower(*ARRAYS).compile().as_text()
-        np.testing.assert_allclose(ours(*ARRAYS), product(*ARRAYS), rtol=1e-5)
+        assert "__ynn_fusion" not in ours.lower(*arrays).compile().as_text()
+        np.testing.assert_allclose(ours(*arrays), product(*arrays), rtol=1e-5)
 
 
 def test_the_environment_counts_before_our_options(monkeypatch):

@@ -281,7 +281,7 @@ def with_pseudo(cfg: Config, keys: BTMLMConfig, batch: Batch, tokens: PseudoToke
     at, ids = batch["generate_at"], mixed(keys, batch, tokens.ids, rng)
     languages = batch["masked_languages"]
     if keys.confidence_threshold:
-        unsure = tokens.log_probs < jnp.log(keys.confidence_threshold)
+        unsure = mixed(keys, batch, tokens.log_probs, rng) < jnp.log(keys.confidence_threshold)
         ids = jnp.where(unsure, put_source(batch), ids)
         slots = put(jnp.zeros_like(languages), at, unsure.astype(languages.dtype)) == 1
         languages = jnp.where(slots, batch["languages"], languages)
@@ -289,7 +289,7 @@ def with_pseudo(cfg: Config, keys: BTMLMConfig, batch: Batch, tokens: PseudoToke
 
 
 def mixed(keys: BTMLMConfig, batch: Batch, ids: jax.Array, rng: jax.Array) -> jax.Array:
-    """The pseudo tokens `[B, G]` that stage 2 is given: a sentence's own, or for a control not quite.
+    """The pseudo tokens, or what is known of each, `[B, G]` for stage 2: a sentence's own, or for a control not quite.
 
     "shuffled" are a sentence's own in random order; "other" are those of the row before, whose sentences, and mostly
     languages, are others; where that row has fewer, its own.

@@ -32,7 +32,7 @@ def make_train_step(
     state_shardings: TrainState,
     limited: bool = False,
 ) -> jax.stages.Wrapped:
-    """Returns the jitted step of one objective; it donates the state it is given.
+    """Returns the jitted step of one objective (`compiler.jit`); it donates the state it is given.
 
     Args:
       loss_fn: (params, batch, rng) -> Sums of scalars; "loss" is what is trained on. It must not divide.

@@ -184,9 +184,9 @@ def objectives() -> ml_collections.ConfigDict:
         "mask_ratio": 0.15,  # share of words that get an extra mask slot (paper)
     }
     config.btmlm = {
-        # Share of source tokens to predict from source and pseudo tokens (paper). Small models gain from 1.0, as their
-        # pseudo tokens are of use only where the source does not tell (docs/reproduction.md).
-        "mask_ratio": 0.15,
+        # Small models fare better with a mask_ratio of 1.0: pseudo tokens are of use where the source does not tell
+        # (docs/reproduction.md).
+        "mask_ratio": 0.15,  # share of source tokens to predict from source and pseudo tokens (paper)
         "length_ratio": 1.0,  # placeholders per source token (ours; the paper does not say)
         "temperature": 0.0,  # 0: argmax; above: sample the pseudo tokens (ours: argmax)
         "passes": 1,  # generation passes; each further one masks the least confident again (ours)

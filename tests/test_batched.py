@@ -28,7 +28,7 @@ STRANGE = ("", "語", "語 語 語 語", "語 name", "a", "name " * 90, "\u200b"
 def some(sources, name, config):
     """Records of every entry, and some that are strange."""
     entries = tasks.bind(config, name).records(sources)
-    made = [group.records[index] for group in entries.values() for index in range(0, 800, 13)]
+    made = [group.records[index] for group in entries.values() for index in range(0, 720, 12)]
     languages = made[0].languages
     count = len(made[0].texts)
     made += [Record((text, "der Name")[:count], languages) for text in STRANGE]

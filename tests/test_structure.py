@@ -17,7 +17,7 @@ FLOORS = (
     ("checkpoint",),
     ("finetune", "objectives"),
     ("data", "lifeline", "model", "processes", "reporting", "topology", "weights"),
-    ("sharding", "tokenizer"),
+    ("compiler", "sharding", "tokenizer"),
     (
         "atomic",
         "config",

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ernie_m_jax import compiler, config_fields, sharding
+from ernie_m_jax import config_fields, sharding
 from ernie_m_jax.config import TrainConfig
 from ernie_m_jax.task import Batch, Sums
 from ernie_m_jax.training.state import Purpose, TrainState
@@ -32,7 +32,7 @@ def make_train_step(
     state_shardings: TrainState,
     limited: bool = False,
 ) -> jax.stages.Wrapped:
-    """Returns the jitted step of one objective (`compiler.jit`); it donates the state it is given.
+    """Returns the jitted step of one objective; it donates the state it is given.
 
     Args:
       loss_fn: (params, batch, rng) -> Sums of scalars; "loss" is what is trained on. It must not divide.
@@ -88,9 +88,8 @@ def make_train_step(
             own["loss_limit"] = (jnp.where(known, limit, 0.0), known.astype(jnp.float32))
         return new, sums | own
 
-    return compiler.jit(
+    return jax.jit(
         train_step,
-        mesh,
         in_shardings=(state_shardings, sharding.batch_sharding(mesh), None, *([None] if limited else [])),
         out_shardings=(state_shardings, sharding.replicated(mesh)),
         donate_argnums=0,

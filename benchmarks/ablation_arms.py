@@ -5,13 +5,13 @@ the second phase all start from an arm of the first and train for a stage more, 
 """
 
 import dataclasses
+from typing import Any
 
 BTMLM = "--config.objectives.btmlm"
 ALL_MASKED = f"{BTMLM}.mask_ratio=1.0"
 CONFIDENT = f"{BTMLM}.confidence_threshold=0.3"
-CEILING_ALL_MASKED = "--config.objectives.ceiling.mask_ratio=1.0"
-# In the study of Bibles MMLM's and CAMLM's weights are 1 each; 2/3 more is a quarter of the steps, as BTMLM's in exp4.
-QUARTER = 2 / 3
+CEILING = "--config.objectives.ceiling"
+CEILING_ALL_MASKED = f"{CEILING}.mask_ratio=1.0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Arm:
       rate: factor on the learning rate of its stage.
       share: of BTMLM's steps in the second stage.
       flags: more of the command line.
+      reads_written: whether its `ceiling` reads what its start has written of the monolingual text, once, in place of
+        real translations: a generator that does not change.
     """
 
     group: str
@@ -37,6 +39,7 @@ class Arm:
     rate: str = "1"
     share: str = "0.25"
     flags: tuple[str, ...] = ()
+    reads_written: bool = False
 
     @property
     def name(self) -> str:
@@ -54,16 +57,12 @@ class Arm:
         return "second" if self.start else "first"
 
 
-def _arms(seeds: int, group: str, experiment: str, *flags: str, **keys: str) -> list[Arm]:
+def _arms(seeds: int, group: str, experiment: str, *flags: str, **keys: Any) -> list[Arm]:
     return [Arm(group, seed, experiment, flags=flags, **keys) for seed in range(seeds)]
 
 
-def _second(seeds: int, group: str, experiment: str, *flags: str, start: str = "camlm", **keys: str) -> list[Arm]:
+def _second(seeds: int, group: str, experiment: str, *flags: str, start: str = "camlm", **keys: Any) -> list[Arm]:
     return _arms(seeds, group, experiment, *flags, start=start, **keys)
-
-
-def _stage2(**weights: float) -> str:
-    return f"--config.stages.stage2.weights={weights}"
 
 
 FIRST = [
@@ -84,7 +83,7 @@ SECOND = [
     # What BTMLM could give at most: the real translation of the same monolingual text.
     *_second(2, "camlm+real-translation", "ceiling"),
     *_second(1, "camlm+btmlm-other", "exp4", f"{BTMLM}.pseudo=other"),
-    *_second(1, "camlm+mmlm", "exp3", _stage2(mmlm=1 + QUARTER, camlm=1.0)),
+    *_second(1, "camlm+mmlm", "more-mmlm"),
     *_second(1, "camlm+btmlm-half-masked", "exp4", f"{BTMLM}.mask_ratio=0.5"),
     *_second(1, "camlm+all-four", "exp5"),
     *_second(1, "camlm-02+camlm", "exp3", start="camlm-02", pairs="02"),
@@ -101,6 +100,17 @@ MORE = [
     *_second(1, "camlm+real-translation-all-masked", "ceiling", CEILING_ALL_MASKED),
     *_second(1, "camlm+btmlm-all-masked-confident", "exp4", ALL_MASKED, CONFIDENT),
     *_second(1, "camlm+btmlm-tenth-all-masked", "exp4", ALL_MASKED, share="0.1"),
+    *_second(1, "camlm+btmlm-half-all-masked", "exp4", ALL_MASKED, share="0.5"),
+    # How right must a generator be? The real translation with random words in place of some.
+    *_second(1, "camlm+three-quarters-right-all-masked", "ceiling", CEILING_ALL_MASKED, f"{CEILING}.right=0.75"),
+    *_second(1, "camlm+half-right-all-masked", "ceiling", CEILING_ALL_MASKED, f"{CEILING}.right=0.5"),
+    *_second(1, "camlm+quarter-right-all-masked", "ceiling", CEILING_ALL_MASKED, f"{CEILING}.right=0.25"),
+    *_second(1, "camlm+none-right-all-masked", "ceiling", CEILING_ALL_MASKED, f"{CEILING}.right=0.0"),
+    # How the generator writes: word by word after the surest, by a draw, or once, before the second phase.
+    *_second(1, "camlm+btmlm-all-masked-four-passes", "exp4", ALL_MASKED, f"{BTMLM}.passes=4"),
+    *_second(1, "camlm+btmlm-all-masked-drawn", "exp4", ALL_MASKED, f"{BTMLM}.temperature=1.0"),
+    *_second(1, "camlm+written-once-all-masked", "ceiling", CEILING_ALL_MASKED, reads_written=True),
+    *_second(1, "camlm+btmlm-all-masked-other", "exp4", ALL_MASKED, f"{BTMLM}.pseudo=other"),
     *_second(1, "camlm+camlm-slow", "exp3", rate="0.5"),
     *_second(1, "camlm+btmlm-slow", "exp4", rate="0.5"),
     *_second(1, "camlm+camlm-fast", "exp3", rate="2"),
@@ -115,6 +125,7 @@ MORE = [
     *_second(1, "camlm-25+btmlm-all-masked", "exp4", ALL_MASKED, start="camlm-25", pairs="25"),
     *_second(1, "camlm-25+btmlm-all-masked-confident", "exp4", ALL_MASKED, CONFIDENT, start="camlm-25", pairs="25"),
     *_second(1, "camlm-25+real-translation", "ceiling", start="camlm-25", pairs="25"),
+    *_second(1, "camlm-25+mmlm", "more-mmlm", start="camlm-25", pairs="25"),
     *_second(1, "camlm-25+real-translation-all-masked", "ceiling", CEILING_ALL_MASKED, start="camlm-25", pairs="25"),
     *_second(1, "mmlm+mmlm", "exp1", start="mmlm"),
     *_second(1, "tlm+tlm", "exp2", start="tlm"),

@@ -1,7 +1,8 @@
 """A task that is no part of the package: BTMLM with real translations in place of pseudo tokens, its ceiling.
 
 Masked words of a monolingual text are restored from it and its translation, of which nothing is masked. The
-translations stand in files that no other objective reads; `benchmarks/ablation_corpus.py` writes them.
+translations stand in files that no other objective reads: the real ones that `benchmarks/ablation_corpus.py` writes, or
+those that a finished arm wrote once and for all (`benchmarks/ablation_written.py`).
 """
 
 import dataclasses
@@ -26,10 +27,13 @@ class CeilingConfig(TaskKeys):
     Attributes:
       path: a TSV per language of the monolingual text, `{language}` in its name, with a column for every language.
       mask_ratio: share of the text's tokens to predict.
+      right: share of the translation's tokens that stay; in place of the others stand random words, as if a generator
+        that is right so often had written it.
     """
 
     path: str = ""
     mask_ratio: float = field(default=0.15, metadata=between(0.01, 1))
+    right: float = field(default=1.0, metadata=between(0, 1))
 
 
 class _From:
@@ -69,6 +73,9 @@ def examples(
     text, translation = shorten_pair(text, translation, cfg.data.sequence_length - 4)
     if not text or not translation:
         return []
+    if keys.right < 1:
+        others = rng.integers(masking.FIRST_ORDINARY_ID, tokenizer.mask_id, size=len(translation))
+        translation = np.where(rng.random(len(translation)) < keys.right, translation, others)
     words, boundary = layout.pair(tokenizer, text, translation)
     positions = layout.pair_positions(cfg, len(words), boundary)
     sides = (np.arange(len(words)) >= boundary).astype(int)

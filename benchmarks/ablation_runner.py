@@ -84,8 +84,12 @@ class Runner:
             *([f"--config.init.params={start}"] if arm.start else []),
             *(self._kept(arm) if self._followed(arm) else []),
             *arm.flags,
+            *([f"--config.objectives.ceiling.path={self._written(arm)}/{{language}}.tsv.gz"] * arm.reads_written),
             *self._flags,
         ]
+
+    def _written(self, arm: Arm) -> pathlib.Path:
+        return self.workdir.absolute() / f"{arm.start}-{arm.seed}" / f"written-{arm.pairs or self._pairs}"
 
     def _steps_of(self, arm: Arm) -> int:
         return 1 if arm.experiment == "exp0" else self._steps[arm.stage]
@@ -121,6 +125,13 @@ class Runner:
             return self._unequal(arm)
         if arm.start and not (self.workdir / f"{arm.start}-{arm.seed}" / "summary.json").exists():
             return f"{arm.start}-{arm.seed} is not finished"
+        if arm.reads_written and not (written := self._written(arm)).exists():
+            text = self._corpus / f"pairs-{arm.pairs or self._pairs}" / "text"
+            command = [sys.executable, str(pathlib.Path(__file__).parent / "ablation_written.py")]
+            command += ["--run", str(written.parent), "--text", str(text), "--output", str(written)]
+            status = self._process(command, f"{arm.name}.written.log", cores)
+            if not written.exists():
+                return status
         status = self._process(self.command(arm), f"{arm.name}.log", cores)
         return "" if done.exists() else status
 

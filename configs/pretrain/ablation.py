@@ -5,7 +5,8 @@ Command: python -m ernie_m_jax.main --config=configs/pretrain/ablation.py:experi
 Arguments: experiment=exp0 to exp5 (default exp5); size=tiny, small, base (default) or large, as stage 1; seed=N, after
 commas: experiment=exp3,size=small,seed=1. exp0 is the start alone: one step that changes nothing, evaluated. BTMLM
 needs a generator, so exp4 and exp5 train the others alone for the first half of the steps. experiment=ceiling is exp4
-with the real translations of a study's corpus in place of back-translation.
+with the real translations of a study's corpus in place of back-translation, experiment=more-mmlm exp3 with more MMLM in
+its second stage, as many steps as BTMLM has in exp4's.
 size=study is for the Bibles of benchmarks/ablation_corpus.py and minutes on a GPU, size=study-messages and study-cpu
 for its messages and strings and minutes on a core: corpus=FOLDER names the corpus, pairs=05 the share of pairs in it,
 stage=first or second one stage only, rate=0.5 a factor on its learning rates, share=0.1 BTMLM's of the second stage's
@@ -23,6 +24,7 @@ EXPERIMENTS = {
     "exp1": ("mmlm",),
     "exp0": ("mmlm",),
     "ceiling": ("mmlm", "camlm", "ceiling"),  # exp4 with real translations: benchmarks/ablation_ceiling.py
+    "more-mmlm": ("camlm", "mmlm"),
 }
 LATER = ("btmlm", "ceiling")  # of the second stage alone
 # What the studies' sizes differ in (ours). study: at a learning rate of 2e-3 every arm but one diverged. study-cpu: the
@@ -88,14 +90,15 @@ def get_config(argument: str = ""):
         whole = half = {**study["stage"], "learning_rate": float(rate) * study["stage"]["learning_rate"]}
     if experiment == "ceiling":
         translations = f"{corpus}/pairs-{pairs}/translations/{{language}}.tsv.gz"
-        config.objectives.ceiling = {"task": "benchmarks.ablation_ceiling", "path": translations, "mask_ratio": 0.15}
+        keys = {"path": translations, "mask_ratio": 0.15, "right": 1.0}
+        config.objectives.ceiling = {"task": "benchmarks.ablation_ceiling", **keys}
     first = {name: study["mmlm"] if study and name == "mmlm" else 1.0 for name in names if name not in LATER}
     if stage != "second":
         config.stages.stage1 = recipes.pretraining_stage(scale, first, **{**whole, **half, "final_fraction": 0.5})
     if stage != "first":
         config.stages.stage2 = recipes.pretraining_stage(
             scale,
-            _with_a_share(first, names[-1], float(share)) if study else dict.fromkeys(names, 1.0),
+            _second(experiment, first, float(share)) if study else dict.fromkeys(names, 1.0),
             **{**whole, **half, "learning_rate": whole["learning_rate"] / 2, "warmup_steps": 0},
         )
     if experiment == "exp0":
@@ -103,11 +106,12 @@ def get_config(argument: str = ""):
     return config
 
 
-def _with_a_share(weights: dict[str, float], last: str, share: float) -> dict[str, float]:
-    """The first stage's weights and that of the second's own objective, if it has one, for its share of all steps."""
-    if last not in LATER:
-        return weights
-    return {**weights, last: share * sum(weights.values()) / (1 - share)}
+def _second(experiment: str, first: dict[str, float], share: float) -> dict[str, float]:
+    """The second stage's weights: the first's, and for a share of all steps what the experiment adds to them."""
+    last = EXPERIMENTS[experiment][-1]
+    if last not in LATER and experiment != "more-mmlm":
+        return first
+    return {**first, last: first.get(last, 0.0) + share * sum(first.values()) / (1 - share)}
 
 
 def _start_alone(config) -> None:

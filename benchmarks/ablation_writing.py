@@ -150,7 +150,7 @@ def _scorer(encoder: Any) -> Callable[[Any, dict[str, np.ndarray]], tuple[jax.Ar
 
     def run(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         inputs = Inputs(*(batch[name] for name in ("ids", "positions", "segments", "roles", "languages")))
-        hidden = encoder.apply({"params": params}, inputs, visibility.FULL, method="encode")
-        return masking.prediction_sums(encoder, params, hidden, batch["at"], batch["labels"], MASKED * LENGTH)["loss"]
+        hidden = encoder.apply({"params": params}, inputs, visibility.FULL, at=batch["at"], method="encode")
+        return masking.prediction_sums(encoder, params, hidden, batch["labels"], MASKED * LENGTH)["loss"]
 
     return jax.jit(run)

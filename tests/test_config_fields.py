@@ -11,7 +11,7 @@ import pytest
 from ernie_m_jax import config as configs
 from ernie_m_jax import config_fields, tokenizer
 from ernie_m_jax.config_fields import ABOVE_ZERO, between, choices, one_of
-from ernie_m_jax.model import encoder
+from ernie_m_jax.model import block
 from tests.conftest import small_tree
 
 
@@ -76,6 +76,6 @@ def test_an_objectives_limits_are_its_own():
 
 
 def test_the_tables_behind_the_choices_know_them_all():
-    assert choices(configs.ComputeConfig, "remat") == ("none", *encoder._REMAT_POLICIES)
+    assert choices(configs.ComputeConfig, "remat") == ("none", *block._REMAT_POLICIES)
     # Not derived there: a tokenizer is used without JAX, which the config imports.
     assert choices(configs.TokenizerConfig, "style") == tokenizer.STYLES

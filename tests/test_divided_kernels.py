@@ -14,7 +14,7 @@ import pytest
 
 from ernie_m_jax import sharding
 from ernie_m_jax.config import ComputeConfig, MeshConfig, ModelConfig
-from ernie_m_jax.model import encoder
+from ernie_m_jax.model import block
 from ernie_m_jax.model.encoder import ErnieM, Inputs
 from ernie_m_jax.objectives import camlm
 from tests.attention_reference import kernel_calls
@@ -76,7 +76,7 @@ def observe(name, wanted, params, inputs, weights):
     The keys' bias has no gradient but for rounding.
     """
     kind, sizes, keys = CASES[name]
-    encoder.platform = lambda mesh: kind  # which kernel; that it is interpreted is decided elsewhere
+    block.platform = lambda mesh: kind  # which kernel; that it is interpreted is decided elsewhere
     devices = jax.devices()[: sizes.data * sizes.fsdp * sizes.tensor]
     mesh = sharding.make_mesh(sizes, devices)
     rows = sharding.batch_sharding(mesh)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ernie_m_jax.model.generation import vocabulary_argmax, vocabulary_sample
+from ernie_m_jax.model.heads import tokens_at
 from ernie_m_jax.model.loss import vocabulary_cross_entropy
 from ernie_m_jax.model.vocabulary import without
 from ernie_m_jax.objectives import masking
@@ -270,7 +271,7 @@ def test_predictions_are_scored_whatever_number_a_row_has(used):
             return vocabulary_cross_entropy(picked, table, bias, labels, 32, room)
 
     def sums(hidden):
-        found = masking.prediction_sums(Model(), None, hidden, at, jnp.asarray(labels), 40.0)
+        found = masking.prediction_sums(Model(), None, tokens_at(hidden, at), jnp.asarray(labels), 40.0)
         return found["loss"][0], found
 
     def expected(hidden):

@@ -176,6 +176,71 @@ def test_scan_equals_unrolled():
     )
 
 
+REMATERIALISED = {"remat": "full"}
+SHALLOW = dataclasses.replace(CONFIG, num_layers=1)
+
+
+@pytest.mark.parametrize(
+    ("config", "compute"),
+    [
+        pytest.param(CONFIG, UNROLLED, id="unrolled"),
+        pytest.param(CONFIG, COMPUTE, id="scan"),
+        pytest.param(CONFIG, dataclasses.replace(UNROLLED, **REMATERIALISED), id="unrolled, remat"),
+        pytest.param(CONFIG, dataclasses.replace(COMPUTE, **REMATERIALISED), id="scan, remat"),
+        pytest.param(CONFIG, OWN_KERNELS, id="own kernels"),
+        pytest.param(SHALLOW, UNROLLED, id="one layer, unrolled"),
+        pytest.param(SHALLOW, COMPUTE, id="one layer, scan"),
+    ],
+)
+def test_tokens_that_are_asked_for_have_the_values_and_gradients_that_they_have_among_all(config, compute):
+    params = _params()[compute.scan_layers]
+    if config is SHALLOW:
+        params = {name: part for name, part in params.items() if name != "layers_1"}
+        if compute.scan_layers:
+            params |= {"layers": jax.tree.map(lambda stacked: stacked[:1], params["layers"])}
+    at = jnp.asarray([[0, 3, 11, 12], [5, 1, 1, 400]])  # past the end: the last
+    inside = np.minimum(at, L - 1)
+    weights = np.random.default_rng(3).normal(size=(*at.shape, CONFIG.hidden_size)).astype(np.float32)
+    model, inputs = ErnieM(config, compute), _inputs()
+
+    def some(params):
+        out = model.apply({"params": params}, inputs, CAMLM, at=at, method="encode")
+        return (out * weights).sum(), out
+
+    def whole(params):
+        out = model.apply({"params": params}, inputs, CAMLM, method="encode")[np.arange(B)[:, None], inside]
+        return (out * weights).sum(), out
+
+    (_, found), gradient = jax.jit(jax.value_and_grad(some, has_aux=True))(params)
+    (_, wanted), plain = jax.jit(jax.value_and_grad(whole, has_aux=True))(params)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), gradient, plain)
+
+
+@pytest.mark.parametrize("compute", [UNROLLED, COMPUTE], ids=["unrolled", "scan"])
+def test_the_last_layer_is_computed_for_the_tokens_that_are_asked_for(compute):
+    """By the products in the program: the last feed-forward network and what stands before it take P tokens a row."""
+    at = jnp.zeros((B, 3), jnp.int32)
+    model = ErnieM(CONFIG, compute)
+
+    def run(params):
+        return model.apply(
+            {"params": params}, _inputs(), CAMLM, at=at, deterministic=False, method="encode",
+            rngs={"dropout": jax.random.key(0)},
+        )  # fmt: skip
+
+    text = jax.jit(run).lower(_params()[compute.scan_layers]).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert len([line for line in products if f"-> tensor<{B}x3x{CONFIG.ffn_size}xf32>" in line]) == 1
+    before = 1 if compute.scan_layers else CONFIG.num_layers - 1  # a loop's body stands once
+    assert len([line for line in products if f"-> tensor<{B}x{L}x{CONFIG.ffn_size}xf32>" in line]) == before
+
+
+def test_all_layers_are_of_all_tokens():
+    with pytest.raises(ValueError, match="at must be None"):
+        _encoder(all_layers=True, at=(0,))(_params()[1], _inputs())
+
+
 def test_packing_does_not_change_an_example():
     params, inputs = _params()[1], _inputs()
     packed = np.asarray(_encoder()(params, inputs))

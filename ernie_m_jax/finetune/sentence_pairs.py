@@ -25,7 +25,6 @@ from ernie_m_jax.finetune.data_keys import NO_DATA, DataKeys, LabelledData, labe
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.dropout import dropout
 from ernie_m_jax.model.encoder import Inputs
-from ernie_m_jax.model.heads import gather
 from ernie_m_jax.reporting import paper_tables
 from ernie_m_jax.task import (
     IGNORE,
@@ -165,13 +164,14 @@ def logits(
         Inputs.of(batch),
         visibility.FULL,
         deterministic=deterministic,
+        at=batch["class_at"],
         method="encode",
         rngs={} if encode_rng is None else {"dropout": encode_rng},
     )
-    at = batch["class_at"]
-    pooled = model.apply({"params": params}, gather(hidden, at)[:, None], method="pool")
+    pooled = model.apply({"params": params}, hidden.reshape(-1, 1, hidden.shape[-1]), method="pool")
     pooled = dropout(pooled, 0.0 if deterministic else cfg.model.hidden_dropout, own)
-    return model.apply({"params": params}, pooled, method="classify").astype(jnp.float32).reshape(*at.shape, -1)
+    scores = model.apply({"params": params}, pooled, method="classify").astype(jnp.float32)
+    return scores.reshape(*hidden.shape[:2], -1)
 
 
 def loss(

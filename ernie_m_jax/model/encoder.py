@@ -6,139 +6,26 @@ are the same encoder with other values of `ModelConfig`: first position, token t
 Axes: B batch, L length, H width, N positions to predict.
 """
 
-import functools
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 
 from ernie_m_jax import config_fields, sharding
 from ernie_m_jax.config import ComputeConfig, ModelConfig
 from ernie_m_jax.config_checks import HEADS
-from ernie_m_jax.model import float8, generation, loss, vocabulary
-from ernie_m_jax.model.attention import KEPT, attention, fused_attention, seen
+from ernie_m_jax.model import generation, loss, vocabulary
+from ernie_m_jax.model.attention import seen
+from ernie_m_jax.model.block import layer_class, stacked_layers
 from ernie_m_jax.model.dropout import Dropout
 from ernie_m_jax.model.embeddings import Embeddings, Inputs
 from ernie_m_jax.model.heads import MlmHead, Pooler, outputs
-from ernie_m_jax.model.kernels import attention_backend, platform
-from ernie_m_jax.model.layers import LayerNorm, gelu, linear
+from ernie_m_jax.model.kernels import attention_backend
+from ernie_m_jax.model.layers import linear
 from ernie_m_jax.model.split import split_of
 from ernie_m_jax.model.visibility import Codes
-
-# What the backward pass keeps of a layer instead of computing it again: everything, the linear maps' outputs, the
-# attention's output (with a fused kernel that spares its forward pass), both, nothing.
-# "dots" leaves out products with a batch axis, so neither the attention's logits nor its output are kept.
-_ATTENTION = jax.checkpoint_policies.save_only_these_names(KEPT)
-_DOTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-_REMAT_POLICIES = {
-    "dots_attention": jax.checkpoint_policies.save_from_both_policies(_DOTS, _ATTENTION),
-    "dots": _DOTS,
-    "attention": _ATTENTION,
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
-
-
-class SelfAttention(nn.Module):
-    """Multi-head self-attention; each projection is [H, heads, head_dim]."""
-
-    config: ModelConfig
-    compute: ComputeConfig
-    mesh: jax.sharding.Mesh | None = None
-
-    def setup(self) -> None:
-        """Creates query, key, value and output."""
-        config, compute = self.config, self.compute
-        heads = (config.num_heads, config.hidden_size // config.num_heads)
-        axes = ("heads", "head_dim")
-        same = self.make_rng("params") if config.key_init == "query" and self.is_initializing() else None
-        projection = functools.partial(linear, config, compute, float8=compute.float8)
-        self.query = projection(heads, ("embed", *axes), bias_axes=axes, rng=same)
-        self.key = projection(heads, ("embed", *axes), bias_axes=axes, rng=same)
-        self.value = projection(heads, ("embed", *axes), bias_axes=axes)
-        self.output = projection(config.hidden_size, (*axes, "embed"), contracted=2, bias_axes=("norm",))
-
-    def __call__(self, x: jax.Array, mask: jax.Array | Codes, deterministic: bool) -> jax.Array:
-        """Mixes `x` [B, L, H] under `mask`, bool [B, 1, L, L] or what the fused kernel takes (`attention.seen`)."""
-        rate = 0.0 if deterministic else self.config.attention_dropout
-        rng = self.make_rng("dropout") if rate > 0.0 else None
-        parts = (self.query, self.key, self.value)
-        if not isinstance(mask, Codes):
-            query, key, value = (part(x) for part in parts)
-            options: dict[str, Any] = {
-                "backend": "cudnn" if self.compute.attention == "cudnn" else "xla",
-                "dropout_rate": rate,
-                "dropout_rng": rng,
-            }
-            mixed_blhd = checkpoint_name(attention(query, key, value, mask, **options), KEPT)
-        elif self.is_initializing():  # the parameters are made where the projections are called
-            mixed_blhd = sum(part(x) for part in parts)
-        else:
-            projected = [part(x) for part in parts] if platform(self.mesh) == "tpu" else [self._stacked(x, parts)]
-            mixed_blhd = fused_attention(projected, mask, mesh=self.mesh, dropout_rate=rate, dropout_rng=rng)
-        return self.output(mixed_blhd)
-
-    def _stacked(self, x: jax.Array, parts: Sequence[nn.Module]) -> jax.Array:
-        """The projections of `x` [B, L, H] in one product, [B, L, 3, heads, head_dim]."""
-        dtype = jnp.dtype(self.compute.dtype)
-        params = [{name: part.get_variable("params", name) for name in ("kernel", "bias")} for part in parts]
-        if missing := [part.name for part, own in zip(parts, params, strict=True) if None in own.values()]:
-            raise ValueError(f"the parameters have no kernel or bias of {'/'.join(self.path)}/{missing[0]}")
-        kernel, bias = (
-            jnp.stack([own[name] for own in nn.meta.unbox(params)], axis=axis).astype(dtype)
-            for name, axis in (("kernel", 1), ("bias", 0))
-        )
-        x = x.astype(dtype)
-        if self.compute.float8:
-            return float8.dot_general(x, kernel, (((2,), (0,)), ((), ()))) + bias
-        return jnp.einsum("blh,hpnd->blpnd", x, kernel) + bias
-
-
-class FeedForward(nn.Module):
-    """Dense, exact GELU, dense; no dropout inside."""
-
-    config: ModelConfig
-    compute: ComputeConfig
-
-    def setup(self) -> None:
-        """Creates intermediate and output."""
-        config, compute = self.config, self.compute
-        dense = functools.partial(linear, config, compute, float8=compute.float8)
-        self.intermediate = dense(config.ffn_size, ("embed", "ffn"), bias_axes=("ffn",))
-        self.output = dense(config.hidden_size, ("ffn", "embed"), bias_axes=("norm",))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, L, H] -> [B, L, H]."""
-        return self.output(gelu(self.intermediate(x)))
-
-
-class Layer(nn.Module):
-    """One post-LN layer; residual sums are taken in fp32, inside the LayerNorm that follows."""
-
-    config: ModelConfig
-    compute: ComputeConfig
-    mesh: jax.sharding.Mesh | None = None
-
-    def setup(self) -> None:
-        """Creates attention, ffn, their layer norms and dropouts."""
-        self.attention = SelfAttention(self.config, self.compute, self.mesh)
-        self.attention_layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute, self.mesh)
-        self.ffn = FeedForward(self.config, self.compute)
-        self.ffn_layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute, self.mesh)
-        self.dropout = Dropout(self.config.hidden_dropout)
-
-    def __call__(
-        self, x: jax.Array, mask: jax.Array | Codes, deterministic: bool, keep: bool
-    ) -> tuple[jax.Array, jax.Array | None]:
-        """Returns the layer's output [B, L, H], and once more if `keep`, in the form that `nn.scan` stacks."""
-        mixed = self.dropout(self.attention(x, mask, deterministic), deterministic=deterministic)
-        x = self.attention_layer_norm(x, mixed)
-        widened = self.dropout(self.ffn(x), deterministic=deterministic)
-        x = self.ffn_layer_norm(x, widened)
-        return x, x if keep else None
 
 
 class ErnieM(nn.Module):
@@ -171,25 +58,10 @@ class ErnieM(nn.Module):
         config_fields.check(compute, "config.compute")
         self.embeddings = Embeddings(config, compute, self.table_rows, self.mesh)
         self.embedding_dropout = Dropout(config.hidden_dropout)
-        layer: Any = Layer
-        if compute.remat != "none":
-            # Inside scan the barrier against common subexpression elimination is not needed and costs time.
-            layer = nn.remat(
-                Layer,
-                policy=_REMAT_POLICIES[compute.remat],
-                prevent_cse=not compute.scan_layers,
-                static_argnums=(3, 4),  # deterministic, keep; 0 is the module
-            )
         if compute.scan_layers:
-            self.layers = nn.scan(
-                layer,
-                variable_axes={"params": 0},
-                split_rngs={"params": True, "dropout": True},
-                in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
-                length=config.num_layers,
-                metadata_params={nn.PARTITION_NAME: "layers"},
-            )(config, compute, self.mesh)
+            self.layers: Any = stacked_layers(compute, config.num_layers)(config, compute, self.mesh)
         else:
+            layer = layer_class(compute, scanned=False)
             self.layers = [layer(config, compute, self.mesh) for _ in range(config.num_layers)]
         if config.mlm_head != "none":
             self.mlm_head = MlmHead(config, compute, self.table_rows, self.mesh)
@@ -210,7 +82,13 @@ class ErnieM(nn.Module):
         return hidden
 
     def encode(
-        self, inputs: Inputs, table: np.ndarray, *, deterministic: bool = True, all_layers: bool = False
+        self,
+        inputs: Inputs,
+        table: np.ndarray,
+        *,
+        deterministic: bool = True,
+        all_layers: bool = False,
+        at: jax.Array | None = None,
     ) -> jax.Array:
         """Encodes packed rows.
 
@@ -219,21 +97,47 @@ class ErnieM(nn.Module):
           table: bool [R, R], static; see `visibility`.
           deterministic: without dropout; otherwise `apply` needs `rngs={"dropout": key}`.
           all_layers: return the embedding output and every layer's output.
+          at: int32 [B, P], the tokens whose hidden states are needed; one past the end gives the last. What the last
+            layer computes of a token after attention, no other token sees, so it is computed for these alone.
 
         Returns:
-          [B, L, H] in `compute.dtype`, or [num_layers + 1, B, L, H] if `all_layers`.
+          In `compute.dtype` [B, L, H], or [B, P, H] of the tokens `at`, or [num_layers + 1, B, L, H] if `all_layers`.
+
+        Raises:
+          ValueError: `at` with `all_layers`.
         """
+        if at is not None and all_layers:
+            raise ValueError("all_layers returns every token, so at must be None")
         backend = attention_backend(self.compute, self.config, self.mesh, inputs.ids.shape[1])
         mask = seen(inputs.segments, inputs.roles, table, backend)
         embedded = self._by_rows(self.perturb("input_embeddings", self.embeddings(inputs)))
         x = self.embedding_dropout(self.embeddings.layer_norm(embedded), deterministic=deterministic)
         if self.compute.scan_layers:
+            if at is not None:
+                return self._by_rows(self._stacked_at(x, mask, deterministic, at))
             last, kept = self.layers(x, mask, deterministic, all_layers)
             return jnp.concatenate([x[None], kept]) if all_layers else self._by_rows(last)
         outputs = [x]
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             outputs.append(layer(outputs[-1], mask, deterministic, all_layers)[0])
+        outputs.append(self.layers[-1](outputs[-1], mask, deterministic, all_layers, at)[0])
         return jnp.stack(outputs) if all_layers else self._by_rows(outputs[-1])
+
+    def _stacked_at(self, x: jax.Array, mask: jax.Array | Codes, deterministic: bool, at: jax.Array) -> jax.Array:
+        """The stacked layers but the last in a loop, and the last by itself."""
+        config, compute, before = self.config, self.compute, self.config.num_layers - 1
+        params = nn.meta.unbox(self.layers.variables["params"])
+
+        def run(kind: type[nn.Module], part: int | slice, x: jax.Array, *tokens: jax.Array) -> jax.Array:
+            rngs = {"dropout": self.make_rng("dropout")} if self.has_rng("dropout") else {}
+            own = {"params": jax.tree.map(lambda stacked: stacked[part], params)}
+            return kind(config, compute, self.mesh, parent=None).apply(
+                own, x, mask, deterministic, False, *tokens, rngs=rngs
+            )[0]
+
+        if before:
+            x = run(stacked_layers(compute, before), slice(before), x)
+        return run(layer_class(compute, scanned=False), before, x, at)
 
     def _by_rows(self, x: jax.Array) -> jax.Array:
         return x if self.mesh is None else jax.lax.with_sharding_constraint(x, sharding.batch_sharding(self.mesh))

@@ -14,32 +14,31 @@ def outputs(config: ModelConfig) -> int:
     return HEADS[config.head] or config.num_labels
 
 
+def tokens_at(hidden: jax.Array, at: jax.Array) -> jax.Array:
+    """Of `[B, L, ...]` what stands at token indices `[B, P]`, `[B, P, ...]`; an index past the end gives the last."""
+    return jnp.take_along_axis(hidden, at.reshape(*at.shape, *(1,) * (hidden.ndim - 2)), axis=1, mode="clip")
+
+
 def gather(hidden: jax.Array, at: jax.Array) -> jax.Array:
     """Hidden states `[B, L, H]` at token indices `[B, P]`, as `[B * P, H]`; an index past the end gives the last."""
-    picked = jnp.take_along_axis(hidden, at[:, :, None], axis=1, mode="clip")
-    return picked.reshape(-1, hidden.shape[-1])
+    return tokens_at(hidden, at).reshape(-1, hidden.shape[-1])
 
 
-def gather_scored(hidden: jax.Array, at: jax.Array, labels: jax.Array, rows: int) -> tuple[jax.Array, jax.Array]:
-    """Hidden states at the positions to predict, those with a label first, in groups of `rows` rows.
+def scored_first(hidden: jax.Array, labels: jax.Array, rows: int) -> tuple[jax.Array, jax.Array]:
+    """Groups of `rows` rows, in each the positions with a label first.
 
     Args:
-      hidden: [B, L, H].
-      at: int32 [B, P] token indices; one past the end gives the last token.
+      hidden: [B, P, H], the hidden states at the positions to predict.
       labels: int32 [B, P]; negative is not scored.
       rows: of a group; divides B.
 
     Returns:
       [B / rows, rows * P, H] and the labels int32 [B / rows, rows * P].
     """
-    length, width = hidden.shape[1:]
-    start = jnp.arange(rows, dtype=at.dtype)[:, None] * length
-    at = (jnp.clip(at, 0, length - 1).reshape(-1, rows, at.shape[1]) + start).reshape(-1, rows * at.shape[1])
-    labels = labels.reshape(at.shape)
+    labels = labels.reshape(-1, rows * labels.shape[1])
     order = jnp.argsort(labels < 0, axis=1, stable=True)
-    at, labels = (jnp.take_along_axis(array, order, axis=1) for array in (at, labels))
-    picked = jnp.take_along_axis(hidden.reshape(-1, rows * length, width), at[:, :, None], axis=1, mode="clip")
-    return picked, labels
+    grouped = hidden.reshape(*labels.shape, hidden.shape[-1])
+    return tokens_at(grouped, order), tokens_at(labels, order)
 
 
 class MlmHead(nn.Module):

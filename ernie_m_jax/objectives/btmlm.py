@@ -24,7 +24,6 @@ from ernie_m_jax.data.draws import Draws
 from ernie_m_jax.data.records import split_pair
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.encoder import Inputs
-from ernie_m_jax.model.heads import gather
 from ernie_m_jax.objectives import btmlm_batch, masking
 from ernie_m_jax.task import Batch, Example, Group, Record, Sources, Spec, Sums, Task, TaskKeys
 
@@ -202,8 +201,9 @@ def generate(
 
     def write(ids: jax.Array, languages: jax.Array, rng: jax.Array) -> PseudoTokens:
         inputs = Inputs(ids, batch["positions"], batch["segments"], batch["roles"], languages)
-        hidden = model.apply({"params": params}, inputs, GENERATION, deterministic=True, method="encode")
-        out = model.apply({"params": params}, gather(hidden, at), rng, keys.temperature, never, method="generate")
+        hidden = model.apply({"params": params}, inputs, GENERATION, deterministic=True, at=at, method="encode")
+        hidden = hidden.reshape(-1, hidden.shape[-1])
+        out = model.apply({"params": params}, hidden, rng, keys.temperature, never, method="generate")
         return PseudoTokens(out.ids.reshape(at.shape), out.log_probs.reshape(at.shape))
 
     def refine(index: jax.Array, tokens: PseudoTokens) -> PseudoTokens:
@@ -270,9 +270,8 @@ def loss(
         roles, table = put(batch["roles"], at, jnp.full_like(at, MASKED)), FROM_PSEUDO
     inputs = Inputs(ids, batch["positions"], batch["segments"], roles, batch["masked_languages"])
     encode = functools.partial(model.apply, {"params": params}, method="encode", rngs={"dropout": dropout_rng})
-    hidden = encode(inputs, table, deterministic=deterministic)
-    at, labels = batch["predict_at"], batch["predict_labels"]
-    sums = masking.prediction_sums(model, params, hidden, at, labels, predictions(cfg, keys))
+    hidden = encode(inputs, table, deterministic=deterministic, at=batch["predict_at"])
+    sums = masking.prediction_sums(model, params, hidden, batch["predict_labels"], predictions(cfg, keys))
     return sums | pseudo_sums(batch, tokens)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ernie_m_jax.config import Config
 from ernie_m_jax.model.encoder import Inputs
-from ernie_m_jax.model.heads import gather_scored
+from ernie_m_jax.model.heads import scored_first
 from ernie_m_jax.task import IGNORE, Batch, Spec, Sums
 from ernie_m_jax.tokenizer.base import LEADING_SPECIALS
 
@@ -116,26 +116,25 @@ def loss_under(table: np.ndarray, predictions: Callable[[Config, Any], float] | 
         cfg: Config, keys: Any, model: Any, params: Any, batch: Batch, rng: jax.Array, deterministic: bool = False
     ) -> Sums:
         encode = functools.partial(model.apply, {"params": params}, method="encode", rngs={"dropout": rng})
-        hidden = encode(Inputs.of(batch), table, deterministic=deterministic)
         at, labels = batch["predict_at"], batch["predict_labels"]
+        hidden = encode(Inputs.of(batch), table, deterministic=deterministic, at=at)
         mean = float(at.shape[1]) if predictions is None else predictions(cfg, keys)
-        return prediction_sums(model, params, hidden, at, labels, mean)
+        return prediction_sums(model, params, hidden, labels, mean)
 
     return loss
 
 
-def prediction_sums(
-    model: Any, params: Any, hidden: jax.Array, at: jax.Array, labels: jax.Array, predictions: float
-) -> Sums:
-    """Loss (nats) and accuracy over the scored positions, as (total, number of scored positions).
+def prediction_sums(model: Any, params: Any, hidden: jax.Array, labels: jax.Array, predictions: float) -> Sums:
+    """Loss (nats) and accuracy over the positions with a label, as (total, number of such positions).
 
+    `hidden` `[B, P, H]` is the encoder's output at the positions to predict, whose `labels` are `[B, P]`.
     A row has room for more predictions than the `predictions` of an average one. Rows are scored in groups, in which
     this evens out: a group computes the logits of what its rows have on average and a little more, and all of its room
     only where that is not enough.
     """
     # A group's rows lie on one device, where the rows divide evenly over all of them.
     rows = math.gcd(len(labels) // math.gcd(len(labels), jax.device_count()), GROUPED_ROWS)
-    hidden, labels = gather_scored(hidden, at, labels, rows)
+    hidden, labels = scored_first(hidden, labels, rows)
     # A masked share is rounded at random in each example, so the number in a group varies by about its rows' root.
     room = int(-(-(rows * predictions + 4 * rows**0.5) // 8) * 8)
     if labels.size < WORTHWHILE:

@@ -1,0 +1,193 @@
+"""A layer and a stack of them: the tokens asked for, remat, dropout, 16 bits, and no gradient where nothing is seen."""
+
+import dataclasses
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ernie_m_jax.model import ErnieM
+from ernie_m_jax.objectives.camlm import TABLE as CAMLM
+from tests.attention_reference import kernel_calls
+from tests.small_encoder import (
+    COMPUTE,
+    CONFIG,
+    LABELS,
+    OWN_KERNELS,
+    UNROLLED,
+    B,
+    L,
+    encoded,
+    small_inputs,
+    small_params,
+)
+
+REMATERIALISED = {"remat": "full"}
+SHALLOW = dataclasses.replace(CONFIG, num_layers=1)
+
+
+@pytest.mark.parametrize(
+    ("config", "compute"),
+    [
+        pytest.param(CONFIG, UNROLLED, id="unrolled"),
+        pytest.param(CONFIG, COMPUTE, id="scan"),
+        pytest.param(CONFIG, dataclasses.replace(UNROLLED, **REMATERIALISED), id="unrolled, remat"),
+        pytest.param(CONFIG, dataclasses.replace(COMPUTE, **REMATERIALISED), id="scan, remat"),
+        pytest.param(CONFIG, OWN_KERNELS, id="own kernels"),
+        pytest.param(SHALLOW, UNROLLED, id="one layer, unrolled"),
+        pytest.param(SHALLOW, COMPUTE, id="one layer, scan"),
+    ],
+)
+def test_tokens_that_are_asked_for_have_the_values_and_gradients_that_they_have_among_all(config, compute):
+    params = small_params()[compute.scan_layers]
+    if config is SHALLOW:
+        params = {name: part for name, part in params.items() if name != "layers_1"}
+        if compute.scan_layers:
+            params |= {"layers": jax.tree.map(lambda stacked: stacked[:1], params["layers"])}
+    at = jnp.asarray([[0, 3, 11, 12], [5, 1, 1, 400]])  # past the end: the last
+    inside = np.minimum(at, L - 1)
+    weights = np.random.default_rng(3).normal(size=(*at.shape, CONFIG.hidden_size)).astype(np.float32)
+    model, inputs = ErnieM(config, compute), small_inputs()
+
+    def some(params):
+        out = model.apply({"params": params}, inputs, CAMLM, at=at, method="encode")
+        return (out * weights).sum(), out
+
+    def whole(params):
+        out = model.apply({"params": params}, inputs, CAMLM, method="encode")[np.arange(B)[:, None], inside]
+        return (out * weights).sum(), out
+
+    (_, found), gradient = jax.jit(jax.value_and_grad(some, has_aux=True))(params)
+    (_, wanted), plain = jax.jit(jax.value_and_grad(whole, has_aux=True))(params)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), gradient, plain)
+
+
+@pytest.mark.parametrize("compute", [UNROLLED, COMPUTE], ids=["unrolled", "scan"])
+def test_the_last_layer_is_computed_for_the_tokens_that_are_asked_for(compute):
+    """By the products in the program: the last feed-forward network and what stands before it take P tokens a row."""
+    at = jnp.zeros((B, 3), jnp.int32)
+    model = ErnieM(CONFIG, compute)
+
+    def run(params):
+        return model.apply(
+            {"params": params}, small_inputs(), CAMLM, at=at, deterministic=False, method="encode",
+            rngs={"dropout": jax.random.key(0)},
+        )  # fmt: skip
+
+    text = jax.jit(run).lower(small_params()[compute.scan_layers]).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert len([line for line in products if f"-> tensor<{B}x3x{CONFIG.ffn_size}xf32>" in line]) == 1
+    before = 1 if compute.scan_layers else CONFIG.num_layers - 1  # a loop's body stands once
+    assert len([line for line in products if f"-> tensor<{B}x{L}x{CONFIG.ffn_size}xf32>" in line]) == before
+
+
+def test_all_layers_are_of_all_tokens():
+    with pytest.raises(ValueError, match="at must be None"):
+        encoded(all_layers=True, at=(0,))(small_params()[1], small_inputs())
+
+
+def _loss_and_gradient(compute, params):
+    model = ErnieM(CONFIG, compute)
+
+    def loss(params):
+        variables, rngs = {"params": params}, {"dropout": jax.random.key(4)}
+        hidden = model.apply(variables, small_inputs(), CAMLM, deterministic=False, method="encode", rngs=rngs)
+        assert hidden.dtype == compute.dtype
+        scores = model.apply(variables, hidden.reshape(B * L, -1), LABELS, method="score")
+        return scores.loss.mean()
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+@pytest.fixture(scope="module")
+def kept_everything():
+    return _loss_and_gradient(COMPUTE, small_params()[1])
+
+
+@pytest.mark.parametrize(
+    "remat", ["dots_attention", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dots", "attention", "full"))]
+)
+def test_remat_changes_neither_value_nor_gradient(kept_everything, remat):
+    value, gradient = _loss_and_gradient(dataclasses.replace(COMPUTE, remat=remat), small_params()[1])
+    np.testing.assert_allclose(value, kept_everything[0], rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), gradient, kept_everything[1])
+
+
+def test_remat_keeps_less():
+    def kept(remat):
+        model = ErnieM(CONFIG, dataclasses.replace(COMPUTE, remat=remat))
+        variables = {"params": small_params()[1]}
+        _, vjp = jax.eval_shape(
+            lambda v: jax.vjp(lambda v: model.apply(v, small_inputs(), CAMLM, method="encode"), v), variables
+        )
+        return sum(math.prod(x.shape) for x in jax.tree.leaves(vjp))
+
+    # By the attention's output, of the layers that `nn.scan` stacks: [layers, B, L, H].
+    output = CONFIG.num_layers * math.prod(small_inputs().ids.shape) * CONFIG.hidden_size
+    assert kept("attention") == kept("full") + output
+    assert kept("dots_attention") == kept("dots") + output
+    assert kept("full") < kept("dots") < kept("dots_attention") < kept("none")
+
+
+@pytest.mark.parametrize(("remat", "times"), [("none", 1), ("dots_attention", 1), ("attention", 1), ("full", 2)])
+def test_the_fused_kernel_runs_again_only_where_its_output_is_not_kept(remat, times):
+    compute = dataclasses.replace(COMPUTE, remat=remat, attention="flash")
+    model = ErnieM(CONFIG, compute)
+
+    def loss(params):
+        return model.apply({"params": params}, small_inputs(), CAMLM, method="encode").sum()
+
+    program = jax.make_jaxpr(jax.grad(loss))(small_params()[1]).jaxpr
+    assert kernel_calls(program, "flash_attention_forward") == times
+    assert kernel_calls(program, "flash_attention_backward") == 1
+
+
+def test_dropout_is_random_and_only_where_asked():
+    params, inputs, model = small_params()[1], small_inputs(), ErnieM(CONFIG, COMPUTE)
+
+    @jax.jit
+    def thinned(seed):
+        rngs = {"dropout": jax.random.key(seed)}
+        return model.apply({"params": params}, inputs, CAMLM, deterministic=False, method="encode", rngs=rngs)
+
+    outputs = [np.asarray(x) for x in (encoded()(params, inputs), thinned(0), thinned(1), thinned(1))]
+    assert all(np.abs(a - b).max() > 0.1 for a, b in itertools.pairwise(outputs[:3]))
+    np.testing.assert_array_equal(outputs[2], outputs[3])
+
+
+@pytest.mark.slow
+def test_bf16_runs_near_fp32(kept_everything):
+    value, gradient = _loss_and_gradient(dataclasses.replace(COMPUTE, dtype="bfloat16"), small_params()[1])
+    assert value.dtype == jnp.float32
+    np.testing.assert_allclose(value, kept_everything[0], rtol=0.03)
+    assert all(x.dtype == jnp.float32 and np.isfinite(x).all() for x in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_gradient_is_exactly_zero_where_not_visible(deterministic):
+    """CAMLM through all layers: each slot's output against every token's input embedding."""
+    params, inputs = small_params()[1], small_inputs()
+    model = ErnieM(CONFIG, COMPUTE)
+    rngs = {"dropout": jax.random.key(5)}
+
+    def output(perturbation, row, position):
+        variables = {"params": params, "perturbations": {"input_embeddings": perturbation}}
+        hidden = model.apply(variables, inputs, CAMLM, deterministic=deterministic, method="encode", rngs=rngs)
+        return hidden[row, position] @ jnp.arange(1.0, CONFIG.hidden_size + 1)
+
+    zeros = jnp.zeros((B, L, CONFIG.hidden_size))
+    rows, positions = np.indices((B, L)).reshape(2, -1)
+    gradient = jax.jit(jax.vmap(jax.grad(output), in_axes=(None, 0, 0)))(zeros, rows, positions)
+    size = np.abs(gradient).max(axis=-1).reshape(B, L, B, L)
+    reached = np.linalg.matrix_power(CAMLM.astype(int), CONFIG.num_layers) > 0
+    for row, position, other, key in np.ndindex(B, L, B, L):
+        same = row == other and inputs.segments[row, position] == inputs.segments[row, key]
+        if not (same and reached[inputs.roles[row, position], inputs.roles[row, key]]):
+            assert size[row, position, other, key] == 0.0
+        elif deterministic:
+            assert size[row, position, other, key] > 0.0

@@ -1,11 +1,11 @@
 """Recipes: how a size is pre-trained and fine-tuned; `configs/pretrain` and `configs/finetune` use them."""
 
 import json
-import pathlib
 
 import ml_collections
 
 from configs import base
+from ernie_m_jax import stores
 
 # How a size is pre-trained. base and large: the recipe, on many accelerators. small: the least that is worth comparing
 # objectives with, on one GPU, or on a CPU with patience (ours). tiny: tries data and a config out on a CPU (ours).
@@ -70,9 +70,9 @@ def finetuning(
     Args:
       size: one of `SIZES`; does not count where `init` is a model of this project.
       labels: names of the classes; none for a head whose outputs are fixed.
-      init: where the parameters come from: a run or converted model of this project, whose architecture and tokenizer
-        are taken over, or a folder of another format of `docs/conversion.md`; empty: `ernie-m-<size>` for base and
-        large, from scratch for the others.
+      init: where the parameters come from, a folder or URL: a run or converted model of this project, whose
+        architecture and tokenizer are taken over, or another format of `docs/conversion.md`; empty: `ernie-m-<size>`
+        for base and large, from scratch for the others.
       seed: a number.
       head: `config.model.head`: what is classified, texts or tokens, or where answers begin and end.
     """
@@ -83,8 +83,8 @@ def finetuning(
     init = init or (f"ernie-m-{size}" if size in ("base", "large") else "")
     config.init.params = init
     config.tokenizer.path = init
-    if (pathlib.Path(init) / "config.json").is_file() and init:
-        _as_stored(config, pathlib.Path(init))
+    if init and stores.exists(stores.join(init, "config.json")):
+        _as_stored(config, init)
     if size in ("base", "large"):
         config.model.hidden_dropout = 0.1  # (paper's code); pre-training, whose value a run has, goes without
         config.model.attention_dropout = 0.1
@@ -103,9 +103,9 @@ def finetuning(
     return config
 
 
-def _as_stored(config: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
+def _as_stored(config: ml_collections.ConfigDict, place: str) -> None:
     """Takes over what a run or a converted model of this project says of itself; another library's says nothing."""
-    stored = json.loads((folder / "config.json").read_text("utf-8"))
+    stored = json.loads(stores.read(stores.join(place, "config.json")))
     stored = stored.get("config", stored)
     if not isinstance(stored.get("model"), dict):
         return
@@ -113,7 +113,7 @@ def _as_stored(config: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
     config.model.language_embedding = "none"  # the other languages of a task have no row in its table
     config.model.num_languages = -1
     config.tokenizer.style = stored["tokenizer"]["style"] or config.tokenizer.style
-    config.tokenizer.path = stored["tokenizer"].get("path") or str(folder / "tokenizer")
+    config.tokenizer.path = stored["tokenizer"].get("path") or stores.join(place, "tokenizer")
     config.data.pair_positions = stored.get("data", {}).get("pair_positions", config.data.pair_positions)
 
 

@@ -124,6 +124,13 @@ def test_the_papers_dropout_is_not_that_of_pretraining(pretrained):
                 assert (model.hidden_dropout, model.attention_dropout) == (dropout, dropout)
 
 
+def test_a_run_behind_a_url_gives_its_architecture_and_tokenizer_as_a_folder_does(pretrained):
+    behind, here = (xnli.get_config(f"size=tiny,init={place}") for place in (f"file://{pretrained}", pretrained))
+    assert behind.model.hidden_size == 32
+    assert (behind.model, behind.tokenizer.style, behind.data) == (here.model, here.tokenizer.style, here.data)
+    assert behind.init.params == f"file://{pretrained}"
+
+
 @pytest.mark.slow
 def test_the_model_answers_other_rows_and_xtremes_test_data(finetuned, folder, tmp_path):
     workdir, _, _ = finetuned

@@ -138,7 +138,7 @@ def _probabilities(model: ErnieM) -> Callable[[Any, Inputs, np.ndarray], jax.Arr
         hidden = model.apply({"params": params}, inputs, visibility.FULL, method="encode")[0, at]
         return jax.nn.softmax(model.apply({"params": params}, hidden, method="predict"))
 
-    return compiler.jit(run)
+    return compiler.jit(run, words=True)
 
 
 def _with_word(tokenizer: Tokenizer, text: str, span: tuple[int, int], before: int, word: int) -> str:
@@ -228,7 +228,8 @@ def _generator(
 ) -> Callable[..., btmlm.PseudoTokens]:
     """The compiled (params, batch, rng) -> PseudoTokens."""
     keys = _keys(temperature=temperature, passes=passes)
-    return compiler.jit(functools.partial(btmlm.generate, _config(model.config), keys, model, never=never))
+    generate = functools.partial(btmlm.generate, _config(model.config), keys, model, never=never)
+    return compiler.jit(generate, words=True)
 
 
 def _batch(examples: Sequence[Example], config: ModelConfig) -> dict[str, np.ndarray]:

@@ -138,17 +138,19 @@ def compiled_steps(run: Run, stage: Stage) -> dict[str, jax.stages.Wrapped]:
     factory = optimizer_factory(run, stage)(abstract.params)
     schedule = optimizer.schedule(stage.config)
     model = run.model.clone(mesh=run.mesh)
+    bound = {name: tasks.bind(run.config, name) for name in stage.active}
     return {
         name: step.make_train_step(
-            functools.partial(counted_loss, tasks.bind(run.config, name).loss, model),
+            functools.partial(counted_loss, task.loss, model),
             factory,
             schedule,
             run.config.train.grad_accumulation_steps,
             run.mesh,
             state.shardings(abstract),
             limited=run.config.train.spike_sigmas > 0,
+            words=task.predictions() > 0,
         )
-        for name in stage.active
+        for name, task in bound.items()
     }
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ernie_m_jax import config_fields, sharding
+from ernie_m_jax import compiler, config_fields, sharding
 from ernie_m_jax.config import TrainConfig
 from ernie_m_jax.task import Batch, Sums
 from ernie_m_jax.training.state import Purpose, TrainState
@@ -31,6 +31,7 @@ def make_train_step(
     mesh: Mesh,
     state_shardings: TrainState,
     limited: bool = False,
+    words: bool = True,
 ) -> jax.stages.Wrapped:
     """Returns the jitted step of one objective; it donates the state it is given.
 
@@ -42,6 +43,7 @@ def make_train_step(
       mesh: the devices.
       state_shardings: `state.shardings(...)`; the new state has the same.
       limited: whether the step takes one more argument, the limit of its mean loss: float32, `replicated(mesh)`.
+      words: whether the loss computes logits of the vocabulary (`compiler.jit`).
 
     Returns:
       (state, batch, key) -> (new state, sums); where it is limited, (state, batch, key, limit) -> the same. Every array
@@ -88,8 +90,10 @@ def make_train_step(
             own["loss_limit"] = (jnp.where(known, limit, 0.0), known.astype(jnp.float32))
         return new, sums | own
 
-    return jax.jit(
+    return compiler.jit(
         train_step,
+        mesh,
+        words=words,
         in_shardings=(state_shardings, sharding.batch_sharding(mesh), None, *([None] if limited else [])),
         out_shardings=(state_shardings, sharding.replicated(mesh)),
         donate_argnums=0,

@@ -65,6 +65,21 @@ def _second(seeds: int, group: str, experiment: str, *flags: str, start: str = "
     return _arms(seeds, group, experiment, *flags, start=start, **keys)
 
 
+def _few(pairs: str) -> list[Arm]:
+    """Few pairs and much monolingual text, on the messages."""
+    first, keys = f"camlm-{pairs}", {"start": f"camlm-{pairs}", "pairs": pairs}
+    return [
+        *_arms(1, first, "exp3", pairs=pairs),
+        *_second(1, f"{first}+camlm", "exp3", **keys),
+        *_second(1, f"{first}+mmlm", "more-mmlm", **keys),
+        *_second(1, f"{first}+btmlm", "exp4", **keys),
+        *_second(1, f"{first}+btmlm-all-masked", "exp4", ALL_MASKED, **keys),
+        *_second(1, f"{first}+btmlm-all-masked-confident", "exp4", ALL_MASKED, CONFIDENT, **keys),
+        *_second(1, f"{first}+real-translation", "ceiling", **keys),
+        *_second(1, f"{first}+real-translation-all-masked", "ceiling", CEILING_ALL_MASKED, **keys),
+    ]
+
+
 FIRST = [
     *_arms(3, "mmlm", "exp1"),
     *_arms(3, "tlm", "exp2"),
@@ -118,15 +133,8 @@ MORE = [
     *_second(1, "camlm+btmlm-shuffled", "exp4", f"{BTMLM}.pseudo=shuffled"),
     *_second(1, "camlm-33+camlm", "exp3", start="camlm-33", pairs="33"),
     *_second(1, "camlm-33+btmlm", "exp4", start="camlm-33", pairs="33"),
-    # Few pairs and much monolingual text, on the messages.
-    *_arms(1, "camlm-25", "exp3", pairs="25"),
-    *_second(1, "camlm-25+camlm", "exp3", start="camlm-25", pairs="25"),
-    *_second(1, "camlm-25+btmlm", "exp4", start="camlm-25", pairs="25"),
-    *_second(1, "camlm-25+btmlm-all-masked", "exp4", ALL_MASKED, start="camlm-25", pairs="25"),
-    *_second(1, "camlm-25+btmlm-all-masked-confident", "exp4", ALL_MASKED, CONFIDENT, start="camlm-25", pairs="25"),
-    *_second(1, "camlm-25+real-translation", "ceiling", start="camlm-25", pairs="25"),
-    *_second(1, "camlm-25+mmlm", "more-mmlm", start="camlm-25", pairs="25"),
-    *_second(1, "camlm-25+real-translation-all-masked", "ceiling", CEILING_ALL_MASKED, start="camlm-25", pairs="25"),
+    *_few("25"),
+    *_few("12"),
     *_second(1, "mmlm+mmlm", "exp1", start="mmlm"),
     *_second(1, "tlm+tlm", "exp2", start="tlm"),
     *_second(1, "camlm-few-slots+camlm", "exp3", "--config.objectives.camlm.mask_ratio=0.15", start="camlm-few-slots"),

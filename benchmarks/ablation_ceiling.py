@@ -83,8 +83,13 @@ def examples(
     return mmlm.masked_in_place(words, maskable, positions, sides, record, tokenizer, cfg, keys.mask_ratio, rng)
 
 
+def predictions(cfg: Config, keys: CeilingConfig) -> float:
+    """How many a full row has on average; texts and translations take about half of it each."""
+    return 0.5 * cfg.data.sequence_length * keys.mask_ratio
+
+
 def spec(cfg: Config, keys: CeilingConfig) -> Spec:
-    """A packed row; texts and translations take about half of it each."""
+    """A packed row, with room for texts that are longer than their translations."""
     return masking.row_spec(cfg, masking.prediction_room(0.65 * cfg.data.sequence_length, keys.mask_ratio))
 
 
@@ -93,6 +98,7 @@ TASK = Task(
     records=open_translations,
     examples=examples,
     spec=spec,
-    loss=masking.loss_under(visibility.FULL),
+    loss=masking.loss_under(visibility.FULL, predictions),
+    predictions=predictions,
     requires=masking.word_head,
 )

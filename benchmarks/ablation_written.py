@@ -4,7 +4,7 @@
 
 Writes LANGUAGE.tsv.gz for each language of the text: its lines, and what the run's model writes of them in every other
 language, with the columns of `ablation_corpus.py`'s real translations. A line of which nothing is written in some
-language is left out.
+language is left out, and so is one of more than 250 tokens, which with its translation has no room in the model.
 """
 
 import argparse
@@ -20,9 +20,12 @@ from ablation_split import Texts
 
 import ernie_m_jax
 
+LONGEST = 250  # tokens
+
 
 def written(model: ernie_m_jax.Model, lines: list[str], language: str) -> list[Texts]:
     """The lines of a language with what the model writes in the others."""
+    lines = [line for line in lines if len(model.tokenizer.encode_ids(line)) <= LONGEST]
     texts = {language: lines}
     for target in model.languages:
         if target != language:

@@ -83,7 +83,7 @@ def finetuning(
     init = init or (f"ernie-m-{size}" if size in ("base", "large") else "")
     config.init.params = init
     config.tokenizer.path = init
-    if init and stores.exists(stores.join(init, "config.json")):
+    if init:
         _as_stored(config, init)
     if size in ("base", "large"):
         config.model.hidden_dropout = 0.1  # (paper's code); pre-training, whose value a run has, goes without
@@ -105,7 +105,10 @@ def finetuning(
 
 def _as_stored(config: ml_collections.ConfigDict, place: str) -> None:
     """Takes over what a run or a converted model of this project says of itself; another library's says nothing."""
-    stored = json.loads(stores.read(stores.join(place, "config.json")))
+    try:
+        stored = json.loads(stores.read(stores.join(place, "config.json")))
+    except (FileNotFoundError, NotADirectoryError):
+        return
     stored = stored.get("config", stored)
     if not isinstance(stored.get("model"), dict):
         return

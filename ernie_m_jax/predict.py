@@ -135,7 +135,7 @@ def _probabilities(model: ErnieM) -> Callable[[Any, Inputs, np.ndarray], jax.Arr
     """The compiled (params, inputs of one row, places [M]) -> float32 [M, V]."""
 
     def run(params: Any, inputs: Inputs, at: jax.Array) -> jax.Array:
-        hidden = model.apply({"params": params}, inputs, visibility.FULL, method="encode")[0, at]
+        hidden = model.apply({"params": params}, inputs, visibility.FULL, at=at[None], method="encode")[0]
         return jax.nn.softmax(model.apply({"params": params}, hidden, method="predict"))
 
     return compiler.jit(run, words=True)

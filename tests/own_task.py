@@ -15,7 +15,7 @@ import optax
 from ernie_m_jax.config_fields import between
 from ernie_m_jax.model import visibility
 from ernie_m_jax.model.encoder import Inputs
-from ernie_m_jax.model.heads import gather
+from ernie_m_jax.model.heads import tokens_at
 from ernie_m_jax.task import IGNORE, Group, Record, Task, TaskKeys
 
 SPECIALS = 2
@@ -76,7 +76,7 @@ def logits(model, params, batch, rng, deterministic):
     rngs = {} if rng is None else {"dropout": rng}
     tables = (Inputs.of(batch), visibility.FULL)
     hidden = model.apply({"params": params}, *tables, method="encode", deterministic=deterministic, rngs=rngs)
-    texts = gather(hidden, batch["text_at"]).reshape(*batch["text_at"].shape, -1)
+    texts = tokens_at(hidden, batch["text_at"])
     return [model.apply({"params": params}, part, method="classify").astype(jnp.float32) for part in (hidden, texts)]
 
 

@@ -116,6 +116,8 @@ def test_every_experiment_of_a_study_differs_in_its_objectives_only(size):
     assert later["btmlm"] / sum(later.values()) == pytest.approx(0.25)
     assert "btmlm" not in first["exp4"].weights
     more = trees["more-mmlm"].stages["stage2"].weights  # a quarter of all steps beyond exp3's
+    plain = configs.resolve(config_file.get_config("experiment=more-mmlm,size=tiny")).stages["stage2"].weights
+    assert plain == {"camlm": 1.0, "mmlm": 2.0}  # where exp4 has three objectives
     usual, extra = first["exp3"].weights, 0.25 * sum(more.values())
     assert {**more, "mmlm": more["mmlm"] - extra} == pytest.approx(dict(usual))
     assert list(trees["exp0"].stages) == ["stage1"]
@@ -208,6 +210,7 @@ def test_the_table_chooses_layers_on_dev_and_shows_ranges(tmp_path):
 
 
 def test_the_ceiling_masks_the_monolingual_side_alone(tmp_path, tokenizer):
+    assert ablation_ceiling.TASK.predictions is ablation_ceiling.predictions  # it computes the words' logits
     for language, row in (("en", "a class name\tein Name"), ("de", "a type\tein Typ"), ("ru", "x\ty")):
         columns = "en\tde\tru"
         (tmp_path / f"{language}.tsv").write_text(f"{columns}\n{row}\tимя типа\n")
@@ -237,12 +240,14 @@ def test_the_ceiling_masks_the_monolingual_side_alone(tmp_path, tokenizer):
 def test_an_unchanging_generator_writes_each_line_in_every_other_language(tmp_path):
     class Model:
         languages = ("en", "de", "ru")
+        tokenizer = types.SimpleNamespace(encode_ids=str.split)
 
         def back_translate(self, texts, source, target):
             said = {"odd": ""} if target == "ru" else {}
             return [types.SimpleNamespace(text=said.get(text, f"{text}\t{source}>{target}")) for text in texts]
 
-    rows = ablation_written.written(Model(), ["one", "odd"], "de")
+    too_long = " ".join(["word"] * (ablation_written.LONGEST + 1))
+    rows = ablation_written.written(Model(), ["one", "odd", too_long], "de")
     assert rows == [{"de": "one", "en": "one de>en", "ru": "one de>ru"}]
     (arm,) = (arm for arm in ablation_arms.chosen(["camlm+written-once-all-masked"]) if arm.start)
     runner = ablation_runner.Runner(arguments(tmp_path), {"first": 3, "second": 5})

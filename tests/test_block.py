@@ -86,6 +86,52 @@ def test_the_last_layer_is_computed_for_the_tokens_that_are_asked_for(compute):
     assert len([line for line in products if f"-> tensor<{B}x{L}x{CONFIG.ffn_size}xf32>" in line]) == before
 
 
+@pytest.mark.parametrize("compute", [UNROLLED, COMPUTE], ids=["unrolled", "scan"])
+def test_dropout_acts_in_every_layer_where_tokens_are_asked_for(compute):
+    at, params = jnp.asarray([[0, 5], [1, 3]]), small_params()[compute.scan_layers]
+    quiet = dataclasses.replace(CONFIG, attention_dropout=0.0)
+    model = ErnieM(quiet, compute)
+
+    def thinned(params, seed):
+        rngs = {"dropout": jax.random.key(seed)}
+        keys = {"deterministic": False, "rngs": rngs, "at": at, "method": "encode"}
+        return model.apply({"params": params}, small_inputs(), CAMLM, **keys)
+
+    first, second, again = (np.asarray(jax.jit(thinned)(params, seed)) for seed in (1, 2, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (np.abs(first - second).max(axis=-1) > 0.1).all()
+    # Behind the embeddings, and twice in each of two layers: the loop's body and the last one, or both.
+    assert str(jax.make_jaxpr(thinned)(params, 1)).count("random_bits[") == 1 + 2 * 2
+
+
+def asked(params, rows=B):
+    at = jnp.zeros((rows, 1), jnp.int32)
+    return ErnieM(CONFIG, COMPUTE).apply({"params": params}, small_inputs(), CAMLM, at=at, method="encode")
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_another_number_of_stacked_layers_is_refused(layers):
+    params = small_params()[1]
+    other = jax.tree.map(lambda stacked: np.resize(stacked, (layers, *stacked.shape[1:])), params["layers"])
+    with pytest.raises(ValueError, match=f"of 2 layers stacked; there are stacks of {layers}"):
+        asked(params | {"layers": other})
+    with pytest.raises(ValueError, match="of 2 layers stacked; there are none"):
+        asked(small_params()[0])
+
+
+def test_parameters_can_be_made_where_tokens_are_asked_for():
+    for compute in (COMPUTE, UNROLLED):
+        made = ErnieM(CONFIG, compute).init(
+            jax.random.key(0), small_inputs(), CAMLM, at=jnp.zeros((B, 1), jnp.int32), method="encode"
+        )
+        assert "layers" in made["params"] or "layers_1" in made["params"]
+
+
+def test_tokens_of_another_number_of_rows_are_refused():
+    with pytest.raises(ValueError, match="tokens of 1 rows, the inputs have 2"):
+        asked(small_params()[1], rows=1)
+
+
 def test_all_layers_are_of_all_tokens():
     with pytest.raises(ValueError, match="at must be None"):
         encoded(all_layers=True, at=(0,))(small_params()[1], small_inputs())

@@ -9,6 +9,7 @@ import pathlib
 import re
 import shutil
 
+import fsspec
 import numpy as np
 import pytest
 from absl import flags
@@ -17,7 +18,7 @@ from absl.testing import flagsaver
 import ernie_m_jax
 from configs.finetune import conll, xnli
 from ernie_m_jax import config as configs
-from ernie_m_jax import main
+from ernie_m_jax import main, stores
 from ernie_m_jax.checkpoint import tree
 from ernie_m_jax.convert.model import shapes
 from ernie_m_jax.tokenizer import Tokenizer
@@ -129,6 +130,18 @@ def test_a_run_behind_a_url_gives_its_architecture_and_tokenizer_as_a_folder_doe
     assert behind.model.hidden_size == 32
     assert (behind.model, behind.tokenizer.style, behind.data) == (here.model, here.tokenizer.style, here.data)
     assert behind.init.params == f"file://{pretrained}"
+    assert behind.tokenizer.path == here.tokenizer.path.replace(str(pretrained), f"file://{pretrained}")
+    nothing = xnli.get_config(f"size=tiny,init=file://{pretrained}/absent")  # as a folder that is not there
+    assert nothing.model.hidden_size == xnli.get_config("size=tiny").model.hidden_size
+
+
+def test_a_store_that_refuses_is_an_error_where_an_architecture_is_looked_for(monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError("403: not yours")
+
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "cat_file", refused)
+    with pytest.raises(stores.StoreError, match=r"memory://there/config\.json: PermissionError: 403: not yours"):
+        xnli.get_config("size=tiny,init=memory://there")
 
 
 @pytest.mark.slow

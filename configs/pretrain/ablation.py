@@ -98,7 +98,7 @@ def get_config(argument: str = ""):
     if stage != "first":
         config.stages.stage2 = recipes.pretraining_stage(
             scale,
-            _second(experiment, first, float(share)) if study else dict.fromkeys(names, 1.0),
+            _second(experiment, first, float(share) if study else 1 / (1 + len(first))),
             **{**whole, **half, "learning_rate": whole["learning_rate"] / 2, "warmup_steps": 0},
         )
     if experiment == "exp0":

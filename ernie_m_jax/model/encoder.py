@@ -21,7 +21,7 @@ from ernie_m_jax.model.attention import seen
 from ernie_m_jax.model.block import layer_class, stacked_layers
 from ernie_m_jax.model.dropout import Dropout
 from ernie_m_jax.model.embeddings import Embeddings, Inputs
-from ernie_m_jax.model.heads import MlmHead, Pooler, outputs
+from ernie_m_jax.model.heads import MlmHead, Pooler, outputs, tokens_at
 from ernie_m_jax.model.kernels import attention_backend
 from ernie_m_jax.model.layers import linear
 from ernie_m_jax.model.split import split_of
@@ -97,25 +97,29 @@ class ErnieM(nn.Module):
           table: bool [R, R], static; see `visibility`.
           deterministic: without dropout; otherwise `apply` needs `rngs={"dropout": key}`.
           all_layers: return the embedding output and every layer's output.
-          at: int32 [B, P], the tokens whose hidden states are needed; one past the end gives the last. What the last
-            layer computes of a token after attention, no other token sees, so it is computed for these alone.
+          at: int32 [B, P], the tokens whose hidden states are needed, from 0; one past the end gives the last. What the
+            last layer computes of a token after attention, no other token sees, so it is computed for these alone.
 
         Returns:
           In `compute.dtype` [B, L, H], or [B, P, H] of the tokens `at`, or [num_layers + 1, B, L, H] if `all_layers`.
 
         Raises:
-          ValueError: `at` with `all_layers`.
+          ValueError: `at` with `all_layers`, or for another number of rows.
         """
         if at is not None and all_layers:
             raise ValueError("all_layers returns every token, so at must be None")
+        if at is not None and at.shape[0] != inputs.ids.shape[0]:
+            raise ValueError(f"at has tokens of {at.shape[0]} rows, the inputs have {inputs.ids.shape[0]}")
         backend = attention_backend(self.compute, self.config, self.mesh, inputs.ids.shape[1])
         mask = seen(inputs.segments, inputs.roles, table, backend)
         embedded = self._by_rows(self.perturb("input_embeddings", self.embeddings(inputs)))
         x = self.embedding_dropout(self.embeddings.layer_norm(embedded), deterministic=deterministic)
         if self.compute.scan_layers:
-            if at is not None:
+            if at is not None and not self.is_initializing():
                 return self._by_rows(self._stacked_at(x, mask, deterministic, at))
             last, kept = self.layers(x, mask, deterministic, all_layers)
+            if at is not None:
+                last = tokens_at(last, at)
             return jnp.concatenate([x[None], kept]) if all_layers else self._by_rows(last)
         outputs = [x]
         for layer in self.layers[:-1]:
@@ -124,9 +128,12 @@ class ErnieM(nn.Module):
         return jnp.stack(outputs) if all_layers else self._by_rows(outputs[-1])
 
     def _stacked_at(self, x: jax.Array, mask: jax.Array | Codes, deterministic: bool, at: jax.Array) -> jax.Array:
-        """The stacked layers but the last in a loop, and the last by itself."""
+        """The stacked layers but the last in a loop, and the last by itself; the loop's parameters are a copy."""
         config, compute, before = self.config, self.compute, self.config.num_layers - 1
-        params = nn.meta.unbox(self.layers.variables["params"])
+        params = nn.meta.unbox(self.layers.variables.get("params", {}))
+        if (found := {leaf.shape[0] for leaf in jax.tree.leaves(params)}) != {before + 1}:
+            there = f"stacks of {', '.join(map(str, sorted(found)))}" if found else "none"
+            raise ValueError(f"compute.scan_layers takes parameters of {before + 1} layers stacked; there are {there}")
 
         def run(kind: type[nn.Module], part: int | slice, x: jax.Array, *tokens: jax.Array) -> jax.Array:
             rngs = {"dropout": self.make_rng("dropout")} if self.has_rng("dropout") else {}

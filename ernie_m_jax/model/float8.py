@@ -3,7 +3,8 @@
 Each operand is divided by a scale of its own, one number per array, which brings its largest value to the largest of
 the 8-bit type: e4m3 (3 bits of mantissa) for activations and kernels, e5m2 (a wider range) for gradients, as in
 Micikevicius et al. 2022 (arXiv 2209.05433). The scale is that of the very array, not of the steps before, so there is
-no state to keep and a step depends on nothing but its parameters and batch.
+no state to keep and a step depends on nothing but its parameters and batch. A token's numbers depend a little on which
+tokens are computed beside it: those asked for of the last layer (`ErnieM.encode`) on the others asked for.
 """
 
 import functools

@@ -19,11 +19,6 @@ def tokens_at(hidden: jax.Array, at: jax.Array) -> jax.Array:
     return jnp.take_along_axis(hidden, at.reshape(*at.shape, *(1,) * (hidden.ndim - 2)), axis=1, mode="clip")
 
 
-def gather(hidden: jax.Array, at: jax.Array) -> jax.Array:
-    """Hidden states `[B, L, H]` at token indices `[B, P]`, as `[B * P, H]`; an index past the end gives the last."""
-    return tokens_at(hidden, at).reshape(-1, hidden.shape[-1])
-
-
 def scored_first(hidden: jax.Array, labels: jax.Array, rows: int) -> tuple[jax.Array, jax.Array]:
     """Groups of `rows` rows, in each the positions with a label first.
 

@@ -106,10 +106,10 @@ def prediction_room(words: float, ratio: float) -> int:
     return int(-(-(words * ratio * PREDICTION_SLACK + 4) // 8) * 8)
 
 
-def loss_under(table: np.ndarray, predictions: Callable[[Config, Any], float] | None = None) -> Callable[..., Sums]:
+def loss_under(table: np.ndarray, predictions: Callable[[Config, Any], float]) -> Callable[..., Sums]:
     """A task's `loss`: negative log-likelihood of the tokens to predict, where `table` says who sees whom.
 
-    `predictions(cfg, keys)` is how many a full row has on average; without it the logits of all its room are computed.
+    `predictions(cfg, keys)` is how many a full row has on average, the task's own.
     """
 
     def loss(
@@ -118,8 +118,7 @@ def loss_under(table: np.ndarray, predictions: Callable[[Config, Any], float] | 
         encode = functools.partial(model.apply, {"params": params}, method="encode", rngs={"dropout": rng})
         at, labels = batch["predict_at"], batch["predict_labels"]
         hidden = encode(Inputs.of(batch), table, deterministic=deterministic, at=at)
-        mean = float(at.shape[1]) if predictions is None else predictions(cfg, keys)
-        return prediction_sums(model, params, hidden, labels, mean)
+        return prediction_sums(model, params, hidden, labels, predictions(cfg, keys))
 
     return loss
 

@@ -12,6 +12,7 @@ ALL_MASKED = f"{BTMLM}.mask_ratio=1.0"
 CONFIDENT = f"{BTMLM}.confidence_threshold=0.3"
 CEILING = "--config.objectives.ceiling"
 CEILING_ALL_MASKED = f"{CEILING}.mask_ratio=1.0"
+ANOTHER = f"{CEILING}.wrong=another"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +81,16 @@ def _few(pairs: str) -> list[Arm]:
     ]
 
 
+def _language_embedding(name: str, mode: str) -> list[Arm]:
+    """Which tokens are told their language, from the start; usual are those in whose place a word is to be written."""
+    flag, first = f"--config.model.language_embedding={mode}", f"camlm-{name}"
+    return [
+        *_arms(1, first, "exp3", flag),
+        *_second(1, f"{first}+camlm", "exp3", flag, start=first),
+        *_second(1, f"{first}+btmlm-all-masked", "exp4", flag, ALL_MASKED, start=first),
+    ]
+
+
 FIRST = [
     *_arms(3, "mmlm", "exp1"),
     *_arms(3, "tlm", "exp2"),
@@ -121,15 +132,37 @@ MORE = [
     *_second(1, "camlm+half-right-all-masked", "ceiling", CEILING_ALL_MASKED, f"{CEILING}.right=0.5"),
     *_second(1, "camlm+quarter-right-all-masked", "ceiling", CEILING_ALL_MASKED, f"{CEILING}.right=0.25"),
     *_second(1, "camlm+none-right-all-masked", "ceiling", CEILING_ALL_MASKED, f"{CEILING}.right=0.0"),
+    # The same with another text's words in place of random ones: of the right language, and as frequent as they are.
+    *_second(
+        1,
+        "camlm+three-quarters-right-another-all-masked",
+        "ceiling",
+        CEILING_ALL_MASKED,
+        ANOTHER,
+        f"{CEILING}.right=0.75",
+    ),
+    *_second(1, "camlm+half-right-another-all-masked", "ceiling", CEILING_ALL_MASKED, ANOTHER, f"{CEILING}.right=0.5"),
+    *_second(
+        1, "camlm+quarter-right-another-all-masked", "ceiling", CEILING_ALL_MASKED, ANOTHER, f"{CEILING}.right=0.25"
+    ),
+    *_second(1, "camlm+none-right-another-all-masked", "ceiling", CEILING_ALL_MASKED, ANOTHER, f"{CEILING}.right=0.0"),
     # How the generator writes: word by word after the surest, by a draw, or once, before the second phase.
     *_second(1, "camlm+btmlm-all-masked-four-passes", "exp4", ALL_MASKED, f"{BTMLM}.passes=4"),
     *_second(1, "camlm+btmlm-all-masked-drawn", "exp4", ALL_MASKED, f"{BTMLM}.temperature=1.0"),
     *_second(1, "camlm+written-once-all-masked", "ceiling", CEILING_ALL_MASKED, reads_written=True),
+    *_second(1, "camlm+btmlm-all-masked-short", "exp4", ALL_MASKED, f"{BTMLM}.length_ratio=0.5"),
+    *_second(1, "camlm+btmlm-all-masked-long", "exp4", ALL_MASKED, f"{BTMLM}.length_ratio=1.5"),
+    *_second(1, "camlm+btmlm-all-masked-shuffled", "exp4", ALL_MASKED, f"{BTMLM}.pseudo=shuffled"),
     *_second(1, "camlm+btmlm-all-masked-other", "exp4", ALL_MASKED, f"{BTMLM}.pseudo=other"),
     *_second(1, "camlm+camlm-slow", "exp3", rate="0.5"),
     *_second(1, "camlm+btmlm-slow", "exp4", rate="0.5"),
     *_second(1, "camlm+camlm-fast", "exp3", rate="2"),
     *_second(1, "camlm+btmlm-fast", "exp4", rate="2"),
+    *_second(1, "camlm+btmlm-all-masked-slow", "exp4", ALL_MASKED, rate="0.5"),
+    *_second(1, "camlm+btmlm-all-masked-fast", "exp4", ALL_MASKED, rate="2"),
+    *_second(1, "camlm+btmlm-third-masked", "exp4", f"{BTMLM}.mask_ratio=0.3"),
+    *_language_embedding("told-all", "all"),
+    *_language_embedding("told-none", "none"),
     *_second(1, "camlm+btmlm-shuffled", "exp4", f"{BTMLM}.pseudo=shuffled"),
     *_second(1, "camlm-33+camlm", "exp3", start="camlm-33", pairs="33"),
     *_second(1, "camlm-33+btmlm", "exp4", start="camlm-33", pairs="33"),

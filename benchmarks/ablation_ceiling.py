@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ernie_m_jax.config import Config, SourceConfig
-from ernie_m_jax.config_fields import between
+from ernie_m_jax.config_fields import between, one_of
 from ernie_m_jax.data import layout, mixture, records
 from ernie_m_jax.model import visibility
 from ernie_m_jax.objectives import masking, mmlm
@@ -27,17 +27,20 @@ class CeilingConfig(TaskKeys):
     Attributes:
       path: a TSV per language of the monolingual text, `{language}` in its name, with a column for every language.
       mask_ratio: share of the text's tokens to predict.
-      right: share of the translation's tokens that stay; in place of the others stand random words, as if a generator
+      right: share of the translation's tokens that stay; in place of the others stand wrong words, as if a generator
         that is right so often had written it.
+      wrong: "random" ones, of all words alike, or those that "another" text has in these places of its translation: of
+        the right language, and as frequent as words are.
     """
 
     path: str = ""
     mask_ratio: float = field(default=0.15, metadata=between(0.01, 1))
     right: float = field(default=1.0, metadata=between(0, 1))
+    wrong: str = field(default="random", metadata=one_of("random", "another"))
 
 
 class _From:
-    """Pairs with the text of one language first."""
+    """Pairs with the text of one language first; a field has the translation of another text."""
 
     def __init__(self, parent: RandomAccess, language: str):
         self._parent, self._language = parent, language
@@ -46,6 +49,10 @@ class _From:
         return len(self._parent)
 
     def __getitem__(self, index: int) -> Record:
+        record, another = (self._turned(place % len(self)) for place in (index, index + len(self) // 2))
+        return dataclasses.replace(record, fields={"another": another.texts[1]})
+
+    def _turned(self, index: int) -> Record:
         record = self._parent[index]
         if record.languages[0] == self._language:
             return record
@@ -75,6 +82,8 @@ def examples(
         return []
     if keys.right < 1:
         others = rng.integers(masking.FIRST_ORDINARY_ID, tokenizer.mask_id, size=len(translation))
+        if keys.wrong == "another":
+            others = np.resize(tokenizer.encode_ids(record.fields["another"]), len(translation))
         translation = np.where(rng.random(len(translation)) < keys.right, translation, others)
     words, boundary = layout.pair(tokenizer, text, translation)
     positions = layout.pair_positions(cfg, len(words), boundary)

@@ -94,7 +94,12 @@ def retrievals(model: Any, corpus: pathlib.Path) -> dict[str, Any]:
 
 
 def writing_and_use(model: Any, texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """How the model writes every language from every other, and uses what it wrote; samples of it."""
+    """How the model writes every language from every other, and uses what it wrote; samples of it.
+
+    Nothing of a model that cannot be told which language to write.
+    """
+    if model.config.language_embedding == "none":
+        return {}
     languages = tuple(texts)
     directions = [(source, target) for source in languages for target in languages if source != target]
     scores, losses, samples = [], [], []
@@ -139,7 +144,7 @@ def measured(run: pathlib.Path, corpus: pathlib.Path, every: bool) -> dict[str, 
         found["by_step"] = {}
         for step, checkpoint in checkpoints(run).items():
             then = writing_and_use(at_step(run, checkpoint), texts)
-            found["by_step"][step] = {name: then[name] for name in ("writing", "use")}
+            found["by_step"][step] = {name: then[name] for name in ("writing", "use") if name in then}
     return found
 
 

@@ -59,12 +59,13 @@ def numbers(workdir: pathlib.Path, arm: Arm) -> dict[str, Any]:
     columns |= {name: by_layer(evals[name])[best] for name in sorted(evals.keys() - OWN) if by_layer(evals[name])}
     if (workdir / arm.name / "measures.json").exists():
         record["measures"] = measures = json.loads((workdir / arm.name / "measures.json").read_text("utf-8"))
-        use = measures["use"]
-        columns |= {"centred": measures["retrieval"]["test"]["centred_cosine"], "f1": measures["writing"]["f1"]}
-        columns |= {"chrf": measures["writing"]["chrf"], "own gain": use["none"] - use["own"]}
+        columns["centred"] = measures["retrieval"]["test"]["centred_cosine"]
         if "transfer" in measures:
             columns["transfer"] = measures["transfer"]["others"]
-        columns["true gain"] = use["none"] - use["translation"]
+        if "writing" in measures:
+            columns |= {name: measures["writing"][name] for name in ("f1", "chrf")}
+            use = measures["use"]
+            columns |= {"own gain": use["none"] - use["own"], "true gain": use["none"] - use["translation"]}
     return record
 
 

@@ -46,7 +46,7 @@ def run(seed: int, data: pathlib.Path, language: str, workdir: pathlib.Path) -> 
     """The summaries of pre-training and fine-tuning with a seed."""
     before = workdir / f"pretrained-{language}-{seed}"
     pretraining = small_runs.run(
-        "pretrain/stage1.py:size=tiny",
+        "configs/pretrain/stage1.py:size=tiny",
         before,
         [
             f"--config.seed={seed}",
@@ -56,7 +56,7 @@ def run(seed: int, data: pathlib.Path, language: str, workdir: pathlib.Path) -> 
         ],
     )
     finetuning = small_runs.run(
-        f"finetune/conll.py:size=tiny,seed={seed},init={before}",
+        f"configs/finetune/conll.py:size=tiny,seed={seed},init={before}",
         workdir / f"finetuned-{language}-{seed}",
         [
             f"--config.languages={language}",

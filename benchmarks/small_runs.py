@@ -28,10 +28,13 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def run(config: str, workdir: pathlib.Path, flags: Sequence[str]) -> dict[str, Any]:
-    """Trains in a process of its own, unless that is done; the run's summary. Its output is in a log beside it."""
+    """Trains with a config file and its argument in a process of its own, unless that is done; the run's summary.
+
+    Its output is in a log beside the work directory.
+    """
     if not (workdir / "summary.json").exists():
         workdir.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "ernie_m_jax.main", f"--config=configs/{config}", f"--workdir={workdir}"]
+        command = [sys.executable, "-m", "ernie_m_jax.main", f"--config={config}", f"--workdir={workdir}"]
         begun, used = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         with workdir.with_suffix(".log").open("w") as log:
             subprocess.run([*command, *flags], cwd=ROOT, stdout=log, stderr=log, check=True)

@@ -133,7 +133,7 @@ def main() -> None:
     text = ",".join([*groups["pretrained"], "en"])
     summaries = {
         "pre-training": small_runs.run(
-            "pretrain/stage1.py:size=tiny",
+            "configs/pretrain/stage1.py:size=tiny",
             before,
             [
                 f"--config.seed={arguments.seed}",
@@ -153,7 +153,7 @@ def main() -> None:
     for loss in LOSSES:
         after = arguments.workdir.absolute() / f"{loss}-{arguments.seed}"
         summary = small_runs.run(
-            f"finetune/tatoeba.py:size=tiny,loss={loss},seed={arguments.seed},init={before}",
+            f"configs/finetune/tatoeba.py:size=tiny,loss={loss},seed={arguments.seed},init={before}",
             after,
             [
                 f"--config.languages={languages}",

@@ -175,7 +175,7 @@ def model(folder: pathlib.Path, workdir: pathlib.Path, arguments) -> dict[str, d
         *small_runs.SINGLE,
     ]
     clozes = small_runs.run(
-        f"finetune/mlqa.py:size=tiny,seed={arguments.seed}",
+        f"configs/finetune/mlqa.py:size=tiny,seed={arguments.seed}",
         before,
         [
             *same,
@@ -203,7 +203,7 @@ def model(folder: pathlib.Path, workdir: pathlib.Path, arguments) -> dict[str, d
         ],
     )
     finetuning = small_runs.run(
-        f"finetune/mlqa.py:size=tiny,seed={arguments.seed},init={before}",
+        f"configs/finetune/mlqa.py:size=tiny,seed={arguments.seed},init={before}",
         workdir / f"finetuned-{arguments.seed}",
         [
             *same,

@@ -213,13 +213,14 @@ def test_the_ceiling_masks_the_monolingual_side_alone(tmp_path, tokenizer):
     assert ablation_ceiling.TASK.predictions is ablation_ceiling.predictions  # it computes the words' logits
     for language, row in (("en", "a class name\tein Name"), ("de", "a type\tein Typ"), ("ru", "x\ty")):
         columns = "en\tde\tru"
-        (tmp_path / f"{language}.tsv").write_text(f"{columns}\n{row}\tимя типа\n")
+        (tmp_path / f"{language}.tsv").write_text(f"{columns}\n{row}\tимя типа\nno\tnein\tнет\n")
     keys = {"task": "benchmarks.ablation_ceiling", "path": str(tmp_path / "{language}.tsv"), "mask_ratio": 1.0}
     config = configs.resolve(small_tree(objectives__ceiling=keys))
     keys = ablation_ceiling.CeilingConfig(**keys)
     groups = ablation_ceiling.open_translations(config, keys, mixture.Sources(config))
     assert set(groups) == {f"{a}>{b}" for a in config.languages for b in config.languages if a != b}
-    assert groups["de>en"].records[0] == Record(("ein Typ", "a type"), ("de", "en"))
+    assert groups["de>en"].records[0] == Record(("ein Typ", "a type"), ("de", "en"), {"another": "no"})
+    assert groups["de>en"].records[1].fields == {"another": "a type"}
     (example,) = ablation_ceiling.examples(
         groups["de>en"].records[0], tokenizer, config, keys, np.random.default_rng(0)
     )
@@ -235,6 +236,11 @@ def test_the_ceiling_masks_the_monolingual_side_alone(tmp_path, tokenizer):
         (example,) = ablation_ceiling.examples(record, tokenizer, config, changed, rng)
         same = np.mean(example["ids"][-1 - len(true) : -1] == true)
         assert same == pytest.approx(share, abs=0.15)
+    record = dataclasses.replace(record, fields={"another": "class"})
+    changed = dataclasses.replace(none, wrong="another")
+    (example,) = ablation_ceiling.examples(record, tokenizer, config, changed, np.random.default_rng(0))
+    wrong = tokenizer.encode_ids("class") * len(true)
+    assert example["ids"][-1 - len(true) : -1].tolist() == wrong[: len(true)]
 
 
 def test_an_unchanging_generator_writes_each_line_in_every_other_language(tmp_path):

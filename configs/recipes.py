@@ -116,7 +116,9 @@ def _as_stored(config: ml_collections.ConfigDict, place: str) -> None:
     config.model.language_embedding = "none"  # the other languages of a task have no row in its table
     config.model.num_languages = -1
     config.tokenizer.style = stored["tokenizer"]["style"] or config.tokenizer.style
-    config.tokenizer.path = stored["tokenizer"].get("path") or stores.join(place, "tokenizer")
+    own = stores.join(place, "tokenizer")
+    has_own = any(stores.exists(stores.join(own, name)) for name in ("sentencepiece.bpe.model", "vocab.txt"))
+    config.tokenizer.path = own if has_own else stored["tokenizer"].get("path") or own
     config.data.pair_positions = stored.get("data", {}).get("pair_positions", config.data.pair_positions)
 
 

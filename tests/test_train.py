@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import threading
 
 import jax
@@ -12,7 +13,7 @@ from ernie_m_jax import config as configs
 from ernie_m_jax.data import mixture
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.tokenizer import Tokenizer
-from ernie_m_jax.training import claim, guard, preemption, run, stages
+from ernie_m_jax.training import claim, guard, own_tokenizer, preemption, run, stages
 from tests.conftest import small_tree
 
 STEPS = 8
@@ -292,9 +293,29 @@ def test_a_tokenizer_that_the_user_put_there_is_used(tokenizer_path, tmp_path):
         (tmp_path / "tokenizer" / name).write_bytes(pathlib.Path(tokenizer_path, name).read_bytes())
     config = configs.resolve(tree(tokenizer_path, tokenizer__path=""))
     claim.claim(config, tmp_path)
-    loaded = run.open_tokenizer(config, tmp_path, mixture.Sources(config))
+    loaded = own_tokenizer.open_tokenizer(config, tmp_path, mixture.Sources(config))
     assert loaded.fingerprint == Tokenizer.load(tokenizer_path).fingerprint
     assert not list(tmp_path.glob("tokenizer.*"))
+
+
+def test_a_work_directory_keeps_the_tokenizer_that_it_was_given(tokenizer_path, tmp_path, capsys):
+    given, workdir = tmp_path / "given", tmp_path / "run"
+    shutil.copytree(tokenizer_path, given)
+    (workdir / "tokenizer").mkdir(parents=True)
+    (workdir / "tokenizer" / "vocab.txt").write_text("another's, half written\n")
+    config = configs.resolve(tree(given))
+    claim.claim(config, workdir)
+    for _ in range(2):
+        loaded = own_tokenizer.open_tokenizer(config, workdir, mixture.Sources(config))
+    assert [path.name for path in sorted(workdir.glob("tokenizer*"))] == ["tokenizer", "tokenizer.replaced"]
+    assert capsys.readouterr().out == ""
+    shutil.rmtree(given)
+    moved = workdir.rename(tmp_path / "moved")
+    for sources in (None, mixture.Sources(config)):
+        assert own_tokenizer.open_tokenizer(config, moved, sources).fingerprint == loaded.fingerprint
+        assert f"no tokenizer in {given} any more" in capsys.readouterr().out.replace("\n", " ")
+    with pytest.raises(FileNotFoundError, match=f"{given}"):
+        own_tokenizer.open_tokenizer(config, tmp_path / "elsewhere", None)
 
 
 def test_init_resume_is_of_a_stage_of_the_same_name(tokenizer_path, tmp_path):

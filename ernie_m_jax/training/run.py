@@ -1,7 +1,7 @@
 """A whole run: a config and a work directory in, trained stages and a summary out.
 
     workdir/config.json            the resolved config, versions and commit
-    workdir/tokenizer/             the tokenizer, if the run trained it
+    workdir/tokenizer/             the tokenizer: trained by the run, or a copy of that of `tokenizer.path`
     workdir/<stage>/               checkpoints/ metrics.jsonl tensorboard/ mixture.json summary.json,
                                    <evaluation>.csv .png
     workdir/goodput.json           where the time of all parts of the run went
@@ -21,68 +21,21 @@ from typing import Any
 
 import jax
 
-from ernie_m_jax import config_files, mirrors, sharding, tokenizer
+from ernie_m_jax import config_files, mirrors, sharding
 from ernie_m_jax import task as tasks
-from ernie_m_jax.checkpoint import apart, saved_steps
+from ernie_m_jax.checkpoint import saved_steps
 from ernie_m_jax.config import Config, ConfigError, MeshConfig, to_dict
 from ernie_m_jax.data import mixture
-from ernie_m_jax.data.records import DataError
 from ernie_m_jax.evaluation import report
 from ernie_m_jax.evaluation.runner import Evaluations
 from ernie_m_jax.model import kernels
 from ernie_m_jax.reporting import files, goodput, metrics, screen, summary
 from ernie_m_jax.reporting.goodput import Goodput
 from ernie_m_jax.task import Group
-from ernie_m_jax.training import claim, evaluating, lengths, loop, restore, stages
+from ernie_m_jax.training import claim, evaluating, lengths, loop, own_tokenizer, restore, stages
 from ernie_m_jax.training.phases import Phases
 from ernie_m_jax.training.spikes import Losses
 from ernie_m_jax.training.watchdog import Watchdog
-
-
-def open_tokenizer(config: Config, workdir: Path, sources: mixture.Sources | None) -> tokenizer.Tokenizer:
-    """The tokenizer of `tokenizer.path`, or the work directory's own.
-
-    Training, which has `sources`, makes that if it is not there yet.
-
-    Raises:
-      ConfigError: there is none, it cannot be used, or its vocabulary does not match `model.vocab_size`.
-    """
-    if sources is not None and config.tokenizer.style == "xlm":
-        raise ConfigError("config.tokenizer.style 'xlm' cuts one language at a time: it is for using a model only")
-    own = workdir / "tokenizer"
-    path = config.tokenizer.path or own
-    missing = not config.tokenizer.path and not (own / "vocab.txt").exists()
-    if missing and sources is None:
-        raise ConfigError(f"{workdir} holds no tokenizer and config.tokenizer.path names none")
-    if sources is not None:
-        _train_tokenizer(config, sources, own, missing)
-    try:
-        loaded = tokenizer.Tokenizer.load(path, config.tokenizer.style)
-    except ValueError as error:
-        raise ConfigError(f"config.tokenizer.path: {error}") from None
-    if loaded.vocab_size != config.model.vocab_size:
-        raise ConfigError(
-            f"config.model.vocab_size is {config.model.vocab_size}, but the tokenizer in {path} has "
-            f"{loaded.vocab_size} entries"
-        )
-    return loaded
-
-
-def _train_tokenizer(config: Config, sources: mixture.Sources, folder: Path, missing: bool) -> None:
-    """The first process trains it if it is missing; the others wait, and fail with it."""
-    error: ValueError | None = None
-    if missing and jax.process_index() == 0:
-        screen.show(f"training a tokenizer of {config.model.vocab_size} entries")
-        try:
-            coverage = config.tokenizer.character_coverage
-            tokenizer.train(sources.texts(), config.model.vocab_size, folder, coverage)
-        except DataError as caught:
-            error = caught
-        except ValueError as caught:
-            error = ConfigError(f"config.model.vocab_size and config.tokenizer: {caught}")
-    saved_steps.raise_together(error, "training the tokenizer")
-    if not config.tokenizer.path:  # the others may have one that the first process has put aside
-        apart.bring(folder)
 
 
 def open_entries(config: Config, sources: mixture.Sources) -> dict[str, Mapping[str, Group]]:
@@ -126,7 +79,7 @@ def make(config: Config, workdir: Path, training: bool = False, with_evaluations
     if training:
         sharding.check_rows(mesh, config.train.batch_size, config.train.grad_accumulation_steps)
         claim.claim(config, workdir)
-    opened = open_tokenizer(config, workdir, sources)
+    opened = own_tokenizer.open_tokenizer(config, workdir, sources)
     if sources is not None:
         sources.check_tokenizer(opened.fingerprint)
     return stages.Run(

@@ -44,7 +44,7 @@ def main() -> None:
     results, versions = {}, {}
     for name, precision in PRECISIONS.items():
         workdir = arguments.workdir / name.replace(" ", "-")
-        summary = small_runs.run("quickstart.py", workdir, (*flags, *precision, *more))
+        summary = small_runs.run("configs/quickstart.py", workdir, (*flags, *precision, *more))
         retrieval = summary["evals"]["retrieval"]["stage1"]
         results[name] = {"loss": curve(workdir / "stage1"), "retrieval": retrieval}
         versions = summary["versions"]

@@ -10,6 +10,7 @@ and the mean of the other languages with their range over seeds, and writes ever
 
 import argparse
 import concurrent.futures
+import json
 import os
 import pathlib
 import queue
@@ -35,9 +36,9 @@ def write_files(corpus: pathlib.Path, folder: pathlib.Path) -> None:
             write_table(folder / f"{part}-{language}.tsv", ("sentence1", "sentence2", "label"), written)
 
 
-def accuracies(summary: dict[str, Any]) -> dict[str, float]:
+def accuracies(run: pathlib.Path) -> dict[str, float]:
     """Of both sets in English and, as a mean, in the other languages; percent."""
-    found = summary["evals"]["groups"]
+    found = json.loads((run / "finetune" / "summary.json").read_text("utf-8"))["evals"]["groups"]
     return {
         f"{part}_{name}": mean(found[f"{part}/{language}/accuracy"] for language in languages)
         for part in ("dev", "test")
@@ -52,8 +53,8 @@ def run(arguments: argparse.Namespace, arm: str, cores: "queue.SimpleQueue[set[i
         os.sched_setaffinity(0, mine)  # of this thread, and of the process that it starts
         argument = f"init={arguments.arms.absolute() / arm},data={(arguments.workdir / 'data').absolute()}"
         config = f"benchmarks/ablation_groups.py:{argument},seed={arm.rpartition('-')[2]}"
-        summary = small_runs.run(config, arguments.workdir.absolute() / arm, ())
-        return {**accuracies(summary), "seconds": summary["process"]["wall_seconds"], "versions": summary["versions"]}
+        summary = small_runs.run(config, workdir := arguments.workdir.absolute() / arm, ())
+        return {**accuracies(workdir), "seconds": summary["process"]["wall_seconds"], "versions": summary["versions"]}
     finally:
         cores.put(mine)
 

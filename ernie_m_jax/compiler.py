@@ -1,9 +1,7 @@
-"""XLA's options for programs that compute no logits of the vocabulary: by platform, each with its reason.
+"""XLA's options: by platform, each with its reason.
 
-That is encoding, and fine-tuning with its evaluations. What predicts words is compiled as XLA does by itself; no option
-measured so far makes it faster. What the environment's XLA_FLAGS name counts before what stands here, and what this
-version of XLA does not know is left out. Options without a measured gain do not stand here; `benchmarks/RESULTS.md` has
-the measurements.
+What the environment's XLA_FLAGS name counts before what stands here, and what this version of XLA does not know is left
+out. Options without a measured gain do not stand here; `benchmarks/RESULTS.md` has the measurements.
 """
 
 import functools
@@ -15,26 +13,23 @@ import jax
 
 OPTIONS: Mapping[str, Mapping[str, str | int | bool]] = {
     # XLA hands matrix products and what surrounds them to YNNPACK, an experiment of its own. What it compiled before
-    # takes a fifth less time in base's forward pass and some percent less in a fine-tuning step, but more than twice as
-    # much for the product with the word table.
+    # takes a fifth less time in base's forward pass and some percent less in a training step. Few rows times the word
+    # table's many it multiplies slowly, the table times the rows fast: `model.vocabulary.words_axis`.
     "cpu": {"xla_cpu_experimental_ynn_fusion_type": ""},
 }
 
 
-def jit(
-    function: Callable[..., Any], mesh: jax.sharding.Mesh | None = None, *, words: bool = False, **how: Any
-) -> jax.stages.Wrapped:
+def jit(function: Callable[..., Any], mesh: jax.sharding.Mesh | None = None, **how: Any) -> jax.stages.Wrapped:
     """`jax.jit` with the options of the mesh's devices, which need not be here; of the default ones without a mesh.
 
     Args:
       function: what is compiled. What comes out is called by itself: JAX takes options for no function within another
         that is compiled or differentiated.
       mesh: what it runs on.
-      words: whether it computes logits of the vocabulary, and so goes without the options.
       **how: as `jax.jit` takes it.
     """
     platform = mesh.devices.flat[0].platform if mesh is not None else jax.default_backend()
-    return jax.jit(function, compiler_options={} if words else options(platform), **how)
+    return jax.jit(function, compiler_options=options(platform), **how)
 
 
 def options(platform: str) -> dict[str, str | int | bool]:

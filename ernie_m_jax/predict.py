@@ -138,7 +138,7 @@ def _probabilities(model: ErnieM) -> Callable[[Any, Inputs, np.ndarray], jax.Arr
         hidden = model.apply({"params": params}, inputs, visibility.FULL, at=at[None], method="encode")[0]
         return jax.nn.softmax(model.apply({"params": params}, hidden, method="predict"))
 
-    return compiler.jit(run, words=True)
+    return compiler.jit(run)
 
 
 def _with_word(tokenizer: Tokenizer, text: str, span: tuple[int, int], before: int, word: int) -> str:
@@ -229,7 +229,7 @@ def _generator(
     """The compiled (params, batch, rng) -> PseudoTokens."""
     keys = _keys(temperature=temperature, passes=passes)
     generate = functools.partial(btmlm.generate, _config(model.config), keys, model, never=never)
-    return compiler.jit(generate, words=True)
+    return compiler.jit(generate)
 
 
 def _batch(examples: Sequence[Example], config: ModelConfig) -> dict[str, np.ndarray]:

@@ -28,9 +28,17 @@ MESHES = {
     "tensor": MeshConfig(data=1, fsdp=1, tensor=8),
     "mixed": MeshConfig(data=2, fsdp=2, tensor=2),
 }
-# room, keep: all of a group at once; less than some group needs, less than any does; with the logits kept.
-LOSSES = {"whole": (SIZE, False), "little room": (3, False), "kept": (3, True)}
-SAMPLED = {"chunked": 100, "at once": 0, "tiny": 7}
+# room, keep and the axis of the words in the logits: all of a group at once; less than some group needs, less than any
+# does; with the logits kept; the last two with words first.
+LOSSES = {
+    "whole": (SIZE, False, 1),
+    "little room": (3, False, 1),
+    "kept": (3, True, 1),
+    "words first": (3, False, 0),
+    "words first, kept": (3, True, 0),
+}
+WRITTEN = {"argmax": 1, "argmax, words first": 0}
+SAMPLED = {"chunked": (100, 1), "at once": (0, 1), "tiny": (7, 1), "words first": (100, 0)}
 
 
 def problem(mesh):
@@ -48,10 +56,10 @@ def problem(mesh):
 def programs(over):
     """Each function of the head, as the model calls it."""
 
-    def loss(room, keep, hidden, table, bias, labels):
+    def loss(room, keep, axis, hidden, table, bias, labels):
         def total(hidden, table, bias):
             scores = vocabulary_cross_entropy(
-                hidden, table, vocabulary.only_words(bias, V), labels, 100, room, keep, split=over
+                hidden, table, vocabulary.only_words(bias, V), labels, 100, room, keep, over, axis
             )
             weights = 1.0 + jnp.arange(labels.size).reshape(labels.shape) / labels.size
             return (scores.loss * weights).sum(), (scores.loss, scores.correct)
@@ -59,17 +67,17 @@ def programs(over):
         (_, out), gradients = jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)(hidden, table, bias)
         return *out, *gradients
 
-    def argmax(hidden, table, bias, labels):
+    def argmax(axis, hidden, table, bias, labels):
         bias = vocabulary.only_words(bias, V)
-        return vocabulary_argmax(hidden.reshape(-1, H), table, bias, 100, over)
+        return vocabulary_argmax(hidden.reshape(-1, H), table, bias, 100, over, axis)
 
-    def sample(chunk, hidden, table, bias, labels):
+    def sample(chunk, axis, hidden, table, bias, labels):
         bias = vocabulary.only_words(bias, V)
-        return vocabulary_sample(hidden.reshape(-1, H), table, bias, chunk, jax.random.key(3), 1.5, over)
+        return vocabulary_sample(hidden.reshape(-1, H), table, bias, chunk, jax.random.key(3), 1.5, over, axis)
 
     found = {f"loss, {name}": functools.partial(loss, *keys) for name, keys in LOSSES.items()}
-    found["argmax"] = argmax
-    return found | {f"sample, {name}": functools.partial(sample, chunk) for name, chunk in SAMPLED.items()}
+    found |= {name: functools.partial(argmax, axis) for name, axis in WRITTEN.items()}
+    return found | {f"sample, {name}": functools.partial(sample, *keys) for name, keys in SAMPLED.items()}
 
 
 def observe(name):
@@ -83,7 +91,7 @@ def observe(name):
         found[key] = {
             "out": [np.asarray(array, np.float64).tolist() for array in compiled(*arrays)],
             "whole table": any(f"{kind}[{ROWS},{H}]" in text for kind in ("f32", "bf16")),
-            "logits": f"f32[{GROUPS * SIZE},{ROWS}]" in text,
+            "logits": any(f"f32[{a},{b}]" in text for a, b in ((GROUPS * SIZE, ROWS), (ROWS, GROUPS * SIZE))),
             "collectives": {kind: dataclasses.asdict(one) for kind, one in collectives(text, mesh.size).kinds.items()},
         }
     return found
@@ -108,13 +116,13 @@ def test_loss_and_gradients_are_one_devices(found, mesh, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("name", ["argmax", *(f"sample, {name}" for name in SAMPLED)])
+@pytest.mark.parametrize("name", [*WRITTEN, *(f"sample, {name}" for name in SAMPLED)])
 def test_the_tokens_written_are_one_devices(found, mesh, name):
     (ids, log_probs), (want, wanted) = (found[where][name]["out"] for where in (mesh, "one"))
     np.testing.assert_array_equal(ids, want)
     np.testing.assert_allclose(log_probs, wanted, rtol=1e-5, atol=1e-5)
     assert max(ids) < V
-    if name != "argmax":
+    if name not in WRITTEN:
         assert ids == found["one"]["sample, at once"]["out"][0]
 
 
@@ -130,7 +138,10 @@ def test_the_reference_is_the_plain_computation(found):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["loss, whole", "loss, little room", "argmax", "sample, chunked", "sample, tiny"])
+@pytest.mark.parametrize(
+    "name",
+    ["loss, whole", "loss, little room", "loss, words first", *WRITTEN, "sample, chunked", "sample, tiny"],
+)
 @pytest.mark.parametrize("mesh", ["fsdp", "tensor", "mixed"])
 def test_no_device_holds_the_table_or_the_logits(found, mesh, name):
     assert not found[mesh][name]["whole table"]

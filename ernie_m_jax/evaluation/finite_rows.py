@@ -16,23 +16,20 @@ from ernie_m_jax.task import Batch, Spec
 Compiled = Callable[[Any, Batch], Any]
 
 
-def compiled(function: Callable[[Any, Any, Batch], Any], model: Any, params: Any, words: bool) -> Compiled:
+def compiled(function: Callable[[Any, Any, Batch], Any], model: Any, params: Any) -> Compiled:
     """(params, batch) -> `function(model, params, batch)`, jitted, whole on every device of the parameters' mesh.
 
-    The same again for the same function, model and mesh, so an evaluation that comes again compiles nothing. `words`:
-    whether it computes logits of the vocabulary (`compiler.jit`).
+    The same again for the same function, model and mesh, so an evaluation that comes again compiles nothing.
     """
-    return _compiled(function, model, mesh_of(params), words)
+    return _compiled(function, model, mesh_of(params))
 
 
 @functools.lru_cache(maxsize=16)
-def _compiled(
-    function: Callable[[Any, Any, Batch], Any], model: Any, mesh: jax.sharding.Mesh | None, words: bool
-) -> Compiled:
+def _compiled(function: Callable[[Any, Any, Batch], Any], model: Any, mesh: jax.sharding.Mesh | None) -> Compiled:
     if mesh is None:
-        return compiler.jit(functools.partial(function, model), words=words)
+        return compiler.jit(functools.partial(function, model))
     whole = sharding.replicated(mesh)
-    return compiler.jit(functools.partial(function, model.clone(mesh=mesh)), mesh, words=words, out_shardings=whole)
+    return compiler.jit(functools.partial(function, model.clone(mesh=mesh)), mesh, out_shardings=whole)
 
 
 def run(

@@ -48,7 +48,7 @@ class HeldoutEvaluator:
     def run(self, model: Any, params: Any, tokenizer: Any) -> Outcome:
         """Every example of each entry once."""
         self._rows = self._rows or self._packed(tokenizer)
-        function = finite_rows.compiled(self._loss, model, params, self._task.predictions() > 0)
+        function = finite_rows.compiled(self._loss, model, params)
         metrics: dict[str, float] = {}
         over_all: dict[str, tuple[float, float]] = {}
         for entry, rows in self._rows.items():

@@ -47,7 +47,7 @@ def predictions(
       rows: what `packed` made of them.
       batch_size: rows per batch.
     """
-    function = finite_rows.compiled(task.predict, model, params, task.predictions() > 0)
+    function = finite_rows.compiled(task.predict, model, params)
     found: list[list[dict[int, Mapping[str, np.ndarray]]]] = [[{} for _ in range(len(group))] for group in groups]
     for chosen, arrays in finite_rows.run(function, params, rows, task.spec(), batch_size):
         for number, row in enumerate(chosen):

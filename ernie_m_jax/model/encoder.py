@@ -160,9 +160,9 @@ class ErnieM(nn.Module):
         Returns:
           Scores: negative log-likelihood f32 [...] in nats (0 where not scored) and correct bool [...].
         """
-        compute = self.compute
+        compute, devices = self.compute, (split_of(self.mesh), vocabulary.words_axis(self.mesh))
         return loss.vocabulary_cross_entropy(
-            *self._predicted(hidden), labels, compute.vocab_chunk, room, compute.keep_logits, split_of(self.mesh)
+            *self._predicted(hidden), labels, compute.vocab_chunk, room, compute.keep_logits, *devices
         )
 
     def generate(
@@ -184,17 +184,19 @@ class ErnieM(nn.Module):
         """
         x, table, bias = self._predicted(hidden)
         arguments = (x, table, vocabulary.without(bias, never), self.compute.vocab_chunk)
+        devices = (split_of(self.mesh), vocabulary.words_axis(self.mesh))
         if temperature == 0.0:
-            return generation.vocabulary_argmax(*arguments, split=split_of(self.mesh))
+            return generation.vocabulary_argmax(*arguments, *devices)
         if rng is None:
             raise ValueError(f"temperature {temperature} samples and needs a key, got rng=None")
-        return generation.vocabulary_sample(*arguments, rng, temperature, split_of(self.mesh))
+        return generation.vocabulary_sample(*arguments, rng, temperature, *devices)
 
     def predict(self, hidden: jax.Array) -> jax.Array:
         """The masked language model's logits, f32 [N, V], of the encoder's output [N, H]; for a few positions only."""
         x, table, bias = self._predicted(hidden)
-        logits = jnp.einsum("nh,vh->nv", x, table.astype(x.dtype), preferred_element_type=jnp.float32) + bias
-        return logits[:, : self.config.vocab_size]
+        axis = vocabulary.words_axis(self.mesh)
+        logits = vocabulary.products(x, table.astype(x.dtype), axis)
+        return ((logits if axis else logits.T) + bias)[:, : self.config.vocab_size]
 
     def _predicted(self, hidden: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """What `loss` takes: hidden states after the head's own layers, the decoder's table [V, H] and bias [V].

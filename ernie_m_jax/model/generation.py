@@ -14,7 +14,7 @@ from ernie_m_jax.model import vocabulary
 from ernie_m_jax.model.dropout import random_bits_at
 from ernie_m_jax.model.split import Split
 
-_BLOCK = 128  # columns of a block in `_argmax`
+_BLOCK = 128  # words of a block in `_argmax`
 
 
 class Generated(NamedTuple):
@@ -47,45 +47,46 @@ def _start_running(n: int) -> _Running:
     return _Running(lowest, jnp.zeros((n,), jnp.float32), lowest, lowest, jnp.zeros((n,), jnp.int32))
 
 
-def _accumulate(running: _Running, logits: jax.Array, scores: jax.Array, start: jax.Array | int) -> _Running:
-    """Adds one chunk, logits and scores [N, size], to the running reductions."""
-    largest = jnp.maximum(running.maximum, logits.max(axis=-1))
-    total = running.total * jnp.exp(running.maximum - largest) + jnp.exp(logits - largest[:, None]).sum(axis=-1)
-    column = _argmax(scores)
-    score = jnp.take_along_axis(scores, column[:, None], axis=-1)[:, 0]
-    logit = jnp.take_along_axis(logits, column[:, None], axis=-1)[:, 0]
+def _accumulate(running: _Running, logits: jax.Array, scores: jax.Array, start: jax.Array | int, axis: int) -> _Running:
+    """Adds one chunk's logits and scores, with the words in `axis`, to the running reductions."""
+    largest, total = vocabulary.add_exponentials(logits, axis, running.maximum, running.total)
+    word = _argmax(scores, axis)
+    score, logit = (vocabulary.at_words(values, word, axis) for values in (scores, logits))
     better = score > running.best_score
     return _Running(
         maximum=largest,
         total=total,
         best_score=jnp.where(better, score, running.best_score),
         best_logit=jnp.where(better, logit, running.best_logit),
-        best_id=jnp.where(better, start + column, running.best_id),
+        best_id=jnp.where(better, start + word, running.best_id),
     )
 
 
-def _argmax(scores: jax.Array) -> jax.Array:
-    """The first largest column, int32 [N], of scores [N, size].
+def _argmax(scores: jax.Array, axis: int) -> jax.Array:
+    """The first largest word of each position, int32 [N], of scores with the words in `axis`.
 
-    In two levels, over blocks of columns and within the best block: XLA's CPU code for a maximum is vectorised, that
+    In two levels, over blocks of words and within the best block: XLA's CPU code for a maximum is vectorised, that
     for an argmax is not and costs as much as the product that made the scores.
     """
-    n, size = scores.shape
+    size, n = scores.shape[axis], scores.shape[1 - axis]
     blocks = -(-size // _BLOCK)
-    scores = jnp.pad(scores, ((0, 0), (0, blocks * _BLOCK - size)), constant_values=-jnp.inf)
-    blocked = scores.reshape(n, blocks, _BLOCK)
-    block = blocked.max(axis=-1).argmax(axis=-1)
-    row = jnp.take_along_axis(blocked, block[:, None, None], axis=1)[:, 0]
-    return (block * _BLOCK + row.argmax(axis=-1)).astype(jnp.int32)
+    more = [(0, 0), (0, 0)]
+    more[axis] = (0, blocks * _BLOCK - size)
+    scores = jnp.pad(scores, more, constant_values=-jnp.inf)
+    blocked = scores.reshape((n, blocks, _BLOCK) if axis else (blocks, _BLOCK, n))
+    block = blocked.max(axis=axis + 1).argmax(axis=axis)
+    best = jnp.take_along_axis(blocked, jnp.expand_dims(block, (axis, axis + 1)), axis=axis).squeeze(axis)
+    return (block * _BLOCK + best.argmax(axis=axis)).astype(jnp.int32)
 
 
 def vocabulary_argmax(
-    hidden: jax.Array, embedding: jax.Array, bias: jax.Array, chunk: int, split: Split = splits.ALONE
+    hidden: jax.Array, embedding: jax.Array, bias: jax.Array, chunk: int, split: Split = splits.ALONE, axis: int = 1
 ) -> Generated:
     """The most probable token of each position; the first one of equals. Arguments as `vocabulary_cross_entropy`."""
 
     def on_device(hidden: jax.Array, embedding: jax.Array, bias: jax.Array) -> Generated:
-        return _generated(_over_words(hidden, embedding, bias, chunk, split, lambda logits, start: logits), split)
+        best = _over_words(hidden, embedding, bias, chunk, split, axis, lambda logits, start: logits)
+        return _generated(best, split)
 
     vocabulary.check_shapes(hidden, embedding, bias)
     split.check(len(hidden))
@@ -101,6 +102,7 @@ def vocabulary_sample(
     rng: jax.Array,
     temperature: float,
     split: Split = splits.ALONE,
+    axis: int = 1,
 ) -> Generated:
     """A token of each position drawn from softmax(logits / temperature).
 
@@ -115,6 +117,7 @@ def vocabulary_sample(
       rng: a PRNG key.
       temperature: greater than 0.
       split: as in `vocabulary_cross_entropy`; the drawn tokens do not depend on it either.
+      axis: as there; nor on this.
 
     Returns:
       Generated; `log_probs` are those of the temperature 1 distribution.
@@ -131,9 +134,10 @@ def vocabulary_sample(
         position, word = split.first_position(hidden), split.first_word(bias)
 
         def noisy(logits: jax.Array, start: jax.Array | int) -> jax.Array:
-            return logits / temperature + _gumbel(logits, (position, word + start), seed)
+            noise = _gumbel((len(hidden), logits.shape[axis]), (position, word + start), seed)
+            return logits / temperature + (noise if axis else noise.T)
 
-        return _generated(_over_words(hidden, embedding, bias, chunk, split, noisy), split)
+        return _generated(_over_words(hidden, embedding, bias, chunk, split, axis, noisy), split)
 
     inputs = (splits.POSITIONS, splits.TABLE, splits.BIAS, splits.WHOLE)
     run = split.on_devices(on_device, inputs, splits.POSITIONS)
@@ -146,6 +150,7 @@ def _over_words(
     bias: jax.Array,
     chunk: int,
     split: Split,
+    axis: int,
     score: Callable[[jax.Array, jax.Array | int], jax.Array],
 ) -> _Running:
     """The reductions over a device's words; `score(logits, start)` are the scores of a chunk of them."""
@@ -153,8 +158,8 @@ def _over_words(
 
     def body(start: jax.Array | int, size: int, running: _Running) -> _Running:
         rows = vocabulary.rows(embedding, start, size, hidden.dtype, split)
-        logits = vocabulary.biased(vocabulary.products(hidden, rows), bias, start)
-        return _accumulate(running, logits, score(logits, start), first + start)
+        logits = vocabulary.biased(vocabulary.products(hidden, rows, axis), bias, start, axis)
+        return _accumulate(running, logits, score(logits, start), first + start, axis)
 
     return vocabulary.over_chunks(body, len(bias), chunk, _start_running(len(hidden)))
 
@@ -170,9 +175,9 @@ def _generated(running: _Running, split: Split) -> Generated:
     return Generated(best, logit - maximum - jnp.log(total))
 
 
-def _gumbel(like: jax.Array, first: tuple[jax.Array | int, jax.Array | int], seed: jax.Array) -> jax.Array:
+def _gumbel(shape: tuple[int, int], first: tuple[jax.Array | int, jax.Array | int], seed: jax.Array) -> jax.Array:
     """Standard Gumbel noise f32 of positions and words from `first`; precise in the upper tail, where the winner is."""
-    bits = random_bits_at(like.shape, first, seed)
+    bits = random_bits_at(shape, first, seed)
     upper = (bits.astype(jnp.float32) + 0.5) * jnp.float32(2.0**-32)
     upper = jnp.minimum(upper, jnp.float32(1.0 - 2.0**-24))  # 1 is where log1p ends
     return -jnp.log(-jnp.log1p(-upper))

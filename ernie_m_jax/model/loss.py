@@ -5,6 +5,7 @@ chunk's logits again, or reads them where there is memory to keep them.
 Axes: N positions, V vocabulary, H width.
 """
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -25,8 +26,15 @@ class Scores(NamedTuple):
     correct: jax.Array
 
 
-def _columns(start: jax.Array | int, size: int) -> jax.Array:
-    return start + jax.lax.broadcasted_iota(jnp.int32, (1, size), 1)
+@dataclasses.dataclass(frozen=True)
+class _How:
+    """How it is computed, which changes no value: arguments of `vocabulary_cross_entropy`."""
+
+    chunk: int
+    room: int
+    keep: bool
+    split: Split
+    axis: int
 
 
 class _Partial(NamedTuple):
@@ -37,43 +45,42 @@ class _Partial(NamedTuple):
     label: jax.Array
 
 
-def _whole(embedding: jax.Array, bias: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
-    """The table in `dtype` and the bias with rows added that nothing predicts, up to what matrix units like."""
-    more = -embedding.shape[0] % _ALIGNED
+def _whole(embedding: jax.Array, bias: jax.Array, dtype: Any, axis: int) -> tuple[jax.Array, jax.Array]:
+    """The table in `dtype` and the bias; on accelerators with rows that nothing predicts, up to what they like."""
+    more = -embedding.shape[0] % _ALIGNED if axis else 0
     return jnp.pad(embedding.astype(dtype), ((0, more), (0, 0))), jnp.pad(
         bias, (0, more), constant_values=vocabulary.NEVER
     )
 
 
 def _forward(
-    hidden: jax.Array, embedding: jax.Array, bias: jax.Array, labels: jax.Array, chunk: int, keep: bool, split: Split
+    hidden: jax.Array, embedding: jax.Array, bias: jax.Array, labels: jax.Array, how: _How
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
-    """Loss [N], correct [N], log-sum-exp [N], and if `keep` the products with the whole table, else None."""
+    """Loss [N], correct [N], log-sum-exp [N], and if `how.keep` the products with the whole table, else None."""
     lowest = jnp.full(labels.shape, -jnp.inf, jnp.float32)
     partial = _Partial(lowest, jnp.zeros(labels.shape, jnp.float32), lowest)
+    split, axis = how.split, how.axis
     first = split.first_word(bias)
 
     def add(products: jax.Array, start: jax.Array | int, partial: _Partial) -> _Partial:
-        logits = vocabulary.biased(products, bias, start)
-        largest = jnp.maximum(partial.maximum, logits.max(axis=-1))
-        total = partial.total * jnp.exp(partial.maximum - largest) + jnp.exp(logits - largest[:, None]).sum(axis=-1)
-        column = labels - first - start
-        inside = (column >= 0) & (column < logits.shape[1])
-        here = jnp.take_along_axis(logits, jnp.clip(column, 0, logits.shape[1] - 1)[:, None], axis=-1)[:, 0]
-        return _Partial(largest, total, jnp.where(inside, here, partial.label))
+        logits = vocabulary.biased(products, bias, start, axis)
+        largest, total = vocabulary.add_exponentials(logits, axis, partial.maximum, partial.total)
+        word, size = labels - first - start, logits.shape[axis]
+        here = vocabulary.at_words(logits, jnp.clip(word, 0, size - 1), axis)
+        return _Partial(largest, total, jnp.where((word >= 0) & (word < size), here, partial.label))
 
     kept = None
-    if keep:
-        table, bias = _whole(embedding, bias, hidden.dtype)
-        kept = vocabulary.products(hidden, split.full_width(table), hidden.dtype)
+    if how.keep:
+        table, bias = _whole(embedding, bias, hidden.dtype, axis)
+        kept = vocabulary.products(hidden, split.full_width(table), axis, hidden.dtype)
         partial = add(kept, 0, partial)
     else:
 
         def add_words(start: jax.Array | int, size: int, partial: _Partial) -> _Partial:
             rows = vocabulary.rows(embedding, start, size, hidden.dtype, split)
-            return add(vocabulary.products(hidden, rows), start, partial)
+            return add(vocabulary.products(hidden, rows, axis), start, partial)
 
-        partial = vocabulary.over_chunks(add_words, len(bias), chunk, partial)
+        partial = vocabulary.over_chunks(add_words, len(bias), how.chunk, partial)
     partial = _together(partial, split)
     log_sum_exp = partial.maximum + jnp.log(partial.total)
     scored = labels >= 0
@@ -98,38 +105,37 @@ class _Positions(NamedTuple):
 
 
 def _backward(
-    positions: _Positions, embedding: jax.Array, bias: jax.Array, chunk: int, kept: jax.Array | None, split: Split
+    positions: _Positions, embedding: jax.Array, bias: jax.Array, kept: jax.Array | None, how: _How
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Gradients of the sum of loss times weight with respect to hidden states, table and bias, fp32.
 
     Of a device's words with respect to the hidden states, of its positions with respect to table and bias.
     """
-    hidden, labels, log_sum_exp, weight = positions
+    hidden, split, axis = positions.hidden, how.split, how.axis
+    labels, log_sum_exp, weight = (jnp.expand_dims(array, axis) for array in positions[1:])
     first = split.first_word(bias)
 
     def d_products(products: jax.Array, bias: jax.Array, start: jax.Array | int) -> tuple[jax.Array, jax.Array]:
-        is_label = _columns(first + start, products.shape[1]) == labels[:, None]
-        d_logits = (jnp.exp(vocabulary.biased(products, bias, start) - log_sum_exp[:, None]) - is_label) * weight[
-            :, None
-        ]
-        return d_logits.astype(hidden.dtype), d_logits.sum(axis=0)
+        words = jax.lax.broadcasted_iota(jnp.int32, products.shape, axis)
+        probabilities = jnp.exp(vocabulary.biased(products, bias, start, axis) - log_sum_exp)
+        d_logits = (probabilities - (first + start + words == labels)) * weight
+        return d_logits.astype(hidden.dtype), d_logits.sum(axis=1 - axis)
 
     def of_rows(d_logits: jax.Array) -> jax.Array:
-        d_rows = jax.lax.dot_general(d_logits, hidden, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-        return split.own_width(d_rows)
+        return split.own_width(_summed(d_logits, hidden, 1 - axis))
 
     if kept is not None:
-        rows, aligned = _whole(embedding, bias, hidden.dtype)
+        rows, aligned = _whole(embedding, bias, hidden.dtype, axis)
         d_logits, d_bias = d_products(kept, aligned, 0)
-        d_hidden = jnp.matmul(d_logits, split.full_width(rows), preferred_element_type=jnp.float32)
+        d_hidden = _summed(d_logits, split.full_width(rows), axis)
         return d_hidden, of_rows(d_logits)[: len(bias)].astype(embedding.dtype), d_bias[: len(bias)]
 
     def add(start: jax.Array | int, size: int, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         d_hidden, d_embedding, d_bias = carry
         rows = vocabulary.rows(embedding, start, size, hidden.dtype, split)
-        d_logits, d_bias_here = d_products(vocabulary.products(hidden, rows), bias, start)
+        d_logits, d_bias_here = d_products(vocabulary.products(hidden, rows, axis), bias, start)
         d_bias = jax.lax.dynamic_update_slice_in_dim(d_bias, d_bias_here, start, 0)
-        d_hidden += jnp.matmul(d_logits, rows, preferred_element_type=jnp.float32)
+        d_hidden += _summed(d_logits, rows, axis)
         d_rows = of_rows(d_logits).astype(embedding.dtype)
         return d_hidden, jax.lax.dynamic_update_slice_in_dim(d_embedding, d_rows, start, 0), d_bias
 
@@ -138,7 +144,12 @@ def _backward(
         jnp.zeros(embedding.shape, embedding.dtype),
         jnp.zeros(bias.shape, jnp.float32),
     )
-    return vocabulary.over_chunks(add, len(bias), chunk, carry)
+    return vocabulary.over_chunks(add, len(bias), how.chunk, carry)
+
+
+def _summed(d_logits: jax.Array, factors: jax.Array, axis: int) -> jax.Array:
+    """The product of d_logits with factors [n, H] over an axis of d_logits that has n, fp32 [the other axis, H]."""
+    return jax.lax.dot_general(d_logits, factors, (((axis,), (0,)), ((), ())), preferred_element_type=jnp.float32)
 
 
 def _part(array: jax.Array, where: slice) -> jax.Array:
@@ -146,65 +157,54 @@ def _part(array: jax.Array, where: slice) -> jax.Array:
     return array[:, where].reshape(-1, *array.shape[2:])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _cross_entropy(
-    hidden: jax.Array,
-    embedding: jax.Array,
-    bias: jax.Array,
-    labels: jax.Array,
-    chunk: int,
-    room: int,
-    keep: bool,
-    split: Split,
+    hidden: jax.Array, embedding: jax.Array, bias: jax.Array, labels: jax.Array, how: _How
 ) -> tuple[jax.Array, jax.Array]:
-    del keep  # without a backward pass nothing is kept
-    return _cross_entropy_forward(hidden, embedding, bias, labels, chunk, room, False, split)[0]
+    how = dataclasses.replace(how, keep=False)  # without a backward pass nothing is kept
+    return _cross_entropy_forward(hidden, embedding, bias, labels, how)[0]
 
 
 def _cross_entropy_forward(
-    hidden: jax.Array,
-    embedding: jax.Array,
-    bias: jax.Array,
-    labels: jax.Array,
-    chunk: int,
-    room: int,
-    keep: bool,
-    split: Split,
+    hidden: jax.Array, embedding: jax.Array, bias: jax.Array, labels: jax.Array, how: _How
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...]]:
-    def part(arrays: Any, where: slice, keep: bool) -> tuple[Any, ...]:
+    split, room = how.split, how.room
+
+    def part(arrays: Any, where: slice, how: _How) -> tuple[Any, ...]:
         hidden, embedding, bias, labels = arrays
-        *out, kept = _forward(_part(hidden, where), embedding, bias, _part(labels, where), chunk, keep, split)
+        *out, kept = _forward(_part(hidden, where), embedding, bias, _part(labels, where), how)
         return *(array.reshape(len(labels), -1) for array in out), kept
 
     def on_device(*arrays: jax.Array) -> tuple[Any, ...]:
         labels = arrays[3]
         scored: list[jax.Array]
-        *scored, kept = part(arrays, slice(room), keep)
+        *scored, kept = part(arrays, slice(room), how)
         if room < labels.shape[1]:  # the positions behind `room` are scored where any has a label
-            behind = slice(room, None)
+            behind, forgotten = slice(room, None), dataclasses.replace(how, keep=False)
             none = tuple(jnp.zeros(labels[:, behind].shape, array.dtype) for array in scored)
             more = split.anywhere(jnp.any(labels[:, behind] >= 0))
-            rest = jax.lax.cond(more, lambda: part(arrays, behind, False)[:3], lambda: none)
+            rest = jax.lax.cond(more, lambda: part(arrays, behind, forgotten)[:3], lambda: none)
             scored = [jnp.concatenate(both, axis=1) for both in zip(scored, rest, strict=True)]
         return (*scored, kept)
 
     inputs = (splits.POSITIONS, splits.TABLE, splits.BIAS, splits.POSITIONS)
-    outputs = (*[splits.POSITIONS] * 3, splits.PRODUCTS)
+    outputs = (*[splits.POSITIONS] * 3, splits.products(how.axis))
     found = split.on_devices(on_device, inputs, outputs)(hidden, embedding, bias, labels)
     loss, correct, log_sum_exp, kept = found
     return (loss, correct), (hidden, embedding, bias, labels, log_sum_exp, kept)
 
 
 def _cross_entropy_backward(
-    chunk: int, room: int, keep: bool, split: Split, residuals: tuple[Any, ...], cotangents: tuple[jax.Array, Any]
+    how: _How, residuals: tuple[Any, ...], cotangents: tuple[jax.Array, Any]
 ) -> tuple[jax.Array, jax.Array, jax.Array, None]:
     hidden, embedding, bias, labels, log_sum_exp, kept = residuals
     weight = jnp.where(labels >= 0, cotangents[0], 0.0)
+    split, room = how.split, how.room
 
     def part(arrays: Any, where: slice, kept: jax.Array | None) -> tuple[jax.Array, ...]:
         *of_positions, embedding, bias = arrays
         positions = _Positions(*(_part(array, where) for array in of_positions))
-        d_hidden, d_embedding, d_bias = _backward(positions, embedding, bias, chunk, kept, split)
+        d_hidden, d_embedding, d_bias = _backward(positions, embedding, bias, kept, how)
         hidden = of_positions[0]
         d_hidden = split.over_words(d_hidden).astype(hidden.dtype)
         return d_hidden.reshape(len(hidden), -1, hidden.shape[-1]), d_embedding, d_bias
@@ -230,7 +230,7 @@ def _cross_entropy_backward(
             d_hidden = jnp.concatenate([d_hidden, d_rest], axis=1)
         return d_hidden, split.of_table(d_embedding), split.over_positions(d_bias)
 
-    inputs = (*[splits.POSITIONS] * 4, splits.TABLE, splits.BIAS, splits.PRODUCTS)
+    inputs = (*[splits.POSITIONS] * 4, splits.TABLE, splits.BIAS, splits.products(how.axis))
     outputs = (splits.POSITIONS, splits.TABLE, splits.BIAS)
     d_hidden, d_embedding, d_bias = split.on_devices(on_device, inputs, outputs)(
         hidden, labels, log_sum_exp, weight, embedding, bias, kept
@@ -250,6 +250,7 @@ def vocabulary_cross_entropy(
     room: int = 0,
     keep: bool = False,
     split: Split = splits.ALONE,
+    axis: int = 1,
 ) -> Scores:
     """Softmax cross-entropy over the vocabulary without an [N, V] array, forward or backward.
 
@@ -264,6 +265,7 @@ def vocabulary_cross_entropy(
       keep: keeps the logits for the backward pass, [positions, V] rounded to hidden's dtype, instead of computing them
         again, but for positions behind `room`. In 16 bits a label then counts as correct where it ties with the best.
       split: how positions and table lie on devices.
+      axis: of the words in the logits; see `vocabulary.words_axis`.
 
     Returns:
       Scores with the negative log-likelihood f32 [...] in nats and whether no word has a larger logit than the label.
@@ -279,5 +281,6 @@ def vocabulary_cross_entropy(
     rows = labels if grouped else labels.reshape(split.parts, -1)
     room = room if grouped else rows.shape[1]
     hidden = hidden.reshape(*rows.shape, hidden.shape[-1])
-    out = _cross_entropy(hidden, embedding, bias, rows, chunk, min(room, rows.shape[1]), keep, split)
+    how = _How(chunk, min(room, rows.shape[1]), keep, split, axis)
+    out = _cross_entropy(hidden, embedding, bias, rows, how)
     return Scores(*(array.reshape(labels.shape) for array in out))

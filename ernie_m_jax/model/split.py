@@ -22,7 +22,12 @@ _ROWS, _WORDS, _WIDTH = sharding.ROWS, sharding.RULES["vocab"], sharding.RULES["
 # Of arrays with positions first (groups of them, or single ones), of the table, of its bias, and of what is whole.
 POSITIONS, TABLE, BIAS = PartitionSpec(_ROWS), PartitionSpec(_WORDS, _WIDTH), PartitionSpec(_WORDS)
 WIDTH = PartitionSpec(None, _WIDTH)  # of a table whose rows are not split
-PRODUCTS, WHOLE = PartitionSpec(_ROWS, _WORDS), PartitionSpec()
+WHOLE = PartitionSpec()
+
+
+def products(axis: int) -> PartitionSpec:
+    """Of logits with the words in `axis`, positions in the other."""
+    return PartitionSpec(_ROWS, _WORDS) if axis else PartitionSpec(_WORDS, _ROWS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The vocabulary a chunk at a time: what the loss and the generation share.
 
 A batch's logits over 250002 words do not fit in memory, so both walk over the vocabulary in chunks and keep running
-results. Axes: N positions, V vocabulary, H width.
+results. Axes: N positions, V vocabulary, H width. Logits are [N, words], or [words, N] where the axis of the words is
+0: XLA's products on a CPU are faster that way (benchmarks/RESULTS.md).
 """
 
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from ernie_m_jax.model.split import ALONE, Split
 
@@ -33,15 +35,41 @@ def rows(embedding: jax.Array, start: jax.Array | int, size: int, dtype: Any, sp
     return split.full_width(jax.lax.dynamic_slice_in_dim(embedding, start, size).astype(dtype))
 
 
-def products(hidden: jax.Array, rows: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
-    """Logits without bias [N, size] of some words, given their rows of the table; summed in fp32."""
-    return jax.lax.dot_general(hidden, rows, (((1,), (1,)), ((), ())), preferred_element_type=dtype)
+def words_axis(mesh: Mesh | None) -> int:
+    """The axis of the words in logits that a mesh's devices compute, or the default ones."""
+    platform = mesh.devices.flat[0].platform if mesh is not None else jax.default_backend()
+    return 0 if platform == "cpu" else 1
 
 
-def biased(products: jax.Array, bias: jax.Array, start: jax.Array | int) -> jax.Array:
-    """Logits f32 [N, size]."""
-    size = products.shape[1]
-    return products.astype(jnp.float32) + jax.lax.dynamic_slice_in_dim(bias, start, size).astype(jnp.float32)
+def products(hidden: jax.Array, rows: jax.Array, axis: int, dtype: Any = jnp.float32) -> jax.Array:
+    """Logits without bias of some words, given their rows [size, H] of the table; summed in fp32.
+
+    Args:
+      hidden: [N, H].
+      rows: [size, H].
+      axis: of the words in what comes out, [N, size] or [size, N].
+      dtype: of what comes out.
+    """
+    left, right = (hidden, rows) if axis else (rows, hidden)
+    return jax.lax.dot_general(left, right, (((1,), (1,)), ((), ())), preferred_element_type=dtype)
+
+
+def biased(products: jax.Array, bias: jax.Array, start: jax.Array | int, axis: int) -> jax.Array:
+    """Logits f32 as `products`, of the words from `start`."""
+    here = jax.lax.dynamic_slice_in_dim(bias, start, products.shape[axis]).astype(jnp.float32)
+    return products.astype(jnp.float32) + jnp.expand_dims(here, 1 - axis)
+
+
+def at_words(values: jax.Array, words: jax.Array, axis: int) -> jax.Array:
+    """Of each position's values for some words, [N, size] or [size, N], that of one of them, [N]; `words` are [N]."""
+    return jnp.take_along_axis(values, jnp.expand_dims(words, axis), axis=axis).squeeze(axis)
+
+
+def add_exponentials(logits: jax.Array, axis: int, maximum: jax.Array, total: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The largest logit so far and the sum of exp(logit - it), each [N], with more logits."""
+    largest = jnp.maximum(maximum, logits.max(axis=axis))
+    more = jnp.exp(logits - jnp.expand_dims(largest, axis)).sum(axis=axis)
+    return largest, total * jnp.exp(maximum - largest) + more
 
 
 def check_shapes(hidden: jax.Array, embedding: jax.Array, bias: jax.Array) -> None:

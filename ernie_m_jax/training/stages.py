@@ -148,7 +148,6 @@ def compiled_steps(run: Run, stage: Stage) -> dict[str, jax.stages.Wrapped]:
             run.mesh,
             state.shardings(abstract),
             limited=run.config.train.spike_sigmas > 0,
-            words=task.predictions() > 0,
         )
         for name, task in bound.items()
     }

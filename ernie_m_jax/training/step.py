@@ -31,7 +31,6 @@ def make_train_step(
     mesh: Mesh,
     state_shardings: TrainState,
     limited: bool = False,
-    words: bool = True,
 ) -> jax.stages.Wrapped:
     """Returns the jitted step of one objective; it donates the state it is given.
 
@@ -43,7 +42,6 @@ def make_train_step(
       mesh: the devices.
       state_shardings: `state.shardings(...)`; the new state has the same.
       limited: whether the step takes one more argument, the limit of its mean loss: float32, `replicated(mesh)`.
-      words: whether the loss computes logits of the vocabulary (`compiler.jit`).
 
     Returns:
       (state, batch, key) -> (new state, sums); where it is limited, (state, batch, key, limit) -> the same. Every array
@@ -93,7 +91,6 @@ def make_train_step(
     return compiler.jit(
         train_step,
         mesh,
-        words=words,
         in_shardings=(state_shardings, sharding.batch_sharding(mesh), None, *([None] if limited else [])),
         out_shardings=(state_shardings, sharding.replicated(mesh)),
         donate_argnums=0,

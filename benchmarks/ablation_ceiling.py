@@ -49,7 +49,7 @@ class _From:
         return len(self._parent)
 
     def __getitem__(self, index: int) -> Record:
-        record, another = (self._turned(place % len(self)) for place in (index, index + len(self) // 2))
+        record, another = self._turned(index), self._turned((index + len(self) // 2) % len(self))
         return dataclasses.replace(record, fields={"another": another.texts[1]})
 
     def _turned(self, index: int) -> Record:
@@ -82,8 +82,8 @@ def examples(
         return []
     if keys.right < 1:
         others = rng.integers(masking.FIRST_ORDINARY_ID, tokenizer.mask_id, size=len(translation))
-        if keys.wrong == "another":
-            others = np.resize(tokenizer.encode_ids(record.fields["another"]), len(translation))
+        if keys.wrong == "another" and (another := tokenizer.encode_ids(record.fields["another"])):
+            others = np.resize(another, len(translation))
         translation = np.where(rng.random(len(translation)) < keys.right, translation, others)
     words, boundary = layout.pair(tokenizer, text, translation)
     positions = layout.pair_positions(cfg, len(words), boundary)

@@ -78,8 +78,9 @@ def main() -> None:
         parser.error(f"not finished in {arguments.arms}: {', '.join(missing)}")
     write_files(arguments.data, arguments.workdir / "data")
     cores: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
+    every = sorted(os.sched_getaffinity(0))
     for job in range(arguments.jobs):
-        cores.put(set(sorted(os.sched_getaffinity(0))[job :: arguments.jobs]))
+        cores.put(set(every[job % len(every) :: arguments.jobs]))
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
         found = dict(zip(arms, pool.map(lambda arm: run(arguments, arm, cores), arms), strict=True))
     small_runs.write(

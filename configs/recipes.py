@@ -6,6 +6,7 @@ import ml_collections
 
 from configs import base
 from ernie_m_jax import stores
+from ernie_m_jax.tokenizer import Tokenizer
 
 # How a size is pre-trained. base and large: the recipe, on many accelerators. small: the least that is worth comparing
 # objectives with, on one GPU, or on a CPU with patience (ours). tiny: tries data and a config out on a CPU (ours).
@@ -117,7 +118,7 @@ def _as_stored(config: ml_collections.ConfigDict, place: str) -> None:
     config.model.num_languages = -1
     config.tokenizer.style = stored["tokenizer"]["style"] or config.tokenizer.style
     own = stores.join(place, "tokenizer")
-    has_own = any(stores.exists(stores.join(own, name)) for name in ("sentencepiece.bpe.model", "vocab.txt"))
+    has_own = Tokenizer.is_in(own, config.tokenizer.style)
     config.tokenizer.path = own if has_own else stored["tokenizer"].get("path") or own
     config.data.pair_positions = stored.get("data", {}).get("pair_positions", config.data.pair_positions)
 

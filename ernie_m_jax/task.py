@@ -163,8 +163,7 @@ class Task:
         compile.
       loss: `(cfg, keys, model, params, batch, rng, deterministic) -> Sums`, device; never divides. `Sums["loss"]` is
         what is trained on. `deterministic` leaves dropout out, for held-out data.
-      predictions: `(cfg, keys) -> number` of words that a full row has to predict, on average; 0: it predicts no words,
-        and its programs are compiled without regard to the word table (`compiler.jit`).
+      predictions: `(cfg, keys) -> number` of words that a full row has to predict, on average; 0: it predicts no words.
       written: `(cfg, keys) -> (number, passes)`: words that each pass before that, without gradient, writes into a full
         row, on average, and how many such passes there are.
       requires: `(cfg, keys) -> problems`: what the model must have, and what else must fit, checked with the config. A

@@ -210,7 +210,7 @@ def test_the_table_chooses_layers_on_dev_and_shows_ranges(tmp_path):
 
 
 def test_the_ceiling_masks_the_monolingual_side_alone(tmp_path, tokenizer):
-    assert ablation_ceiling.TASK.predictions is ablation_ceiling.predictions  # it computes the words' logits
+    assert ablation_ceiling.TASK.predictions is ablation_ceiling.predictions
     for language, row in (("en", "a class name\tein Name"), ("de", "a type\tein Typ"), ("ru", "x\ty")):
         columns = "en\tde\tru"
         (tmp_path / f"{language}.tsv").write_text(f"{columns}\n{row}\tимя типа\nno\tnein\tнет\n")

@@ -1,5 +1,6 @@
 """The chunked vocabulary: loss, gradients, memory, argmax and sampling against the plain computation."""
 
+import functools
 import types
 
 import jax
@@ -7,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ernie_m_jax.model import ErnieM, vocabulary
 from ernie_m_jax.model.generation import vocabulary_argmax, vocabulary_sample
 from ernie_m_jax.model.heads import tokens_at
 from ernie_m_jax.model.loss import vocabulary_cross_entropy
 from ernie_m_jax.model.vocabulary import without, words_axis
 from ernie_m_jax.objectives import masking
+from tests import small_encoder
 
 N, V, H = 24, 103, 16
 CHUNKS = [0, 32, 102]  # all at once, with a remainder of 7, with a remainder of 1
@@ -253,6 +256,33 @@ def test_words_that_must_not_be_written_have_no_probability(axis, problem, chunk
 def test_words_come_first_in_logits_on_a_cpu_alone(platform, axis):
     devices = np.array([[types.SimpleNamespace(platform=platform)]])
     assert words_axis(types.SimpleNamespace(devices=devices)) == axis
+
+
+def test_the_model_gives_the_same_either_way(monkeypatch):
+    hidden = np.random.default_rng(0).normal(size=(5, small_encoder.CONFIG.hidden_size)).astype(np.float32)
+    model = ErnieM(small_encoder.CONFIG, small_encoder.UNROLLED)
+    labels = np.arange(5, dtype=np.int32)
+    shapes = []
+    monkeypatch.setattr(vocabulary, "biased", recorded(vocabulary.biased, shapes))
+
+    def found():
+        call = functools.partial(model.apply, {"params": small_encoder.small_params()[0]}, hidden)
+        drawn = call(jax.random.key(0), 1.0, method="generate")
+        return call(method="predict"), *call(labels, method="score"), *call(None, 0.0, method="generate"), *drawn
+
+    ours, chunk = found(), small_encoder.UNROLLED.vocab_chunk
+    assert {shape for shape in shapes if 1 not in shape} == {(chunk, 5), (small_encoder.CONFIG.vocab_size % chunk, 5)}
+    monkeypatch.setattr(vocabulary, "words_axis", lambda mesh: 1)
+    for one, other in zip(ours, found(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def recorded(function, shapes):
+    def call(products, *rest):
+        shapes.append(products.shape)
+        return function(products, *rest)
+
+    return call
 
 
 def test_bad_arguments_raise(problem):

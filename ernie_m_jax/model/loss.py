@@ -111,14 +111,16 @@ def _backward(
 
     Of a device's words with respect to the hidden states, of its positions with respect to table and bias.
     """
-    hidden, split, axis = positions.hidden, how.split, how.axis
-    labels, log_sum_exp, weight = (jnp.expand_dims(array, axis) for array in positions[1:])
+    hidden, labels, log_sum_exp, weight = positions
+    split, axis = how.split, how.axis
     first = split.first_word(bias)
 
     def d_products(products: jax.Array, bias: jax.Array, start: jax.Array | int) -> tuple[jax.Array, jax.Array]:
         words = jax.lax.broadcasted_iota(jnp.int32, products.shape, axis)
-        probabilities = jnp.exp(vocabulary.biased(products, bias, start, axis) - log_sum_exp)
-        d_logits = (probabilities - (first + start + words == labels)) * weight
+        logits = vocabulary.biased(products, bias, start, axis)
+        is_label = first + start + words == jnp.expand_dims(labels, axis)
+        d_logits = jnp.exp(logits - jnp.expand_dims(log_sum_exp, axis)) - is_label
+        d_logits *= jnp.expand_dims(weight, axis)
         return d_logits.astype(hidden.dtype), d_logits.sum(axis=1 - axis)
 
     def of_rows(d_logits: jax.Array) -> jax.Array:

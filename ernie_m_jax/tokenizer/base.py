@@ -111,11 +111,9 @@ class Tokenizer(abc.ABC):
             raise ValueError(f"tokenizer style {style!r}: must be one of {', '.join(STYLES)}")
         if language is not None and style != "xlm":
             raise ValueError(f"tokenizer language {language!r}: style {style!r} is the same in all; only 'xlm' is not")
-        name, arguments = _CLASSES[style]
+        kind, arguments = _class_of(style)
         if language is not None:
             arguments = (language,)
-        module, _, kind_name = name.partition(":")
-        kind = getattr(importlib.import_module(module), kind_name)  # by name: each needs a library of its own
         files = {}
         for name in (*kind.required, *kind.optional):
             file = stores.join(path, name)
@@ -130,6 +128,11 @@ class Tokenizer(abc.ABC):
             return kind(files, *arguments)
         except ValueError as error:
             raise ValueError(f"tokenizer {os.fspath(path)}: {error}") from error
+
+    @staticmethod
+    def is_in(path: epath.PathLike, style: str) -> bool:
+        """Whether a directory, or its URL, has the files that `load` needs for a style."""
+        return all(stores.exists(stores.join(path, name)) for name in _class_of(style)[0].required)
 
     def save(self, directory: epath.PathLike) -> None:
         """Writes the files it was made of, byte for byte; `load` with the same style and language gives it again.
@@ -236,3 +239,10 @@ class Tokenizer(abc.ABC):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (dict(self._files),)
+
+
+def _class_of(style: str) -> tuple[Any, tuple[str, ...]]:
+    """A style's class, found by name since each needs a library of its own, and what it takes beside the files."""
+    name, arguments = _CLASSES[style]
+    module, _, kind = name.partition(":")
+    return getattr(importlib.import_module(module), kind), arguments

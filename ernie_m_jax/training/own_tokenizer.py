@@ -6,53 +6,63 @@ import jax
 
 from ernie_m_jax import tokenizer
 from ernie_m_jax.checkpoint import apart, saved_steps
-from ernie_m_jax.config import Config, ConfigError, TokenizerConfig
+from ernie_m_jax.config import Config, ConfigError
 from ernie_m_jax.data import mixture
 from ernie_m_jax.data.records import DataError
 from ernie_m_jax.reporting import files, screen
+from ernie_m_jax.training import claim
 
 
 def open_tokenizer(config: Config, workdir: Path, sources: mixture.Sources | None) -> tokenizer.Tokenizer:
-    """The tokenizer of `tokenizer.path`, or the work directory's own where there is no path or nothing there any more.
+    """The tokenizer of `tokenizer.path`, or the work directory's own where there is no path.
 
-    Training, which has `sources`, makes the work directory's own if it is not there yet.
+    Training, which has `sources`, makes the work directory's own if it is not there yet. From the first checkpoint on
+    that is never replaced, and is taken where there is nothing at the path any more: the directory may have been moved.
 
     Raises:
       ConfigError: there is none, it cannot be used, or its vocabulary does not match `model.vocab_size`.
+      FileNotFoundError: there is none at the path.
     """
-    if sources is not None and config.tokenizer.style == "xlm":
+    named, style = config.tokenizer.path, config.tokenizer.style
+    if sources is not None and style == "xlm":
         raise ConfigError("config.tokenizer.style 'xlm' cuts one language at a time: it is for using a model only")
     own = workdir / "tokenizer"
-    missing = not config.tokenizer.path and not (own / "vocab.txt").exists()
+    in_use = sources is None or claim.is_begun(workdir)
+    missing = not named and not tokenizer.Tokenizer.is_in(own, style)
     if missing and sources is None:
         raise ConfigError(f"{workdir} holds no tokenizer and config.tokenizer.path names none")
     if sources is not None:
         _train_tokenizer(config, sources, own, missing)
+    if in_use and named and tokenizer.Tokenizer.is_in(own, style) and not tokenizer.Tokenizer.is_in(named, style):
+        screen.show(f"no tokenizer in {named} any more; taking the run's copy, {own}")
+        named = ""
     try:
-        loaded = _load(config.tokenizer, own)
+        loaded = tokenizer.Tokenizer.load(named or own, style)
     except ValueError as error:
-        raise ConfigError(f"config.tokenizer.path: {error}") from None
+        raise ConfigError(f"config.tokenizer.path: {error}" if named else str(error)) from None
     if loaded.vocab_size != config.model.vocab_size:
         raise ConfigError(
-            f"config.model.vocab_size is {config.model.vocab_size}, but the tokenizer in "
-            f"{config.tokenizer.path or own} has {loaded.vocab_size} entries"
+            f"config.model.vocab_size is {config.model.vocab_size}, but the tokenizer in {named or own} has "
+            f"{loaded.vocab_size} entries"
         )
-    if sources is not None and jax.process_index() == 0 and not _is_kept(loaded, own):
-        if own.exists():
-            own.rename(files.aside(own, "replaced"))
-        loaded.save(own)
+    if sources is not None:
+        _keep(loaded, own, in_use)
     return loaded
 
 
-def _load(keys: TokenizerConfig, own: Path) -> tokenizer.Tokenizer:
-    """A work directory may have been moved away from the place that its config names; then its copy is read."""
-    try:
-        return tokenizer.Tokenizer.load(keys.path or own, keys.style)
-    except FileNotFoundError:
-        if not keys.path or not own.is_dir():
-            raise
-    screen.show(f"no tokenizer in {keys.path} any more; taking the run's copy, {own}")
-    return tokenizer.Tokenizer.load(own, keys.style)
+def _keep(loaded: tokenizer.Tokenizer, own: Path, in_use: bool) -> None:
+    """The first process copies it into the work directory, before anything is trained; the others fail with it."""
+    error: OSError | None = None
+    if jax.process_index() == 0 and not in_use and not _is_kept(loaded, own):
+        try:
+            if own.exists() or own.is_symlink():
+                kept = files.aside(own, "replaced")
+                own.rename(kept)
+                screen.show(f"{own} is not the tokenizer of this run; it is kept as {kept}")
+            loaded.save(own)
+        except OSError as caught:
+            error = caught
+    saved_steps.raise_together(error, "copying the tokenizer")
 
 
 def _is_kept(loaded: tokenizer.Tokenizer, own: Path) -> bool:

@@ -3,8 +3,8 @@
 Command: python -m ernie_m_jax.main --config=configs/quickstart.py --workdir=runs/quickstart   (or: make quickstart)
 Arguments: --config=configs/quickstart.py:objectives=mmlm+tlm trains these objectives only, in both stages, for as many
 steps.
-Hardware, time and result: two cores of an Intel Xeon beside other work, 452 s, 2026-11-27; retrieval of the 200
-messages of the test 43.4 % after stage 2 with seed 0.
+Hardware, time and result: two cores of an Intel Xeon, 227 s, 2026-11-27; retrieval of the 200 messages of the test
+42.5 % after stage 2 with seed 0.
 The settings were chosen on 200 other messages, corpus:diagnostics/dev; name these in config.evals to choose again.
 """
 

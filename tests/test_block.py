@@ -180,6 +180,21 @@ def test_remat_keeps_less():
     assert kept("full") < kept("dots") < kept("dots_attention") < kept("none")
 
 
+@pytest.mark.parametrize("compute", [COMPUTE, UNROLLED])
+def test_in_16_bits_the_backward_pass_keeps_no_hidden_states_in_more(compute):
+    model = ErnieM(CONFIG, dataclasses.replace(compute, dtype="bfloat16"))
+    variables, inputs = {"params": small_params()[1]}, small_inputs()
+    if compute is UNROLLED:
+        variables = jax.eval_shape(lambda: model.init(jax.random.key(0), inputs, CAMLM))
+    _, vjp = jax.eval_shape(lambda v: jax.vjp(lambda v: model.apply(v, inputs, CAMLM, method="encode"), v), variables)
+    wide = [
+        kept.shape
+        for kept in jax.tree.leaves(vjp)
+        if kept.dtype == jnp.float32 and kept.shape[-1:] == (CONFIG.ffn_size,) and L in kept.shape
+    ]
+    assert wide == []
+
+
 @pytest.mark.parametrize(("remat", "times"), [("none", 1), ("dots_attention", 1), ("attention", 1), ("full", 2)])
 def test_the_fused_kernel_runs_again_only_where_its_output_is_not_kept(remat, times):
     compute = dataclasses.replace(COMPUTE, remat=remat, attention="flash")

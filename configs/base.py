@@ -207,7 +207,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model = model("base")
     config.compute = {
         "dtype": "float32",  # float32 | bfloat16: activations; parameters, LayerNorm, softmax and loss stay float32
-        "scan_layers": True,  # one compiled layer, parameters stacked; False: unrolled
+        "scan_layers": True,  # parameters of all layers stacked, and a loop over them but on GPUs; False: layers_0, ...
         # dots, attention and dots_attention keep the outputs of the linear maps, of attention, of both
         "remat": "none",  # what the backward pass computes again: none | dots_attention | dots | attention | full
         "attention": "auto",  # xla | cudnn (no attention dropout) | flash (NVIDIA GPU, TPU) | auto

@@ -5,12 +5,13 @@ import functools
 import itertools
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ernie_m_jax.model import ErnieM
+from ernie_m_jax.model import ErnieM, block
 from ernie_m_jax.objectives.camlm import TABLE as CAMLM
 from tests.attention_reference import kernel_calls
 from tests.small_encoder import (
@@ -178,6 +179,35 @@ def test_remat_keeps_less():
     assert kept("attention") == kept("full") + output
     assert kept("dots_attention") == kept("dots") + output
     assert kept("full") < kept("dots") < kept("dots_attention") < kept("none")
+
+
+@pytest.mark.parametrize("remat", ["none", "dots"])
+def test_where_a_loop_is_slow_the_layers_are_compiled_one_by_one_with_its_numbers(remat, monkeypatch):
+    """Parameters as made, loss with dropout, gradients and every layer's output, as on a GPU and as elsewhere."""
+    compute = dataclasses.replace(COMPUTE, remat=remat)
+    variables, inputs = {"params": small_params()[1]}, small_inputs()
+    at = jnp.asarray([[0, 5], [1, 3]])
+
+    def loss(params, at):
+        model, rngs = ErnieM(CONFIG, compute), {"dropout": jax.random.key(4)}
+        hidden = model.apply({"params": params}, inputs, CAMLM, deterministic=False, method="encode", rngs=rngs, at=at)
+        return (hidden * jnp.sin(jnp.arange(hidden.size, dtype=jnp.float32)).reshape(hidden.shape)).sum()
+
+    def observe():
+        model = ErnieM(CONFIG, compute)
+        step = [jax.jit(functools.partial(jax.value_and_grad(loss), at=places)) for places in (None, at)]
+        texts = [one.lower(variables["params"]).as_text() for one in step]
+        made = jax.jit(lambda: model.init(jax.random.key(3), inputs, CAMLM))()
+        every = jax.jit(lambda v: model.apply(v, inputs, CAMLM, method="encode", all_layers=True))(variables)
+        return texts, (nn.meta.unbox(made), every, [one(variables["params"]) for one in step])
+
+    loops, wanted = observe()
+    monkeypatch.setattr(block, "platform", lambda mesh: "gpu")
+    unrolled, found = observe()
+    # Dropout's bits are drawn in loops too; those over the layers are one forward and one backward.
+    whiles = [[text.count("stablehlo.while") for text in texts] for texts in (loops, unrolled)]
+    assert np.subtract(*whiles).tolist() == [2, 0]  # before the last layer there is one, which is no loop
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), found, wanted)
 
 
 @pytest.mark.parametrize("compute", [COMPUTE, UNROLLED])

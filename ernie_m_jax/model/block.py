@@ -144,26 +144,33 @@ class Layer(nn.Module):
         return x, x if keep else None
 
 
-def layer_class(compute: ComputeConfig, scanned: bool) -> Any:
-    """`Layer` with the backward pass of `compute.remat`, by itself or inside a loop over layers."""
+def layer_class(compute: ComputeConfig, in_loop: bool) -> Any:
+    """`Layer` with the backward pass of `compute.remat`, by itself or inside a compiled loop over layers."""
     if compute.remat == "none":
         return Layer
     return nn.remat(
         Layer,
         policy=_REMAT_POLICIES[compute.remat],
         # Inside a loop the barrier against common subexpression elimination is not needed and costs time.
-        prevent_cse=not scanned,
+        prevent_cse=not in_loop,
         static_argnums=(3, 4),  # deterministic, keep; 0 is the module
     )
 
 
-def stacked_layers(compute: ComputeConfig, count: int) -> Any:
-    """A loop over `count` layers, of which each parameter is one array."""
+def stacked_layers(compute: ComputeConfig, count: int, mesh: jax.sharding.Mesh | None = None) -> Any:
+    """`count` layers one after the other, of which each parameter is one array.
+
+    On GPUs the compiler sees all of them, elsewhere a loop. A loop keeps what the backward pass needs in arrays of all
+    layers, into which a GPU copies each layer's and out again: the third part more of all that the memory moves besides
+    matrix products and attention. The numbers, dropout's too, are the same.
+    """
+    unrolled = platform(mesh) == "gpu"
     return nn.scan(
-        layer_class(compute, scanned=True),
+        layer_class(compute, in_loop=not unrolled),
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
         length=count,
+        unroll=count if unrolled else 1,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )

@@ -59,9 +59,9 @@ class ErnieM(nn.Module):
         self.embeddings = Embeddings(config, compute, self.table_rows, self.mesh)
         self.embedding_dropout = Dropout(config.hidden_dropout)
         if compute.scan_layers:
-            self.layers: Any = stacked_layers(compute, config.num_layers)(config, compute, self.mesh)
+            self.layers: Any = stacked_layers(compute, config.num_layers, self.mesh)(config, compute, self.mesh)
         else:
-            layer = layer_class(compute, scanned=False)
+            layer = layer_class(compute, in_loop=False)
             self.layers = [layer(config, compute, self.mesh) for _ in range(config.num_layers)]
         if config.mlm_head != "none":
             self.mlm_head = MlmHead(config, compute, self.table_rows, self.mesh)
@@ -128,7 +128,7 @@ class ErnieM(nn.Module):
         return jnp.stack(outputs) if all_layers else self._by_rows(outputs[-1])
 
     def _stacked_at(self, x: jax.Array, mask: jax.Array | Codes, deterministic: bool, at: jax.Array) -> jax.Array:
-        """The stacked layers but the last in a loop, and the last by itself; the loop's parameters are a copy."""
+        """The stacked layers but the last, and the last by itself; where they are a loop its parameters are a copy."""
         config, compute, before = self.config, self.compute, self.config.num_layers - 1
         params = nn.meta.unbox(self.layers.variables.get("params", {}))
         if (found := {leaf.shape[0] for leaf in jax.tree.leaves(params)}) != {before + 1}:
@@ -143,8 +143,8 @@ class ErnieM(nn.Module):
             )[0]
 
         if before:
-            x = run(stacked_layers(compute, before), slice(before), x)
-        return run(layer_class(compute, scanned=False), before, x, at)
+            x = run(stacked_layers(compute, before, self.mesh), slice(before), x)
+        return run(layer_class(compute, in_loop=False), before, x, at)
 
     def _by_rows(self, x: jax.Array) -> jax.Array:
         return x if self.mesh is None else jax.lax.with_sharding_constraint(x, sharding.batch_sharding(self.mesh))

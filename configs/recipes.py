@@ -24,13 +24,13 @@ SCALES = {
         "stage": {"steps": 20_000, "warmup_steps": 1_000, "learning_rate": 5e-4},
     },
     "base": {
-        "compute": {"dtype": "bfloat16", "remat": "dots"},
+        "compute": {"dtype": "bfloat16", "remat": "dots_attention"},
         "data": {"sequence_length": 512, "virtual_streams": 64},
         "train": {"batch_size": 2048, "grad_accumulation_steps": 16},
         "stage": {"steps": 200_000, "warmup_steps": 10_000, "learning_rate": 2e-4},
     },
     "large": {
-        "compute": {"dtype": "bfloat16", "remat": "dots"},
+        "compute": {"dtype": "bfloat16", "remat": "dots_attention"},
         "data": {"sequence_length": 512, "virtual_streams": 64},
         "train": {"batch_size": 2048, "grad_accumulation_steps": 32},
         "stage": {"steps": 200_000, "warmup_steps": 10_000, "learning_rate": 1e-4},

@@ -5,12 +5,15 @@ WORKDIR ?= runs/quickstart
 STUDY ?= runs/reproduce
 ARMS := start mmlm tlm camlm camlm+camlm camlm+btmlm camlm+btmlm-all-masked camlm+real-translation \
 	camlm+real-translation-all-masked
+ELSEWHERE := gpu and not tpu and not browser and not compilers
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 READY_DOCS := $(VENV)/.docs-installed
+COMPILERS := $(VENV)/compilers
+READY_COMPILERS := $(COMPILERS)/.installed
 
-.PHONY: quickstart reproduce test test-slow browser check fuzz audit docs notebooks chaos bench clean
+.PHONY: quickstart reproduce test test-slow browser compilers check fuzz audit docs notebooks chaos bench clean
 
 quickstart: $(READY)
 	$(BIN)/python -m ernie_m_jax.main --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -26,13 +29,18 @@ reproduce: $(READY)
 	$(BIN)/python benchmarks/ablation_plot.py $(STUDY)/reproduce.json $(STUDY)/reproduce.png
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not gpu and not tpu and not browser"
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not $(ELSEWHERE)"
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m "slow and not gpu and not tpu and not browser"
+	$(BIN)/python -m pytest -m "slow and not $(ELSEWHERE)"
 
 browser: $(READY)
 	$(BIN)/python -m pytest -n 0 -m browser
+
+# Steps for TPUs and NVIDIA GPUs, compiled by their own compilers, which need neither. They lie beside the environment: in
+# it, JAX would look for the machines.
+compilers: $(READY_COMPILERS)
+	PYTHONPATH=$(COMPILERS) $(BIN)/python -m pytest -n 2 -m compilers
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -76,6 +84,15 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+# The versions that JAX names for itself.
+$(READY_COMPILERS): $(READY)
+	rm -rf $(COMPILERS)
+	wanted=$$($(BIN)/python -c 'from importlib.metadata import requires, version; \
+		print(*{one.split(";")[0] for one in requires("jax") if one.startswith("libtpu")}, \
+		*("jax-cuda13-%s==%s" % (part, version("jaxlib")) for part in ("plugin", "pjrt")))') && \
+		$(BIN)/python -m pip install --quiet --no-deps --target $(COMPILERS) $$wanted
 	touch $@
 
 $(READY_DOCS): $(READY)

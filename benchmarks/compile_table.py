@@ -1,7 +1,7 @@
-"""What the project's steps need on TPUs: every cell compiled by libtpu's compiler, on a machine without a TPU.
+"""What the project's steps need on TPUs and GPUs: every cell compiled by the machine's own compiler, where it is not.
 
-    pip install libtpu
-    python benchmarks/compile_table.py --output benchmarks/results/compile_tpu.json
+    make compilers
+    PYTHONPATH=.venv/compilers python benchmarks/compile_table.py --output benchmarks/results/compile_table.json
 
 Each cell is `--mode=compile --topology=...` in a process of its own. The table is written beside the output, as
 Markdown. A cell that the output has already is not compiled again, so that a run which was stopped goes on; `--again`
@@ -23,24 +23,39 @@ OBJECTIVES = ("mmlm", "tlm", "camlm", "btmlm", "xnli")
 
 
 class Cell(NamedTuple):
-    """A step on a machine: model size, objective, topology, parts that a batch is computed in, fsdp, packed rows."""
+    """A step on a machine: model size, objective, topology, parts that a batch is computed in, mesh, packed rows."""
 
     size: str
     objective: str
     topology: str
     parts: int
     fsdp: int = 1
+    tensor: int = 1
     rows: int = 2048
 
     @property
     def name(self) -> str:
         """What the results are kept under."""
-        return f"{self.size} {self.objective} {self.topology} fsdp={self.fsdp}"
+        mesh = f" tensor={self.tensor}" if self.tensor > 1 else ""
+        return f"{self.size} {self.objective} {self.topology} fsdp={self.fsdp}{mesh}"
 
 
-# Base: data parallel, 32 rows of 512 tokens per chip and part, as far as 2,048 rows go. Large: 16 rows, fsdp where
-# there are chips for it. Fine-tuning: XNLI's rows of 256 tokens. The order is that of what is most wanted.
+# TPUs: base data parallel, 32 rows of 512 tokens per chip and part, as far as 2,048 rows go; large 16 rows, fsdp where
+# there are chips for it. GPUs: 128 rows of base, 32 of large. Fine-tuning: XNLI's rows of 256 tokens. The order is that
+# of what is most wanted.
 CELLS = (
+    Cell("base", "mmlm", "h100:1", 16),
+    Cell("large", "mmlm", "h100:8", 8),
+    Cell("large", "mmlm", "h100:8", 8, fsdp=8),
+    Cell("large", "mmlm", "h100:8", 8, fsdp=2, tensor=2),
+    Cell("base", "btmlm", "h100:8", 2),
+    Cell("base", "camlm", "h200:8", 2),
+    Cell("base", "tlm", "a100:8", 4),
+    Cell("base", "xnli", "a100-40:1", 1, rows=128),
+    Cell("large", "btmlm", "h100:64", 1, fsdp=8),
+    Cell("large", "camlm", "a100:16", 8, fsdp=8),
+    Cell("large", "tlm", "h200:8", 8),
+    Cell("large", "xnli", "h200:1", 1, rows=128),
     Cell("base", "mmlm", "v5e:1x1", 64),
     Cell("large", "mmlm", "v5e:16x16", 1, fsdp=8),
     Cell("base", "btmlm", "v5e:8x8", 1),
@@ -70,6 +85,7 @@ def command(cell: Cell, output: pathlib.Path) -> list[str]:
         f"--config.train.batch_size={cell.rows}",
         f"--config.train.grad_accumulation_steps={cell.parts}",
         f"--config.mesh.fsdp={cell.fsdp}",
+        f"--config.mesh.tensor={cell.tensor}",
     ]
     if pretraining:
         flags += ["--config.languages=en,de", f"--config.stages.stage2.weights={{'{cell.objective}': 1.0}}"]
@@ -93,23 +109,37 @@ def row(cell: Cell, result: dict[str, Any]) -> str:
     """A cell's line of the table."""
     start = f"| {cell.size} | {cell.objective} | {cell.topology} | "
     if "step" not in result:
-        return start + f"{result['error']} |" + " |" * 9
+        return start + f"{result['error']} |" + " |" * 10
     step, mesh = result["step"], result["mesh"]
     gib = step["gib"] or {}
-    rows = cell.rows // cell.parts // result["chips"]
+    rows = cell.rows // cell.parts // (mesh["data"] * mesh["fsdp"])
     speed = step["tokens_per_second"]
     columns = [
         str(result["chips"]),
-        f"{mesh['data']} x {mesh['fsdp']}",
+        f"{mesh['data']} x {mesh['fsdp']} x {mesh['tensor']}",
         f"{rows} x {cell.parts}",
         *(f"{gib[kind]:.2f}" if gib else "-" for kind in ("arguments", "temporary", "total")),
         verdict(step, result["chip"]["gib"]),
         ", ".join(f"{kind} {traffic['bytes'] / 2**30:.2f}" for kind, traffic in step["collectives"].items())
-        or ("not readable" if "unreadable" in step else "none"),
+        or ("none" if "products_pflop" in step else unread(step)),
+        largest(step),
         f"{step['gflop_per_token'] + step['gflop_written_per_token']:.3f}",
+        f"{100 * step['products_pflop'] / step['pflop_per_step']:.0f} %" if "products_pflop" in step else unread(step),
         f"{speed / 1e3:,.0f}k",
     ]
     return start + " | ".join(columns) + " |"
+
+
+def unread(step: dict[str, Any]) -> str:
+    """What stands for what a program's text would tell."""
+    return "not readable" if "unreadable" in step else "-"
+
+
+def largest(step: dict[str, Any]) -> str:
+    """The largest array that a chip makes."""
+    if "largest" not in step:
+        return unread(step)
+    return f"{step['largest'][0]['shape']} {step['largest'][0]['gib']:.2f}"
 
 
 def verdict(step: dict[str, Any], gib: int) -> str:
@@ -122,14 +152,15 @@ def verdict(step: dict[str, Any], gib: int) -> str:
 def table(results: dict[str, Any]) -> str:
     """The table in Markdown, the cells in the order of size, objective and chips."""
     lines = [
-        "| size | step | topology | chips | data x fsdp | rows x parts | arguments | temporary | total GiB "
-        "| of a chip's | collectives, GiB per step | GFLOP per token | tokens/s at 40 % |",
-        "| --- " * 13 + "|",
+        "| size | step | topology | chips | data x fsdp x tensor | rows x parts | arguments | temporary | total GiB "
+        "| of a chip's | collectives, GiB per step | largest array, GiB | GFLOP per token | of it in products "
+        "| tokens/s at 40 % |",
+        "| --- " * 14 + "|",
     ]
     order = [cell for cell in CELLS if cell.name in results]
     order.sort(key=lambda cell: (cell.size, OBJECTIVES.index(cell.objective), results[cell.name].get("chips", 0)))
     lines += [row(cell, results[cell.name]) for cell in order]
-    if left := [f"{cell.size} {cell.objective} {cell.topology}" for cell in CELLS if cell not in order]:
+    if left := [cell.name for cell in CELLS if cell not in order]:
         lines += ["", f"Not compiled yet: {', '.join(left)}."]
     return "\n".join(lines) + "\n"
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ernie_m_jax.model import ErnieM, block
+from ernie_m_jax.model import ErnieM, block, layers
 from ernie_m_jax.objectives.camlm import TABLE as CAMLM
 from tests.attention_reference import kernel_calls
 from tests.small_encoder import (
@@ -207,7 +207,22 @@ def test_where_a_loop_is_slow_the_layers_are_compiled_one_by_one_with_its_number
     # Dropout's bits are drawn in loops too; those over the layers are one forward and one backward.
     whiles = [[text.count("stablehlo.while") for text in texts] for texts in (loops, unrolled)]
     assert np.subtract(*whiles).tolist() == [2, 0]  # before the last layer there is one, which is no loop
+    # Without barriers the compiler would find what is computed again and keep it; in a loop it cannot.
+    barriers = [["optimization_barrier" in text for text in texts] for texts in (loops, unrolled)]
+    assert barriers == ([[False, True], [True, True]] if remat == "dots" else [[False, False], [False, False]])
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), found, wanted)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gelu_keeps_one_array_of_its_inputs_size_and_has_the_derivative_of_the_formula(dtype):
+    x = jnp.linspace(-4, 4, 64, dtype=dtype)
+    _, vjp = jax.vjp(layers.gelu, x)
+    assert [(kept.shape, kept.dtype) for kept in jax.tree.leaves(vjp)] == [(x.shape, x.dtype)]
+    exact = np.asarray(x, np.float64)
+    cdf = np.array([0.5 * (1 + math.erf(value / math.sqrt(2))) for value in exact])
+    wanted = cdf + exact * np.exp(-0.5 * exact**2) / math.sqrt(2 * math.pi)
+    (found,) = vjp(jnp.ones_like(x))
+    np.testing.assert_allclose(np.asarray(found, np.float64), wanted, atol=1e-6 if dtype == "float32" else 4e-3)
 
 
 @pytest.mark.parametrize("compute", [COMPUTE, UNROLLED])

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from ernie_m_jax.training.collectives import Traffic, collectives
+from ernie_m_jax.training.program import Program
 from tests.command import ROOT
 
 # The lines are as XLA writes them for TPUs and CPUs, shortened; a [4,8] array of fp32 has 128 bytes.
@@ -53,7 +54,7 @@ LINES
 
 
 def of(*lines, devices=4):
-    found = collectives(PROGRAM.replace("LINES", "\n".join(f"  {line}" for line in lines)), devices)
+    found = collectives(Program(PROGRAM.replace("LINES", "\n".join(f"  {line}" for line in lines))), devices)
     return dict(found.kinds), found.unknown_loops
 
 
@@ -123,12 +124,13 @@ def test_a_compiled_program():
 import dataclasses, functools, json, jax, jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from ernie_m_jax.training.collectives import collectives
+from ernie_m_jax.training.program import Program
 mesh = jax.make_mesh((2,), ("a",), axis_types=(jax.sharding.AxisType.Auto,))
 @functools.partial(jax.shard_map, mesh=mesh, in_specs=PartitionSpec("a"), out_specs=PartitionSpec(), check_vma=False)
 def f(x):
     x = jax.lax.fori_loop(0, 5, lambda i, y: jax.lax.psum(jnp.sin(y), "a"), x)
     return jax.lax.all_gather(x, "a")
-found = collectives(jax.jit(f).lower(jnp.zeros((6, 7))).compile().as_text(), 2)
+found = collectives(Program(jax.jit(f).lower(jnp.zeros((6, 7))).compile().as_text()), 2)
 print(json.dumps([{kind: dataclasses.asdict(one) for kind, one in found.kinds.items()}, found.unknown_loops]))
 """
     environment = os.environ | {

@@ -20,6 +20,7 @@ from ernie_m_jax.data import batch as batches
 from ernie_m_jax.evaluation.runner import Evaluations
 from ernie_m_jax.training import loop, stages
 from ernie_m_jax.training.collectives import collectives
+from ernie_m_jax.training.program import Program
 from tests.command import on_eight_devices
 from tests.conftest import VOCAB_SIZE, small_tree
 
@@ -66,7 +67,7 @@ def observe(name):
             text = programs[objective].as_text()
             found["programs"][objective] = {
                 "whole": [path for path, shape in split.items() if shape in text],
-                "bytes": {kind: one.bytes for kind, one in collectives(text, mesh.size).kinds.items()},
+                "bytes": {kind: one.bytes for kind, one in collectives(Program(text), mesh.size).kinds.items()},
             }
         state, sums = programs[objective](state, batch, key)
         values = {name: float(total / weight) for name, (total, weight) in sums.items()}

@@ -19,6 +19,7 @@ from ernie_m_jax.model import split, vocabulary
 from ernie_m_jax.model.generation import vocabulary_argmax, vocabulary_sample
 from ernie_m_jax.model.loss import vocabulary_cross_entropy
 from ernie_m_jax.training.collectives import collectives
+from ernie_m_jax.training.program import Program
 from tests.command import on_eight_devices
 
 GROUPS, SIZE, V, ROWS, H = 8, 6, 1000, 1024, 16
@@ -92,7 +93,9 @@ def observe(name):
             "out": [np.asarray(array, np.float64).tolist() for array in compiled(*arrays)],
             "whole table": any(f"{kind}[{ROWS},{H}]" in text for kind in ("f32", "bf16")),
             "logits": any(f"f32[{a},{b}]" in text for a, b in ((GROUPS * SIZE, ROWS), (ROWS, GROUPS * SIZE))),
-            "collectives": {kind: dataclasses.asdict(one) for kind, one in collectives(text, mesh.size).kinds.items()},
+            "collectives": {
+                kind: dataclasses.asdict(one) for kind, one in collectives(Program(text), mesh.size).kinds.items()
+            },
         }
     return found
 

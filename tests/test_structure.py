@@ -17,7 +17,7 @@ FLOORS = (
     ("checkpoint",),
     ("finetune", "objectives"),
     ("data", "lifeline", "model", "processes", "reporting", "topology", "weights"),
-    ("compiler", "sharding", "tokenizer"),
+    ("compiler", "sharding", "tokenizer", "topology_gpus"),
     (
         "atomic",
         "config",

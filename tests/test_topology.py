@@ -4,13 +4,14 @@ import os
 
 import pytest
 
-from ernie_m_jax import topology
+from ernie_m_jax import topology, topology_gpus
 from ernie_m_jax.config import ConfigError
 from tests.command import SMALL, refused
 
 
 @pytest.mark.parametrize(
-    ("name", "chips"), [("v5e:16x16", 256), ("v6e:1x1", 1), ("v4:2x2x4", 16), ("v5p:4x4x8", 128), ("h100:8", 8)]
+    ("name", "chips"),
+    [("v5e:16x16", 256), ("v6e:1x1", 1), ("v4:2x2x4", 16), ("v5p:4x4x8", 128), ("h100:8", 8), ("a100:3", 3)],
 )
 def test_a_name_says_which_chips_and_how_many(name, chips):
     chip, sizes = topology.parse(name)
@@ -34,6 +35,7 @@ def test_a_name_says_which_chips_and_how_many(name, chips):
         "v5e:32x32",
         "h100:0",
         "h100:2x2",
+        "h100:12",
         "h100:-1",
         "H100:8",
     ],
@@ -47,10 +49,10 @@ def test_other_names_are_refused_and_the_valid_ones_named(name):
         assert valid in said
 
 
-# As the makers publish them: dense bfloat16 TFLOP/s and GB of memory.
+# As the makers publish them: dense bfloat16 TFLOP/s and GB of memory; of a GPU the GiB that its driver reports.
 @pytest.mark.parametrize(
     ("name", "teraflops", "gib"),
-    [("v4", 275, 32), ("v5e", 197, 16), ("v5p", 459, 95), ("v6e", 918, 32), ("h100", 989, 80), ("h200", 989, 141)],
+    [("v4", 275, 32), ("v5e", 197, 16), ("v5p", 459, 95), ("v6e", 918, 32), ("h100", 989, 79.1), ("h200", 989, 141)],
 )
 def test_the_chips(name, teraflops, gib):
     chip = topology.CHIPS[name]
@@ -89,6 +91,24 @@ def test_a_missing_libtpu_is_one_line(tmp_path):
     assert "needs libtpu" in said
     assert "ernie_m_jax[tpu]" in said
     assert "\n" not in said
+
+
+def test_a_plug_in_that_does_not_compile_is_one_line(tmp_path):
+    (tmp_path / "jax_plugins" / "xla_cuda13").mkdir(parents=True)
+    (tmp_path / "jax_plugins" / "xla_cuda13" / "__init__.py").write_text("def initialize():\n    pass\n")
+    (tmp_path / "jax_plugins" / "__init__.py").touch()
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    said = refused(*SMALL, "--mode=compile", "--topology=h100:2", env=os.environ | {"PYTHONPATH": path})
+    assert said.startswith("--topology=h100:2: the installed plug-in for CUDA does not compile for it")
+    assert "\n" not in said
+
+
+def test_every_gpu_is_described_for_its_compiler():
+    assert set(topology_gpus.CARDS) == {name for name, chip in topology.CHIPS.items() if not chip.axes}
+    for name, card in topology_gpus.CARDS.items():
+        chip = topology.CHIPS[name]
+        assert topology.chip_of(card.name) is chip
+        assert chip.gib == pytest.approx(card.memory / 2**30, abs=0.05)
 
 
 def test_only_compiling_takes_a_topology(tmp_path):

@@ -161,8 +161,8 @@ def stacked_layers(compute: ComputeConfig, count: int, mesh: jax.sharding.Mesh |
     """`count` layers one after the other, of which each parameter is one array.
 
     On GPUs the compiler sees all of them, elsewhere a loop. A loop keeps what the backward pass needs in arrays of all
-    layers, into which a GPU copies each layer's and out again: the third part more of all that the memory moves besides
-    matrix products and attention. The numbers, dropout's too, are the same.
+    layers, into which a GPU copies each layer's and out again (`benchmarks/RESULTS.md` has the bytes). The numbers,
+    dropout's too, are the same.
     """
     unrolled = platform(mesh) == "gpu"
     return nn.scan(

@@ -141,9 +141,9 @@ layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 def gelu(x: jax.Array) -> jax.Array:
     """Exact GELU, x times the normal distribution function, computed in fp32.
 
-    `jax.nn.gelu` is the same function by way of erfc; erf is cheaper. The backward pass keeps one array of the size of
-    `x`: in 32 bits the derivative, which costs little beside the value, in fewer `x`, of which the derivative would be
-    twice the size.
+    `jax.nn.gelu` is the same function by way of erfc; erf is cheaper. It has no forward-mode derivative. The backward
+    pass keeps one array of the size of `x`: in 32 bits the derivative, which costs little beside the value, in fewer
+    `x`, of which the derivative would be twice the size.
     """
     wide = x.astype(jnp.float32)
     return (wide * _normal_cdf(wide)).astype(x.dtype)

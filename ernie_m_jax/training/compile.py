@@ -1,7 +1,8 @@
 """Compiling ahead: a config in, every step compiled without data or parameters, and what it needs on the screen.
 
 For the devices there are, or for a machine that is not here (`topology`): memory by kind, floating point operations by
-the formula, collectives by kind and bytes, and how fast the step would be at a share of the chips' peak.
+the formula and in the program's own products, what it moves through memory, its largest arrays, collectives by kind and
+bytes, and how fast the step would be at a share of the chips' peak.
 """
 
 import dataclasses
@@ -24,9 +25,13 @@ from ernie_m_jax.reporting import files
 from ernie_m_jax.topology import Chip, Topology, chip_of
 from ernie_m_jax.training import compile_report, stages
 from ernie_m_jax.training.collectives import collectives
+from ernie_m_jax.training.memory_traffic import moved
+from ernie_m_jax.training.products import products
+from ernie_m_jax.training.program import Program
 
 UTILISATION = 0.4  # of the peak, which well-tuned steps of this size reach; seconds are not known from here
 GIB = 2**30
+LARGEST = 5  # arrays of a program that are told of
 
 
 def compile_steps(config: Config, topology: Topology | None = None, output: str = "") -> dict[str, dict[str, Any]]:
@@ -71,7 +76,7 @@ def _run(config: Config, topology: Topology | None) -> stages.Run:
     kernels.check(config.compute, config.model, mesh, config.data.sequence_length)
     if topology and config.compute.attention == "cudnn":
         raise ConfigError(
-            "config.compute.attention is 'cudnn', which only a GPU that is here can compile: "
+            "config.compute.attention is 'cudnn', which is compiled only where a GPU is: "
             "--config.compute.attention=auto"
         )
     sharding.check_rows(mesh, config.train.batch_size, config.train.grad_accumulation_steps)
@@ -110,8 +115,8 @@ def measure(
       "gib": memory per chip in GiB by kind, and their sum "total"; or None where the compiler found no room, then
       "refused" has what it said, and "missing_gib" how much is missing, if it said so. "fits": None where the memory of
       a chip is not known. "gflop_per_token", "gflop_written_per_token" (the pass without gradient), "pflop_per_step",
-      "tokens_per_step", "tokens_per_second" at `UTILISATION` of the peak, over all chips; "collectives" by kind;
-      "unknown_loops" (`collectives`); "unreadable" where they are not known; "compile_seconds".
+      "tokens_per_step", "tokens_per_second" at `UTILISATION` of the peak, over all chips; "compile_seconds"; and what
+      `read` returns.
     """
     config, task = run.config, tasks.bind(run.config, objective)
     length = config.data.sequence_length
@@ -145,18 +150,39 @@ def measure(
         "fits": None if room is None else room >= 0,
         "missing_gib": None if room is None or room >= 0 else -room,
         "compile_seconds": seconds,
-        **traffic_of(compiled, run.mesh.size),
+        **read(compiled, run.mesh.size),
     }
 
 
-def traffic_of(compiled: Any, devices: int) -> dict[str, Any]:
-    """The collectives of a program; none where JAX cannot read a newer compiler's program: "unreadable" says why."""
+def read(compiled: Any, devices: int) -> dict[str, Any]:
+    """What a program's text tells.
+
+    Returns:
+      "collectives" by kind and "unknown_loops" (`collectives`); "products_pflop" and "products_pflop_at_most" over all
+      devices (`products`); "moved_gib" by products and kernels and "moved_gib_besides", of one device (`moved`);
+      "largest": arrays with "shape", "gib" and "made_by". Where a newer compiler's program cannot be read, no
+      collectives, and "unreadable" says why.
+    """
     try:
-        found = collectives(compiled.as_text() or "", devices)
-    except jax.errors.JaxRuntimeError as error:
+        program = Program(compiled.as_text() or "")
+        traffic, (multiplied, unknown), (by_products, besides, loops) = (
+            collectives(program, devices),
+            products(program),
+            moved(program),
+        )
+    except (jax.errors.JaxRuntimeError, LookupError, ValueError, RecursionError) as error:
         return {"collectives": {}, "unknown_loops": 0, "unreadable": str(error).splitlines()[0]}
-    kinds = {kind: dataclasses.asdict(traffic) for kind, traffic in sorted(found.kinds.items())}
-    return {"collectives": kinds, "unknown_loops": found.unknown_loops}
+    return {
+        "collectives": {kind: dataclasses.asdict(one) for kind, one in sorted(traffic.kinds.items())},
+        "unknown_loops": max(traffic.unknown_loops, unknown, loops),
+        "products_pflop": multiplied.total * devices / 1e15,
+        "products_pflop_at_most": multiplied.at_most * devices / 1e15,
+        "moved_gib": by_products.total / GIB,
+        "moved_gib_besides": besides.total / GIB,
+        "largest": [
+            {"shape": shape, "gib": size / GIB, "made_by": name} for shape, size, name in program.largest(LARGEST)
+        ],
+    }
 
 
 def _memory(compiled: Any) -> dict[str, float]:

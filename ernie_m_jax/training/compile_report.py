@@ -24,9 +24,15 @@ def show_about(about: Mapping[str, Any]) -> None:
     ]
     if about["virtual"]:
         lines.append(
-            "No GPU's compiler runs here: these are as many virtual devices of XLA's CPU compiler. Its partitioner is "
-            "the same, so the collectives count; the memory is what the CPU's code would take, an estimate, and "
-            "attention kernels of the GPU are not in it."
+            "XLA's compiler for GPUs is not installed: these are as many virtual devices of its CPU compiler. The "
+            "partitioner is the same, so the collectives count; the memory is what the CPU's code would take, an "
+            "estimate, without the kernels for GPUs. The compiler needs no GPU: make compilers, then "
+            "PYTHONPATH=.venv/compilers (docs/compile.md)."
+        )
+    elif chip and about["topology"] and not chip["axes"]:
+        lines.append(
+            "XLA's compiler for GPUs, without a GPU: which of several ways to multiply is fastest it cannot try out, "
+            "so on the card products, and the memory that they take besides, may be others."
         )
     if chip and about["dtype"] != "bfloat16":
         lines.append(f"The peak is bfloat16's, but config.compute.dtype is {about['dtype']}.")
@@ -36,6 +42,8 @@ def show_about(about: Mapping[str, Any]) -> None:
 def show_results(about: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]) -> None:
     """Prints memory, floating point operations and collectives of each step."""
     screen.show(_memory(about, results), _work(about, results))
+    if any(step.get("largest") for step in results.values()):
+        screen.show(_program(results), _largest(results))
     if any(step["collectives"] for step in results.values()):
         screen.show(_traffic(results))
         screen.show(
@@ -44,9 +52,12 @@ def show_results(about: Mapping[str, Any], results: Mapping[str, Mapping[str, An
         )
     for name, step in results.items():
         if reason := step.get("unreadable"):
-            screen.show(f"{name}: its collectives are not known, JAX cannot read the compiled program ({reason})")
+            screen.show(
+                f"{name}: its products, arrays and collectives are not known, the compiled program cannot be read "
+                f"({reason})"
+            )
     if loops := sum(step["unknown_loops"] for step in results.values()):
-        screen.show(f"{loops} loops do not say how often they run; their collectives are counted once.")
+        screen.show(f"{loops} loops do not say how often they run; what they have is counted once.")
 
 
 def verdict(step: Mapping[str, Any]) -> str:
@@ -86,6 +97,34 @@ def _work(about: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]) ->
             f"{step['pflop_per_step']:.3g}",
             f"{speed:,.0f}" if speed else "-",
         )
+    return table
+
+
+def _program(results: Mapping[str, Mapping[str, Any]]) -> rich.table.Table:
+    table = rich.table.Table("step", title="By the program's text, without what kernels of our own compute")
+    for column in (
+        "PFLOP in products",
+        "of the formula",
+        "GiB through a chip's memory",
+        "besides products and kernels",
+    ):
+        table.add_column(column, justify="right")
+    for name, step in results.items():
+        if "products_pflop" in step:
+            pflop, by_products, besides = (step[key] for key in ("products_pflop", "moved_gib", "moved_gib_besides"))
+            share = f"{pflop / step['pflop_per_step']:.0%}"
+            table.add_row(name, f"{pflop:.3g}", share, f"{by_products + besides:,.1f}", f"{besides:,.1f}")
+    return table
+
+
+def _largest(results: Mapping[str, Mapping[str, Any]]) -> rich.table.Table:
+    table = rich.table.Table("step", "shape", title="Largest arrays that a chip makes")
+    table.add_column("GiB", justify="right")
+    table.add_column("by")
+    for name, step in results.items():
+        for array in step.get("largest", ()):
+            made_by = "/".join(array["made_by"].rsplit("/", 2)[-2:])  # the whole path is in the JSON
+            table.add_row(name, array["shape"], f"{array['gib']:.3f}", made_by)
     return table
 
 

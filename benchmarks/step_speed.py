@@ -27,6 +27,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from benchmarks.machine import processor
 from configs import base, recipes
 from ernie_m_jax import config as configuration
 from ernie_m_jax import sharding, topology
@@ -43,7 +44,7 @@ DEFAULTS = {
     "chunk": "16384", "keep": "0", "norm": "xla", "dtype": "bfloat16", "dropout": "0", "micro": "1", "scan": "1",
     "float8": "0", "layers": "0",
 }  # fmt: skip
-WARM, TIMED = 3, 12
+WARM = 3  # steps that are not timed, or as few as are
 
 
 def variant(text: str) -> dict[str, str]:
@@ -110,7 +111,7 @@ def synthetic(config: configuration.Config, objective: str) -> dict[str, np.ndar
     return made
 
 
-def measure(text: str, trace: str) -> dict[str, Any]:
+def measure(text: str, trace: str, steps: int) -> dict[str, Any]:
     """Compiles and times one variant."""
     keys = variant(text)
     config = config_of(keys)
@@ -130,18 +131,18 @@ def measure(text: str, trace: str) -> dict[str, Any]:
     compile_seconds = time.perf_counter() - began
     memory: Any = compiled.memory_analysis()
     seconds = []
-    for index in range(WARM + TIMED):
+    warm = min(WARM, steps)
+    for _ in range(warm + steps):
         began = time.perf_counter()
         state, sums = compiled(state, batch, key)
         jax.block_until_ready(sums)
         seconds.append(time.perf_counter() - began)
         loss = float(sums["loss"][0] / sums["loss"][1])
-        del index
     began = time.perf_counter()  # a loop that never waits, as training runs
-    for _ in range(TIMED):
+    for _ in range(steps):
         state, sums = compiled(state, batch, key)
     jax.block_until_ready(sums)
-    free_running = (time.perf_counter() - began) / TIMED
+    free_running = (time.perf_counter() - began) / steps
     tokens = config.train.batch_size * config.data.sequence_length
     flops, generation = model_flops(config, keys["objective"])
     device = jax.devices()[0].device_kind
@@ -150,7 +151,7 @@ def measure(text: str, trace: str) -> dict[str, Any]:
     result = {
         "variant": text,
         "compile_seconds": compile_seconds,
-        "seconds": statistics.median(seconds[WARM:]),
+        "seconds": statistics.median(seconds[warm:]),
         "seconds_free_running": free_running,
         "tokens_per_second": tokens / free_running,
         "gflop_per_token": flops / 1e9,
@@ -194,14 +195,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variants", nargs="+")
     parser.add_argument("--output", default="", help="JSON file of the results")
+    parser.add_argument("--steps", type=int, default=12, help="timed waiting for each, and as many again without")
     parser.add_argument("--trace", default="", help="folder for profiles")
     arguments = parser.parse_args()
+    if arguments.steps < 1:
+        parser.error("--steps must be positive")
     report = functools.partial(print, flush=True)
     report(f"{jax.devices()[0].device_kind}, jax {jax.__version__}")
     results = []
     for text in arguments.variants:
         try:
-            results.append(measure(text, arguments.trace))
+            results.append(measure(text, arguments.trace, arguments.steps))
         except Exception as error:  # a variant that does not fit must not cost the others
             report(f"{text}: {type(error).__name__}: {str(error)[:1500]}")
             continue
@@ -213,7 +217,8 @@ def main() -> None:
             f"loss {row['loss']:.3f}"
         )
         if arguments.output:
-            about = {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "date": str(datetime.date.today())}
+            about = {"device": jax.devices()[0].device_kind, "processor": processor(), "jax": jax.__version__}
+            about["date"] = str(datetime.date.today())
             pathlib.Path(arguments.output).write_text(json.dumps(about | {"results": results}, indent=1) + "\n")
 
 

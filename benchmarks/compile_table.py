@@ -109,7 +109,7 @@ def row(cell: Cell, result: dict[str, Any]) -> str:
     """A cell's line of the table."""
     start = f"| {cell.size} | {cell.objective} | {cell.topology} | "
     if "step" not in result:
-        return start + f"{result['error']} |" + " |" * 10
+        return start + f"{result['error']} |" + " |" * 11
     step, mesh = result["step"], result["mesh"]
     gib = step["gib"] or {}
     rows = cell.rows // cell.parts // (mesh["data"] * mesh["fsdp"])
@@ -155,7 +155,7 @@ def table(results: dict[str, Any]) -> str:
         "| size | step | topology | chips | data x fsdp x tensor | rows x parts | arguments | temporary | total GiB "
         "| of a chip's | collectives, GiB per step | largest array, GiB | GFLOP per token | of it in products "
         "| tokens/s at 40 % |",
-        "| --- " * 14 + "|",
+        "| --- " * 15 + "|",
     ]
     order = [cell for cell in CELLS if cell.name in results]
     order.sort(key=lambda cell: (cell.size, OBJECTIVES.index(cell.objective), results[cell.name].get("chips", 0)))

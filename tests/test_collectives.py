@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from ernie_m_jax.training.collectives import Traffic, collectives
-from ernie_m_jax.training.program import Program
+from ernie_m_jax.training.collectives import collectives
+from ernie_m_jax.training.program import Amount, Program
 from tests.command import ROOT
 
 # The lines are as XLA writes them for TPUs and CPUs, shortened; a [4,8] array of fp32 has 128 bytes.
@@ -84,12 +84,12 @@ def of(*lines, devices=4):
     ],
 )
 def test_kinds_and_bytes(line, kind, size):
-    assert of(line) == ({kind: Traffic(1, size, size)}, 0)
+    assert of(line) == ({kind: Amount(1, size, size)}, 0)
 
 
 def test_the_end_of_an_asynchronous_one_is_none_more():
     lines = ("%r = f32[4,8]{1,0} all-reduce-start(%x.1), to_apply=%add", "%d = f32[4,8]{1,0} all-reduce-done(%r)")
-    assert of(*lines) == ({"all-reduce": Traffic(1, 128, 128)}, 0)
+    assert of(*lines) == ({"all-reduce": Amount(1, 128, 128)}, 0)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_the_end_of_an_asynchronous_one_is_none_more():
 )
 def test_a_loop_counts_its_body_as_often_as_it_runs(attributes, rounds, unknown):
     line = f"%w = (s32[], f32[4,8]{{1,0}}) while(%start), {attributes}"
-    assert of(line) == ({"all-reduce": Traffic(rounds, 128 * rounds, 128 * rounds)}, unknown)
+    assert of(line) == ({"all-reduce": Amount(rounds, 128 * rounds, 128 * rounds)}, unknown)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_loop_counts_its_body_as_often_as_it_runs(attributes, rounds, unknown)
 )
 def test_a_conditional_counts_its_cheapest_branch_and_at_most_the_other(branches):
     assert of(f"%c.2 = f32[4,8]{{1,0}} conditional(%x.1, %x.1, %x.1), {branches}") == (
-        {"all-reduce": Traffic(0, 0, 128)},
+        {"all-reduce": Amount(0, 0, 128)},
         0,
     )
 
@@ -142,8 +142,8 @@ print(json.dumps([{kind: dataclasses.asdict(one) for kind, one in found.kinds.it
     each, whole = 3 * 7 * 4, 6 * 7 * 4
     assert json.loads(done.stdout) == [
         {
-            "all-reduce": {"count": 5, "bytes": 5 * each, "at_most": 5 * each},
-            "all-gather": {"count": 1, "bytes": whole, "at_most": whole},
+            "all-reduce": {"count": 5, "total": 5 * each, "at_most": 5 * each},
+            "all-gather": {"count": 1, "total": whole, "at_most": whole},
         },
         0,
     ]

@@ -67,7 +67,7 @@ def observe(name):
             text = programs[objective].as_text()
             found["programs"][objective] = {
                 "whole": [path for path, shape in split.items() if shape in text],
-                "bytes": {kind: one.bytes for kind, one in collectives(Program(text), mesh.size).kinds.items()},
+                "bytes": {kind: one.total for kind, one in collectives(Program(text), mesh.size).kinds.items()},
             }
         state, sums = programs[objective](state, batch, key)
         values = {name: float(total / weight) for name, (total, weight) in sums.items()}

@@ -158,7 +158,7 @@ def test_the_tensor_axis_exchanges_numbers_not_rows(found, name):
     assert set(kinds) == {"all-reduce"}
     positions = GROUPS * SIZE
     d_hidden = positions * H * 4 if "loss" in name else 0
-    assert kinds["all-reduce"]["bytes"] <= d_hidden + 8 * positions * 4
+    assert kinds["all-reduce"]["total"] <= d_hidden + 8 * positions * 4
 
 
 @pytest.mark.slow
@@ -166,10 +166,10 @@ def test_the_width_is_gathered_a_chunk_at_a_time_and_its_gradients_scattered(fou
     kinds = found["fsdp"]["loss, whole"]["collectives"]
     assert set(kinds) == {"all-gather", "reduce-scatter", "all-reduce"}
     table, last = ROWS * H * 4, ROWS % 100 * H * 4
-    assert kinds["all-gather"]["bytes"] == 2 * table - last  # forward and backward, which share the ragged last chunk
+    assert kinds["all-gather"]["total"] == 2 * table - last  # forward and backward, which share the ragged last chunk
     assert kinds["all-gather"]["count"] == 2 * (ROWS // 100) + 1
-    assert kinds["reduce-scatter"]["bytes"] == table
-    assert kinds["all-reduce"]["bytes"] < table  # the bias
+    assert kinds["reduce-scatter"]["total"] == table
+    assert kinds["all-reduce"]["total"] < table  # the bias
     assert set(found["fsdp"]["argmax"]["collectives"]) == {"all-gather"}
 
 
@@ -177,7 +177,7 @@ def test_the_width_is_gathered_a_chunk_at_a_time_and_its_gradients_scattered(fou
 def test_data_parallelism_adds_up_the_gradients_once(found):
     kinds = found["data"]["loss, little room"]["collectives"]
     assert set(kinds) == {"all-reduce"}
-    assert ROWS * (H + 1) * 4 <= kinds["all-reduce"]["bytes"] < ROWS * (H + 1) * 4 + 100
+    assert ROWS * (H + 1) * 4 <= kinds["all-reduce"]["total"] < ROWS * (H + 1) * 4 + 100
     assert found["data"]["argmax"]["collectives"] == {}
 
 

@@ -4,31 +4,19 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
-from ernie_m_jax.training.program import Instruction, Program, shape_of, size_of
+from ernie_m_jax.training.program import Amount, Instruction, Program, shape_of, size_of
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
-@dataclasses.dataclass
-class Traffic:
-    """Collectives of one kind in a step.
-
-    Attributes:
-      count: how many are run.
-      bytes: size of the arrays they work on: what a device gives in; of an all-gather, what it gets.
-      at_most: the same if every conditional takes its most expensive branch; the other two count the cheapest.
-    """
-
-    count: float = 0
-    bytes: float = 0
-    at_most: float = 0
-
-
 @dataclasses.dataclass(frozen=True)
 class Collectives:
-    """The collectives of a step by kind, and how many loops of them have an unknown number of rounds, counted once."""
+    """The collectives of a step by kind, and how many loops of them have an unknown number of rounds, counted once.
 
-    kinds: Mapping[str, Traffic]
+    The size of one is that of the arrays it works on: what a device gives in; of an all-gather, what it gets.
+    """
+
+    kinds: Mapping[str, Amount]
     unknown_loops: int
 
 
@@ -47,8 +35,7 @@ def collectives(program: Program, devices: int) -> Collectives:
         size = sum(size_of(shape_of(operand, shapes)) for operand in one.operands)
         return kind, size * (_group(one.line, devices) if kind == "all-gather" else 1)
 
-    amounts, unknown = program.tally(measure)
-    return Collectives({kind: Traffic(*dataclasses.astuple(amount)) for kind, amount in amounts.items()}, unknown)
+    return Collectives(*program.tally(measure))
 
 
 def _group(line: str, devices: int) -> int:

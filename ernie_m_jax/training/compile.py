@@ -171,9 +171,16 @@ def read(compiled: Any, devices: int) -> dict[str, Any]:
             moved(program),
         )
     except (jax.errors.JaxRuntimeError, LookupError, ValueError, RecursionError) as error:
-        return {"collectives": {}, "unknown_loops": 0, "unreadable": str(error).splitlines()[0]}
+        return {
+            "collectives": {},
+            "unknown_loops": 0,
+            "unreadable": (str(error) or type(error).__name__).splitlines()[0],
+        }
     return {
-        "collectives": {kind: dataclasses.asdict(one) for kind, one in sorted(traffic.kinds.items())},
+        "collectives": {
+            kind: {"count": one.count, "bytes": one.total, "at_most": one.at_most}
+            for kind, one in sorted(traffic.kinds.items())
+        },
         "unknown_loops": max(traffic.unknown_loops, unknown, loops),
         "products_pflop": multiplied.total * devices / 1e15,
         "products_pflop_at_most": multiplied.at_most * devices / 1e15,

@@ -106,9 +106,9 @@ def losses(
 
 def _loss(model: Any, texts: Sequence[list[int]], others: Sequence[list[int]], codes: tuple[str, str]) -> float:
     shape = (len(texts), LENGTH)
-    names = ("ids", "positions", "segments", "roles", "languages", "at", "labels")
+    names = ("ids", "positions", "segments", "roles", "languages", "predict_at", "predict_labels")
     batch = {name: np.zeros(shape, np.int32) for name in names}
-    batch["ids"][:], batch["at"][:], batch["labels"][:] = model.config.pad_id, LENGTH, IGNORE
+    batch["ids"][:], batch["predict_at"][:], batch["predict_labels"][:] = model.config.pad_id, LENGTH, IGNORE
     data = types.SimpleNamespace(pair_positions=model.pair_positions)
     cfg: Any = types.SimpleNamespace(data=data, model=model.config, languages=model.languages)
     for row, (text, other) in enumerate(zip(texts, others, strict=True)):
@@ -140,8 +140,8 @@ def _fill(
     batch["positions"][row, :count] = layout.pair_positions(cfg, count, boundary)
     batch["segments"][row, :count] = 1
     batch["languages"][row, :count] = layout.language_ids(cfg, spoken, masked == tokenizer.mask_id)
-    batch["at"][row, : len(chosen)] = chosen
-    batch["labels"][row, : len(chosen)] = ids[chosen]
+    batch["predict_at"][row, : len(chosen)] = chosen
+    batch["predict_labels"][row, : len(chosen)] = ids[chosen]
 
 
 @functools.lru_cache(maxsize=4)
@@ -150,7 +150,7 @@ def _scorer(encoder: Any) -> Callable[[Any, dict[str, np.ndarray]], tuple[jax.Ar
 
     def run(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         inputs = Inputs(*(batch[name] for name in ("ids", "positions", "segments", "roles", "languages")))
-        hidden = encoder.apply({"params": params}, inputs, visibility.FULL, at=batch["at"], method="encode")
-        return masking.prediction_sums(encoder, params, hidden, batch["labels"], MASKED * LENGTH)["loss"]
+        apply = functools.partial(encoder.apply, {"params": params})
+        return masking.prediction_sums(apply, inputs, visibility.FULL, batch, MASKED * LENGTH)["loss"]
 
     return jax.jit(run)

@@ -137,6 +137,18 @@ def test_a_step_of_each_generation_compiled_by_its_own_compiler(topology, device
 
 
 @pytest.mark.compilers
+@pytest.mark.parametrize("topology", ["v5e:2x2", "h100:4"])
+def test_the_word_tables_gradient_is_exchanged_once_a_step(topology, tmp_path):
+    output = tmp_path / "compiled.json"
+    words, parts = ("--config.model.vocab_size=64000",), ("--config.train.grad_accumulation_steps=4",)
+    call(*STAGE1, *KERNELS, *words, *parts, f"--topology={topology}", f"--output={output}")
+    (step,) = json.loads(output.read_text())["steps"].values()
+    # One for looking up and scoring together, after all parts: the other arrays, layers' and all, are not half as large.
+    table = 64000 * 256 * 4
+    assert table < step["collectives"]["all-reduce"]["bytes"] < 1.5 * table
+
+
+@pytest.mark.compilers
 def test_a_gpu_alone_compiles_the_kernel_of_layer_normalisation_too(tmp_path):
     output = tmp_path / "compiled.json"
     call(*STAGE1, *KERNELS, "--topology=h100:1", f"--output={output}")

@@ -2,6 +2,7 @@
 
 import functools
 import types
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -315,14 +316,19 @@ def test_predictions_are_scored_whatever_number_a_row_has(used):
     labels[np.arange(100) >= np.asarray(used)[:, None]] = -1
     table, bias = jnp.asarray(rng.normal(size=(V, H)), jnp.float32), jnp.asarray(rng.normal(size=V), jnp.float32)
 
-    class Model:
-        def apply(self, variables, picked, labels, room, method):
-            assert method == "score"
+    class Encoder(NamedTuple):
+        hidden: jax.Array
+
+        def encode(self, inputs, table, deterministic, at):
+            return tokens_at(self.hidden, at)
+
+        def score(self, picked, labels, room):
             assert room < labels.shape[1]  # groups are not computed whole
             return vocabulary_cross_entropy(picked, table, bias, labels, 32, room)
 
     def sums(hidden):
-        found = masking.prediction_sums(Model(), None, tokens_at(hidden, at), jnp.asarray(labels), 40.0)
+        batch = {"predict_at": at, "predict_labels": jnp.asarray(labels)}
+        found = masking.prediction_sums(lambda method: method(Encoder(hidden)), None, None, batch, 40.0)
         return found["loss"][0], found
 
     def expected(hidden):

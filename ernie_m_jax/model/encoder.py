@@ -161,8 +161,10 @@ class ErnieM(nn.Module):
           Scores: negative log-likelihood f32 [...] in nats (0 where not scored) and correct bool [...].
         """
         compute, devices = self.compute, (split_of(self.mesh), vocabulary.words_axis(self.mesh))
+        x, _, bias = self._predicted(hidden)
+        table = self.embeddings.word_copies
         return loss.vocabulary_cross_entropy(
-            *self._predicted(hidden), labels, compute.vocab_chunk, room, compute.keep_logits, *devices
+            x, table, bias, labels, compute.vocab_chunk, room, compute.keep_logits, *devices
         )
 
     def generate(

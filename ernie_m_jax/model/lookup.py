@@ -22,7 +22,7 @@ def lookup(
     """Rows of a table; NaN for an index outside it, where clamping would hide a wrong id or a too long example.
 
     Args:
-      table: [V, H], its width split.
+      table: [V, H], its width split; or its copies (`Split.copies`).
       index: int32 [B, L].
       rows: of the table that count: those behind them are padding.
       split: how batch and table lie on devices; the rows of the batch must divide among them.
@@ -34,7 +34,7 @@ def lookup(
     if split is splits.ALONE:
         found = jnp.take(table, index, axis=0, mode="fill", fill_value=np.nan)
     else:
-        found = _lookup(table, index, split, by_word)
+        found = _lookup(split.copies(table, by_word), index, split, by_word)
     return found if split is splits.ALONE and rows == len(table) else _only(found, index, rows)
 
 
@@ -43,29 +43,31 @@ def _only(found: jax.Array, index: jax.Array, rows: int) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _lookup(table: jax.Array, index: jax.Array, split: Split, by_word: bool) -> jax.Array:
-    def on_device(table: jax.Array, index: jax.Array) -> jax.Array:
+def _lookup(copies: jax.Array, index: jax.Array, split: Split, by_word: bool) -> jax.Array:
+    def on_device(copies: jax.Array, index: jax.Array) -> jax.Array:
+        table = split.own(copies)
         place, own = _place(table, split.with_neighbours(index), split, by_word)
         parts = jnp.where(own[..., None], jnp.take(table, place, axis=0, mode="clip"), 0)
         found = split.to_rows(parts)
         return split.over_words(found) if by_word else found
 
-    inputs = (splits.TABLE if by_word else splits.WIDTH, splits.POSITIONS)
-    return split.on_devices(on_device, inputs, splits.POSITIONS)(table, index)
+    inputs = (split.table(by_word), splits.POSITIONS)
+    return split.on_devices(on_device, inputs, splits.POSITIONS)(copies, index)
 
 
-def _forward(table: jax.Array, index: jax.Array, split: Split, by_word: bool) -> tuple[jax.Array, tuple[Any, ...]]:
-    return _lookup(table, index, split, by_word), (table, index)
+def _forward(copies: jax.Array, index: jax.Array, split: Split, by_word: bool) -> tuple[jax.Array, tuple[Any, ...]]:
+    return _lookup(copies, index, split, by_word), (copies, index)
 
 
 def _backward(split: Split, by_word: bool, residuals: tuple[Any, ...], cotangent: jax.Array) -> tuple[jax.Array, None]:
-    def on_device(table: jax.Array, index: jax.Array, cotangent: jax.Array) -> jax.Array:
+    def on_device(copies: jax.Array, index: jax.Array, cotangent: jax.Array) -> jax.Array:
+        table = split.own(copies)
         place, own = _place(table, split.with_neighbours(index), split, by_word)
         place = jnp.where(own, place, len(table))  # outside: dropped
         d_table = jnp.zeros_like(table).at[place].add(split.to_width(cotangent), mode="drop")
-        return split.of_table(d_table)
+        return split.of_copy(d_table)
 
-    where = splits.TABLE if by_word else splits.WIDTH
+    where = split.table(by_word)
     inputs = (where, splits.POSITIONS, splits.POSITIONS)
     return split.on_devices(on_device, inputs, where)(*residuals, cotangent), None
 

@@ -161,20 +161,20 @@ def _part(array: jax.Array, where: slice) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _cross_entropy(
-    hidden: jax.Array, embedding: jax.Array, bias: jax.Array, labels: jax.Array, how: _How
+    hidden: jax.Array, copies: jax.Array, bias: jax.Array, labels: jax.Array, how: _How
 ) -> tuple[jax.Array, jax.Array]:
     how = dataclasses.replace(how, keep=False)  # without a backward pass nothing is kept
-    return _cross_entropy_forward(hidden, embedding, bias, labels, how)[0]
+    return _cross_entropy_forward(hidden, copies, bias, labels, how)[0]
 
 
 def _cross_entropy_forward(
-    hidden: jax.Array, embedding: jax.Array, bias: jax.Array, labels: jax.Array, how: _How
+    hidden: jax.Array, copies: jax.Array, bias: jax.Array, labels: jax.Array, how: _How
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...]]:
     split, room = how.split, how.room
 
     def part(arrays: Any, where: slice, how: _How) -> tuple[Any, ...]:
-        hidden, embedding, bias, labels = arrays
-        *out, kept = _forward(_part(hidden, where), embedding, bias, _part(labels, where), how)
+        hidden, copies, bias, labels = arrays
+        *out, kept = _forward(_part(hidden, where), split.own(copies), bias, _part(labels, where), how)
         return *(array.reshape(len(labels), -1) for array in out), kept
 
     def on_device(*arrays: jax.Array) -> tuple[Any, ...]:
@@ -189,24 +189,24 @@ def _cross_entropy_forward(
             scored = [jnp.concatenate(both, axis=1) for both in zip(scored, rest, strict=True)]
         return (*scored, kept)
 
-    inputs = (splits.POSITIONS, splits.TABLE, splits.BIAS, splits.POSITIONS)
+    inputs = (splits.POSITIONS, split.table(), splits.BIAS, splits.POSITIONS)
     outputs = (*[splits.POSITIONS] * 3, splits.products(how.axis))
-    found = split.on_devices(on_device, inputs, outputs)(hidden, embedding, bias, labels)
+    found = split.on_devices(on_device, inputs, outputs)(hidden, copies, bias, labels)
     loss, correct, log_sum_exp, kept = found
-    return (loss, correct), (hidden, embedding, bias, labels, log_sum_exp, kept)
+    return (loss, correct), (hidden, copies, bias, labels, log_sum_exp, kept)
 
 
 def _cross_entropy_backward(
     how: _How, residuals: tuple[Any, ...], cotangents: tuple[jax.Array, Any]
 ) -> tuple[jax.Array, jax.Array, jax.Array, None]:
-    hidden, embedding, bias, labels, log_sum_exp, kept = residuals
+    hidden, copies, bias, labels, log_sum_exp, kept = residuals
     weight = jnp.where(labels >= 0, cotangents[0], 0.0)
     split, room = how.split, how.room
 
     def part(arrays: Any, where: slice, kept: jax.Array | None) -> tuple[jax.Array, ...]:
-        *of_positions, embedding, bias = arrays
+        *of_positions, copies, bias = arrays
         positions = _Positions(*(_part(array, where) for array in of_positions))
-        d_hidden, d_embedding, d_bias = _backward(positions, embedding, bias, kept, how)
+        d_hidden, d_embedding, d_bias = _backward(positions, split.own(copies), bias, kept, how)
         hidden = of_positions[0]
         d_hidden = split.over_words(d_hidden).astype(hidden.dtype)
         return d_hidden.reshape(len(hidden), -1, hidden.shape[-1]), d_embedding, d_bias
@@ -230,14 +230,14 @@ def _cross_entropy_backward(
                 d_bias,
             )
             d_hidden = jnp.concatenate([d_hidden, d_rest], axis=1)
-        return d_hidden, split.of_table(d_embedding), split.over_positions(d_bias)
+        return d_hidden, split.of_copy(d_embedding), split.over_positions(d_bias)
 
-    inputs = (*[splits.POSITIONS] * 4, splits.TABLE, splits.BIAS, splits.products(how.axis))
-    outputs = (splits.POSITIONS, splits.TABLE, splits.BIAS)
-    d_hidden, d_embedding, d_bias = split.on_devices(on_device, inputs, outputs)(
-        hidden, labels, log_sum_exp, weight, embedding, bias, kept
+    inputs = (*[splits.POSITIONS] * 4, split.table(), splits.BIAS, splits.products(how.axis))
+    outputs = (splits.POSITIONS, split.table(), splits.BIAS)
+    d_hidden, d_copies, d_bias = split.on_devices(on_device, inputs, outputs)(
+        hidden, labels, log_sum_exp, weight, copies, bias, kept
     )
-    return d_hidden, d_embedding, d_bias.astype(bias.dtype), None
+    return d_hidden, d_copies, d_bias.astype(bias.dtype), None
 
 
 _cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
@@ -258,7 +258,7 @@ def vocabulary_cross_entropy(
 
     Args:
       hidden: [..., H], with a leading axis or several; the products are computed in its dtype and summed in fp32.
-      embedding: [V, H], the word table.
+      embedding: [V, H], the word table; or its copies (`Split.copies`), where it is looked up as well.
       bias: [V].
       labels: int32 [...]; a negative label is a position that is not scored: loss 0, not correct, no gradient.
       chunk: words of the vocabulary at a time; 0 or less, or V and more, is the whole vocabulary at once.
@@ -284,5 +284,5 @@ def vocabulary_cross_entropy(
     room = room if grouped else rows.shape[1]
     hidden = hidden.reshape(*rows.shape, hidden.shape[-1])
     how = _How(chunk, min(room, rows.shape[1]), keep, split, axis)
-    out = _cross_entropy(hidden, embedding, bias, rows, how)
+    out = _cross_entropy(hidden, split.copies(embedding), bias, rows, how)
     return Scores(*(array.reshape(labels.shape) for array in out))

@@ -14,14 +14,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ernie_m_jax import sharding
 
 _ROWS, _WORDS, _WIDTH = sharding.ROWS, sharding.RULES["vocab"], sharding.RULES["embed"]
+(_COPIES,) = (axis for axis in _ROWS if axis != _WIDTH)  # along which devices have the same part of the tables
 # Of arrays with positions first (groups of them, or single ones), of the table, of its bias, and of what is whole.
 POSITIONS, TABLE, BIAS = PartitionSpec(_ROWS), PartitionSpec(_WORDS, _WIDTH), PartitionSpec(_WORDS)
-WIDTH = PartitionSpec(None, _WIDTH)  # of a table whose rows are not split
 WHOLE = PartitionSpec()
 
 
@@ -45,6 +45,31 @@ class Split:
     def _has(self, *axes: str | None) -> tuple[str, ...]:
         """Those of the axes along which there are several devices."""
         return tuple(axis for axis in axes if axis and self.mesh is not None and self.mesh.shape[axis] > 1)
+
+    def table(self, by_word: bool = True) -> PartitionSpec:
+        """Of what `copies` gives, of a table whose rows are split as well, or its width alone."""
+        return PartitionSpec(*self._has(_COPIES), _WORDS if by_word else None, _WIDTH)
+
+    def copies(self, table: jax.Array, by_word: bool = True) -> jax.Array:
+        """The table [V, H] once for each device along `data`, [copies, V, H]; without that axis the table itself.
+
+        A device has its part of one copy, as it had of the table, and the copy's gradient is that of the device's own
+        positions. They are added up over the devices where the copies were made, once for all uses of the table: were
+        each use's added up by itself, XLA for TPUs would do so in every part of an accumulated batch, not once a step.
+        """
+        if table.ndim == 3 or not self._has(_COPIES):
+            return table
+        assert self.mesh is not None
+        copies = jnp.broadcast_to(table, (self.mesh.shape[_COPIES], *table.shape))
+        return jax.lax.with_sharding_constraint(copies, NamedSharding(self.mesh, self.table(by_word)))
+
+    def own(self, copies: jax.Array) -> jax.Array:
+        """A device's copy [V, H]."""
+        return copies[0] if self._has(_COPIES) else copies
+
+    def of_copy(self, d_table: jax.Array) -> jax.Array:
+        """The gradient [V, H] of a device's copy as one of `copies`."""
+        return d_table[None] if self._has(_COPIES) else d_table
 
     @property
     def parts(self) -> int:
@@ -99,11 +124,6 @@ class Split:
         """A device's result of its words, reduced over all words."""
         axes = self._has(_WORDS)
         return reduce(value, axes) if axes else value
-
-    def of_table(self, d_table: jax.Array) -> jax.Array:
-        """The gradient of a device's part of the table, summed over the positions of all devices; see `own_width`."""
-        axes = tuple(axis for axis in self._has(*_ROWS) if axis != _WIDTH)
-        return jax.lax.psum(d_table, axes) if axes else d_table
 
     def over_positions(self, value: jax.Array) -> jax.Array:
         """A device's sum over its positions, over all positions."""

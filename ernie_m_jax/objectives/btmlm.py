@@ -269,9 +269,8 @@ def loss(
         at = batch["predict_at"]
         roles, table = put(batch["roles"], at, jnp.full_like(at, MASKED)), FROM_PSEUDO
     inputs = Inputs(ids, batch["positions"], batch["segments"], roles, batch["masked_languages"])
-    encode = functools.partial(model.apply, {"params": params}, method="encode", rngs={"dropout": dropout_rng})
-    hidden = encode(inputs, table, deterministic=deterministic, at=batch["predict_at"])
-    sums = masking.prediction_sums(model, params, hidden, batch["predict_labels"], predictions(cfg, keys))
+    encoder = functools.partial(model.apply, {"params": params}, rngs={"dropout": dropout_rng})
+    sums = masking.prediction_sums(encoder, inputs, table, batch, predictions(cfg, keys), deterministic)
     return sums | pseudo_sums(batch, tokens)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from ernie_m_jax.config import Config
 from ernie_m_jax.model.encoder import Inputs
 from ernie_m_jax.model.heads import scored_first
+from ernie_m_jax.model.loss import Scores
 from ernie_m_jax.task import IGNORE, Batch, Spec, Sums
 from ernie_m_jax.tokenizer.base import LEADING_SPECIALS
 
@@ -115,30 +116,49 @@ def loss_under(table: np.ndarray, predictions: Callable[[Config, Any], float]) -
     def loss(
         cfg: Config, keys: Any, model: Any, params: Any, batch: Batch, rng: jax.Array, deterministic: bool = False
     ) -> Sums:
-        encode = functools.partial(model.apply, {"params": params}, method="encode", rngs={"dropout": rng})
-        at, labels = batch["predict_at"], batch["predict_labels"]
-        hidden = encode(Inputs.of(batch), table, deterministic=deterministic, at=at)
-        return prediction_sums(model, params, hidden, labels, predictions(cfg, keys))
+        encoder = functools.partial(model.apply, {"params": params}, rngs={"dropout": rng})
+        return prediction_sums(encoder, Inputs.of(batch), table, batch, predictions(cfg, keys), deterministic)
 
     return loss
 
 
-def prediction_sums(model: Any, params: Any, hidden: jax.Array, labels: jax.Array, predictions: float) -> Sums:
+def prediction_sums(
+    apply: Callable[..., Any],
+    inputs: Inputs,
+    table: np.ndarray,
+    batch: Batch,
+    predictions: float,
+    deterministic: bool = True,
+) -> Sums:
     """Loss (nats) and accuracy over the positions with a label, as (total, number of such positions).
 
-    `hidden` `[B, P, H]` is the encoder's output at the positions to predict, whose `labels` are `[B, P]`.
+    Encoded and scored in one call, so that over several devices the word table's gradient is added up once.
+
+    Args:
+      apply: the model's, bound to parameters and, unless `deterministic`, to a key for dropout.
+      inputs: of the encoder, int32 [B, L] each.
+      table: who sees whom.
+      batch: "predict_at" and "predict_labels", int32 [B, P].
+      predictions: how many a full row has on average.
+      deterministic: without dropout.
+
     A row has room for more predictions than the `predictions` of an average one. Rows are scored in groups, in which
     this evens out: a group computes the logits of what its rows have on average and a little more, and all of its room
     only where that is not enough.
     """
+    labels = batch["predict_labels"]
     # A group's rows lie on one device, where the rows divide evenly over all of them.
     rows = math.gcd(len(labels) // math.gcd(len(labels), jax.device_count()), GROUPED_ROWS)
-    hidden, labels = scored_first(hidden, labels, rows)
     # A masked share is rounded at random in each example, so the number in a group varies by about its rows' root.
     room = int(-(-(rows * predictions + 4 * rows**0.5) // 8) * 8)
     if labels.size < WORTHWHILE:
-        room = labels.shape[1]
-    scores = model.apply({"params": params}, hidden, labels, room, method="score")
+        room = rows * labels.shape[1]
+
+    def score(encoder: Any) -> Scores:
+        hidden = encoder.encode(inputs, table, deterministic=deterministic, at=batch["predict_at"])
+        return encoder.score(*scored_first(hidden, labels, rows), room)
+
+    scores = apply(method=score)
     weight = jnp.sum(labels != IGNORE).astype(jnp.float32)
     return {
         "loss": (jnp.sum(scores.loss), weight),

@@ -143,9 +143,22 @@ def test_the_word_tables_gradient_is_exchanged_once_a_step(topology, tmp_path):
     words, parts = ("--config.model.vocab_size=64000",), ("--config.train.grad_accumulation_steps=4",)
     call(*STAGE1, *KERNELS, *words, *parts, f"--topology={topology}", f"--output={output}")
     (step,) = json.loads(output.read_text())["steps"].values()
-    # One for looking up and scoring together, after all parts: the other arrays, layers' and all, are not half as large.
+    # One for looking up and scoring together, after all parts; all other arrays are not half as large.
     table = 64000 * 256 * 4
     assert table < step["collectives"]["all-reduce"]["bytes"] < 1.5 * table
+
+
+@pytest.mark.compilers
+def test_what_gpus_exchange_after_all_parts_was_added_up_in_fp32(tmp_path):
+    output = tmp_path / "compiled.json"
+    mmlm, apart = "--config.stages.stage1.weights={'mmlm': 1.0}", "--config.compute.scan_layers=False"
+    parts = "--config.train.grad_accumulation_steps=4"
+    call(*STAGE1, *KERNELS, mmlm, apart, parts, "--topology=h100:4", f"--output={output}")
+    found = json.loads(output.read_text())
+    (step,) = found["steps"].values()
+    # Parameters and two moments of each, in fp32: a third of what goes in, but for the batch (16 rows of 512 tokens).
+    parameters = step["gib"]["arguments"] * 2**30 / 3
+    assert step["collectives"]["all-reduce"]["bytes"] == pytest.approx(parameters, rel=0.02)
 
 
 @pytest.mark.compilers

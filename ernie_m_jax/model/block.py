@@ -14,12 +14,12 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from ernie_m_jax.config import ComputeConfig, ModelConfig
-from ernie_m_jax.model import float8
 from ernie_m_jax.model.attention import KEPT, attention, fused_attention
 from ernie_m_jax.model.dropout import Dropout
 from ernie_m_jax.model.heads import tokens_at
 from ernie_m_jax.model.kernels import platform
-from ernie_m_jax.model.layers import LayerNorm, gelu, linear
+from ernie_m_jax.model.layers import LayerNorm, gelu
+from ernie_m_jax.model.linear import Linear, affine
 from ernie_m_jax.model.visibility import Codes
 
 # What the backward pass keeps of a layer instead of computing it again: everything, the linear maps' outputs, the
@@ -47,12 +47,13 @@ class SelfAttention(nn.Module):
         config, compute = self.config, self.compute
         heads = (config.num_heads, config.hidden_size // config.num_heads)
         axes = ("heads", "head_dim")
-        same = self.make_rng("params") if config.key_init == "query" and self.is_initializing() else None
-        projection = functools.partial(linear, config, compute, float8=compute.float8)
-        self.query = projection(heads, ("embed", *axes), bias_axes=axes, rng=same)
-        self.key = projection(heads, ("embed", *axes), bias_axes=axes, rng=same)
-        self.value = projection(heads, ("embed", *axes), bias_axes=axes)
-        self.output = projection(config.hidden_size, (*axes, "embed"), contracted=2, bias_axes=("norm",))
+        key = self.make_rng("params") if config.key_init == "query" and self.is_initializing() else None
+        same = None if key is None else lambda: key
+        projection = functools.partial(Linear, config, compute, in_layers=True)
+        self.query = projection(heads, ("embed", *axes), axes, rng=same)
+        self.key = projection(heads, ("embed", *axes), axes, rng=same)
+        self.value = projection(heads, ("embed", *axes), axes)
+        self.output = projection((config.hidden_size,), (*axes, "embed"), ("norm",), contracted=2)
 
     def __call__(
         self, x: jax.Array, mask: jax.Array | Codes, deterministic: bool, at: jax.Array | None = None
@@ -82,18 +83,14 @@ class SelfAttention(nn.Module):
 
     def _stacked(self, x: jax.Array, parts: Sequence[nn.Module]) -> jax.Array:
         """The projections of `x` [B, L, H] in one product, [B, L, 3, heads, head_dim]."""
-        dtype = jnp.dtype(self.compute.dtype)
         params = [{name: part.get_variable("params", name) for name in ("kernel", "bias")} for part in parts]
         if missing := [part.name for part, own in zip(parts, params, strict=True) if None in own.values()]:
             raise ValueError(f"the parameters have no kernel or bias of {'/'.join(self.path)}/{missing[0]}")
         kernel, bias = (
-            jnp.stack([own[name] for own in nn.meta.unbox(params)], axis=axis).astype(dtype)
+            jnp.stack([own[name] for own in nn.meta.unbox(params)], axis=axis)
             for name, axis in (("kernel", 1), ("bias", 0))
         )
-        x = x.astype(dtype)
-        if self.compute.float8:
-            return float8.dot_general(x, kernel, (((2,), (0,)), ((), ()))) + bias
-        return jnp.einsum("blh,hpnd->blpnd", x, kernel) + bias
+        return affine(x, kernel, bias, self.compute, in_layers=True)
 
 
 class FeedForward(nn.Module):
@@ -105,9 +102,9 @@ class FeedForward(nn.Module):
     def setup(self) -> None:
         """Creates intermediate and output."""
         config, compute = self.config, self.compute
-        dense = functools.partial(linear, config, compute, float8=compute.float8)
-        self.intermediate = dense(config.ffn_size, ("embed", "ffn"), bias_axes=("ffn",))
-        self.output = dense(config.hidden_size, ("ffn", "embed"), bias_axes=("norm",))
+        dense = functools.partial(Linear, config, compute, in_layers=True)
+        self.intermediate = dense((config.ffn_size,), ("embed", "ffn"), ("ffn",))
+        self.output = dense((config.hidden_size,), ("ffn", "embed"), ("norm",))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, L, H] -> [B, L, H]."""

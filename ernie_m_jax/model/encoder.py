@@ -23,7 +23,7 @@ from ernie_m_jax.model.dropout import Dropout
 from ernie_m_jax.model.embeddings import Embeddings, Inputs
 from ernie_m_jax.model.heads import MlmHead, Pooler, outputs, tokens_at
 from ernie_m_jax.model.kernels import attention_backend
-from ernie_m_jax.model.layers import linear
+from ernie_m_jax.model.linear import Linear
 from ernie_m_jax.model.split import split_of
 from ernie_m_jax.model.visibility import Codes
 
@@ -68,7 +68,7 @@ class ErnieM(nn.Module):
         if config.pooler:
             self.pooler = Pooler(config, compute)
         if config.head != "none":
-            self.head = linear(config, compute, outputs(config), ("embed", "labels"), bias_axes=("labels",))
+            self.head = Linear(config, compute, (outputs(config),), ("embed", "labels"), ("labels",))
 
     def __call__(self, inputs: Inputs, table: np.ndarray) -> jax.Array:
         """Touches every parameter, for `init`; returns what `encode` returns."""

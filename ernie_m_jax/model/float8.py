@@ -34,7 +34,7 @@ def quantize(x: jax.Array, dtype: Any) -> Quantized:
 
 
 def dot_general(lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, **_: Any) -> jax.Array:
-    """`lax.dot_general` of activations and a kernel, for Linen's `DenseGeneral`.
+    """`lax.dot_general` of activations and a kernel.
 
     Args:
       lhs: [..., *contracted].

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 
 from ernie_m_jax.config import ComputeConfig, ModelConfig
 from ernie_m_jax.config_checks import HEADS
-from ernie_m_jax.model.layers import LayerNorm, gelu, linear
+from ernie_m_jax.model.layers import LayerNorm, gelu
+from ernie_m_jax.model.linear import Linear
 
 
 def outputs(config: ModelConfig) -> int:
@@ -52,7 +53,7 @@ class MlmHead(nn.Module):
         """Creates dense, layer_norm and the decoder's bias."""
         width = self.config.hidden_size
         if self.config.mlm_head == "dense":
-            self.dense = linear(self.config, self.compute, width, ("embed", "embed_out"), bias_axes=("norm",))
+            self.dense = Linear(self.config, self.compute, (width,), ("embed", "embed_out"), ("norm",))
             self.layer_norm = LayerNorm(self.config.layer_norm_eps, self.compute, self.mesh)
         zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), ("vocab",))
         self.bias = self.param("bias", zeros, (self.table_rows or self.config.vocab_size,), jnp.float32)
@@ -71,7 +72,7 @@ class Pooler(nn.Module):
     def setup(self) -> None:
         """Creates dense."""
         width = self.config.hidden_size
-        self.dense = linear(self.config, self.compute, width, ("embed", "embed_out"), bias_axes=("norm",))
+        self.dense = Linear(self.config, self.compute, (width,), ("embed", "embed_out"), ("norm",))
 
     def __call__(self, hidden: jax.Array) -> jax.Array:
         """Hidden states [B, L, H] -> [B, H]."""

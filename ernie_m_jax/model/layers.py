@@ -1,4 +1,4 @@
-"""What the encoder and the heads share: linear maps, layer normalisation and GELU, with logical axis names."""
+"""What the encoder and the heads share besides linear maps: layer normalisation and GELU."""
 
 import functools
 from typing import Any
@@ -8,56 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ernie_m_jax.config import ComputeConfig, ModelConfig
-from ernie_m_jax.model.float8 import dot_general as dot_general_8_bits
+from ernie_m_jax.config import ComputeConfig
 from ernie_m_jax.model.fused_layer_norm import fused_layer_norm
 from ernie_m_jax.model.kernels import layer_norm_kernel, platform
 from ernie_m_jax.model.split import POSITIONS, WHOLE, split_of
-
-
-def linear(
-    config: ModelConfig,
-    compute: ComputeConfig,
-    features: int | tuple[int, ...],
-    axes: tuple[str, ...],
-    *,
-    contracted: int = 1,
-    bias_axes: tuple[str, ...],
-    rng: jax.Array | None = None,
-    float8: bool = False,
-) -> nn.DenseGeneral:
-    """A linear map over the last `contracted` axes, truncated normal kernel and zero bias (paper.md: init 0.02).
-
-    Args:
-      config: `initializer_range`.
-      compute: `dtype` of the product; parameters are fp32.
-      features: the output's axes.
-      axes: logical axis names of the kernel.
-      contracted: how many trailing axes of the input are summed over.
-      bias_axes: logical axis names of the bias.
-      rng: key that the kernel is drawn with; None: one of its own.
-      float8: products of 8-bit numbers.
-
-    Returns:
-      An unbound Linen module.
-    """
-    kernel_init = nn.initializers.truncated_normal(config.initializer_range)
-    if rng is not None:
-        kernel_init = _drawn_with(rng, kernel_init)
-    return nn.DenseGeneral(
-        features=features,
-        axis=tuple(range(-contracted, 0)),
-        dtype=jnp.dtype(compute.dtype),
-        param_dtype=jnp.float32,
-        dot_general=dot_general_8_bits if float8 else None,
-        kernel_init=nn.with_logical_partitioning(kernel_init, axes),
-        bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), bias_axes),
-    )
-
-
-def _drawn_with(rng: jax.Array, initializer: jax.nn.initializers.Initializer) -> jax.nn.initializers.Initializer:
-    """The initializer with this key in place of the parameter's own."""
-    return lambda key, *arguments, **options: initializer(rng, *arguments, **options)
 
 
 class LayerNorm(nn.Module):

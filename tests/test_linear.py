@@ -1,0 +1,75 @@
+"""Linear maps: Linen's numbers, and gradients that are not rounded where nobody adds them up in fp32 otherwise."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ernie_m_jax.model.linear import Linear, affine
+from tests.small_encoder import COMPUTE, CONFIG
+
+AXES = {
+    "projection": ((16,), (4, 8), 1),
+    "output": ((4, 8), (16,), 2),
+}
+WIDE = dataclasses.replace(COMPUTE, dtype="bfloat16", scan_layers=False)
+
+
+@pytest.mark.parametrize("name", AXES)
+def test_parameters_and_results_are_those_of_linen(name):
+    contracted, features, count = AXES[name]
+    x = jax.random.normal(jax.random.key(1), (2, 3, *contracted))
+    ours = Linear(
+        CONFIG, COMPUTE, features, ("in",) * count + ("out",) * len(features), ("out",) * len(features), count
+    )
+    theirs = nn.DenseGeneral(
+        features,
+        axis=tuple(range(-count, 0)),
+        kernel_init=nn.initializers.truncated_normal(CONFIG.initializer_range),
+    )
+    params = nn.meta.unbox(ours.init(jax.random.key(0), x))
+    jax.tree.map(np.testing.assert_array_equal, params, theirs.init(jax.random.key(0), x))
+    params = jax.tree.map(lambda leaf: leaf + 0.5, params)
+    np.testing.assert_allclose(ours.apply(params, x), theirs.apply(params, x), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", AXES)
+def test_gradients_in_16_bits_are_sums_in_fp32(name):
+    """Of kernel and bias: products of the rounded arrays, added up by NumPy; in stacked layers the same, rounded."""
+    contracted, features, _ = AXES[name]
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(5, 7, *contracted)), rng.normal(size=(*contracted, *features))
+    bias, cotangent = rng.normal(size=features), rng.normal(size=(5, 7, *features))
+    x, cotangent = (jnp.asarray(array, jnp.bfloat16) for array in (x, cotangent))
+
+    def gradients(compute):
+        def run(x, kernel, bias):
+            return affine(x, kernel, bias, compute, in_layers=True)
+
+        out, backward = jax.vjp(run, x, jnp.asarray(kernel, jnp.float32), jnp.asarray(bias, jnp.float32))
+        assert out.dtype == jnp.bfloat16
+        return out, *backward(cotangent)
+
+    wide, rounded = gradients(WIDE), gradients(dataclasses.replace(WIDE, scan_layers=True))
+    for one, other in zip(wide[:2], rounded[:2], strict=True):  # the value, the input's gradient
+        np.testing.assert_array_equal(np.asarray(one, np.float32), np.asarray(other, np.float32))
+    flat_x, flat_g = (np.asarray(array, np.float64).reshape(35, -1) for array in (x, cotangent))
+    expected = (flat_x.T @ flat_g).reshape(kernel.shape), flat_g.sum(0).reshape(features)
+    for one, other, value in zip(wide[2:], rounded[2:], expected, strict=True):
+        assert one.dtype == other.dtype == jnp.float32
+        np.testing.assert_allclose(one, value, rtol=1e-5, atol=1e-5)
+        assert np.abs(np.asarray(other) - value).max() > 1e-3
+
+
+def test_the_product_is_kept_by_what_keeps_products():
+    x, kernel, bias = jnp.ones((3, 16), jnp.bfloat16), jnp.ones((16, 8)), jnp.ones(8)
+
+    def twice(x, kernel, bias):  # the second map's gradient needs the first one's output
+        return affine(jnp.sin(affine(x, kernel, bias, WIDE)), kernel.T, jnp.ones(16), WIDE)
+
+    kept = jax.checkpoint(twice, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+    text = str(jax.make_jaxpr(jax.grad(lambda *args: kept(*args).astype(jnp.float32).sum()))(x, kernel, bias))
+    assert text.count("dot_general") == 6  # two forward, four backward, none again

@@ -109,7 +109,7 @@ def row(cell: Cell, result: dict[str, Any]) -> str:
     """A cell's line of the table."""
     start = f"| {cell.size} | {cell.objective} | {cell.topology} | "
     if "step" not in result:
-        return start + f"{result['error']} |" + " |" * 11
+        return start + f"{result['error']} |" + " |" * 12
     step, mesh = result["step"], result["mesh"]
     gib = step["gib"] or {}
     rows = cell.rows // cell.parts // (mesh["data"] * mesh["fsdp"])
@@ -123,6 +123,9 @@ def row(cell: Cell, result: dict[str, Any]) -> str:
         ", ".join(f"{kind} {traffic['bytes'] / 2**30:.2f}" for kind, traffic in step["collectives"].items())
         or ("none" if "products_pflop" in step else unread(step)),
         largest(step),
+        f"{step['moved_gib'] + step['moved_gib_besides']:.0f}, {step['moved_gib_besides']:.0f}"
+        if "moved_gib" in step
+        else unread(step),
         f"{step['gflop_per_token'] + step['gflop_written_per_token']:.3f}",
         f"{100 * step['products_pflop'] / step['pflop_per_step']:.0f} %" if "products_pflop" in step else unread(step),
         f"{speed / 1e3:,.0f}k",
@@ -153,9 +156,9 @@ def table(results: dict[str, Any]) -> str:
     """The table in Markdown, the cells in the order of size, objective and chips."""
     lines = [
         "| size | step | topology | chips | data x fsdp x tensor | rows x parts | arguments | temporary | total GiB "
-        "| of a chip's | collectives, GiB per step | largest array, GiB | GFLOP per token | of it in products "
-        "| tokens/s at 40 % |",
-        "| --- " * 15 + "|",
+        "| of a chip's | collectives, GiB per step | largest array, GiB | moved, besides products and kernels, GiB "
+        "| GFLOP per token | of it in products | tokens/s at 40 % |",
+        "| --- " * 16 + "|",
     ]
     order = [cell for cell in CELLS if cell.name in results]
     order.sort(key=lambda cell: (cell.size, OBJECTIVES.index(cell.objective), results[cell.name].get("chips", 0)))

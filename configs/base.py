@@ -212,7 +212,7 @@ def get_config() -> ml_collections.ConfigDict:
         "remat": "none",  # what the backward pass computes again: none | dots_attention | dots | attention | full
         "attention": "auto",  # xla | cudnn (no attention dropout) | flash (NVIDIA GPU, TPU) | auto
         "vocab_chunk": 16_384,  # vocabulary rows per step of the cross-entropy; 0: all at once
-        "keep_logits": False,  # for the backward pass, in `dtype`, instead of computing them again
+        "keep_logits": True,  # for the backward pass, in `dtype`; False, on TPUs and with mesh.fsdp: computed again
         "layer_norm": "auto",  # xla | fused (NVIDIA GPU) | auto
         "float8": False,  # the layers' linear maps in 8-bit floating point (NVIDIA GPUs from Hopper on)
     }

@@ -215,6 +215,17 @@ def test_auto_picks_by_device_mesh_heads_and_precision(monkeypatch, platform, ki
     assert kernels.attention_backend(compute, narrow, mesh) == (picked[0] if platform == "tpu" else "xla")
 
 
+@pytest.mark.parametrize(
+    ("platform", "fsdp", "kept"), [("cpu", 1, True), ("gpu", 1, True), ("gpu", 2, False), ("tpu", 1, False)]
+)
+def test_logits_are_kept_where_that_costs_no_more_than_themselves(platform, fsdp, kept):
+    device = types.SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3", platform=platform)
+    mesh = types.SimpleNamespace(devices=np.full((1, fsdp, 1), device), shape={"data": 1, "fsdp": fsdp, "tensor": 1})
+    compute = ComputeConfig("bfloat16", True, "none", "auto", 0, keep_logits=True)
+    assert kernels.keeps_logits(compute, mesh) == kept
+    assert not kernels.keeps_logits(dataclasses.replace(compute, keep_logits=False), mesh)
+
+
 def test_dropout_drops_the_same_whatever_computes_it():
     arrays = _projections(length=32, width=16)
     segments = np.repeat(np.array([[1, 2, 2, 0], [1, 1, 2, 3]], np.int32), 8, axis=1)

@@ -22,7 +22,7 @@ from ernie_m_jax.model.block import layer_class, stacked_layers
 from ernie_m_jax.model.dropout import Dropout
 from ernie_m_jax.model.embeddings import Embeddings, Inputs
 from ernie_m_jax.model.heads import MlmHead, Pooler, outputs, tokens_at
-from ernie_m_jax.model.kernels import attention_backend
+from ernie_m_jax.model.kernels import attention_backend, keeps_logits
 from ernie_m_jax.model.linear import Linear
 from ernie_m_jax.model.split import split_of
 from ernie_m_jax.model.visibility import Codes
@@ -164,7 +164,7 @@ class ErnieM(nn.Module):
         x, _, bias = self._predicted(hidden)
         table = self.embeddings.word_copies
         return loss.vocabulary_cross_entropy(
-            x, table, bias, labels, compute.vocab_chunk, room, compute.keep_logits, *devices
+            x, table, bias, labels, compute.vocab_chunk, room, keeps_logits(compute, self.mesh), *devices
         )
 
     def generate(

@@ -54,6 +54,15 @@ def layer_norm_kernel(compute: ComputeConfig, mesh: Mesh | None = None) -> str:
     return "fused" if compute.dtype == "bfloat16" and not _no_layer_norm(mesh) else "xla"
 
 
+def keeps_logits(compute: ComputeConfig, mesh: Mesh | None = None) -> bool:
+    """Whether the backward pass finds the logits of the positions to predict (`compute.keep_logits`).
+
+    Not on TPUs: their compiler makes them all in fp32 before it rounds them, 2.4 GiB for 32 rows of 512 of base. Not
+    with `fsdp`: each device would put the whole table together.
+    """
+    return compute.keep_logits and platform(mesh) != "tpu" and (mesh is None or mesh.shape["fsdp"] == 1)
+
+
 def check(compute: ComputeConfig, model: ModelConfig, mesh: Mesh, length: int) -> None:
     """Checks that a kernel of our own is asked for where it runs; elsewhere it would be interpreted, for tests.
 

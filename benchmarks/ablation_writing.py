@@ -151,6 +151,8 @@ def _scorer(encoder: Any) -> Callable[[Any, dict[str, np.ndarray]], tuple[jax.Ar
     def run(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         inputs = Inputs(*(batch[name] for name in ("ids", "positions", "segments", "roles", "languages")))
         apply = functools.partial(encoder.apply, {"params": params})
-        return masking.prediction_sums(apply, inputs, visibility.FULL, batch, MASKED * LENGTH)["loss"]
+        return masking.prediction_sums(apply, inputs, visibility.FULL, batch, MASKED * LENGTH, deterministic=True)[
+            "loss"
+        ]
 
     return jax.jit(run)

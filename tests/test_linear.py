@@ -30,8 +30,18 @@ def test_parameters_and_results_are_those_of_linen(name):
         axis=tuple(range(-count, 0)),
         kernel_init=nn.initializers.truncated_normal(CONFIG.initializer_range),
     )
-    params = nn.meta.unbox(ours.init(jax.random.key(0), x))
-    jax.tree.map(np.testing.assert_array_equal, params, theirs.init(jax.random.key(0), x))
+    boxed, linens = ours.init(jax.random.key(0), x), theirs.init(jax.random.key(0), x)
+    assert {name: box.names for name, box in boxed["params"].items()} == {
+        "kernel": ("in",) * count + ("out",) * len(features),
+        "bias": ("out",) * len(features),
+    }
+    params = nn.meta.unbox(boxed)
+    jax.tree.map(np.testing.assert_array_equal, params, linens)
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, linens))} == {jnp.dtype(jnp.float32)}
+    drawn = ours.clone(rng=lambda: jax.random.key(7)).init(jax.random.key(0), x)
+    np.testing.assert_array_equal(
+        nn.meta.unbox(drawn)["params"]["kernel"], ours._drawn(jax.random.key(7), params["params"]["kernel"].shape)
+    )
     params = jax.tree.map(lambda leaf: leaf + 0.5, params)
     np.testing.assert_allclose(ours.apply(params, x), theirs.apply(params, x), rtol=1e-6)
 

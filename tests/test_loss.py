@@ -320,6 +320,7 @@ def test_predictions_are_scored_whatever_number_a_row_has(used):
         hidden: jax.Array
 
         def encode(self, inputs, table, deterministic, at):
+            assert (inputs, table, deterministic) == ("inputs", "table", False)
             return tokens_at(self.hidden, at)
 
         def score(self, picked, labels, room):
@@ -328,7 +329,9 @@ def test_predictions_are_scored_whatever_number_a_row_has(used):
 
     def sums(hidden):
         batch = {"predict_at": at, "predict_labels": jnp.asarray(labels)}
-        found = masking.prediction_sums(lambda method: method(Encoder(hidden)), None, None, batch, 40.0)
+        found = masking.prediction_sums(
+            lambda method: method(Encoder(hidden)), "inputs", "table", batch, 40.0, deterministic=False
+        )
         return found["loss"][0], found
 
     def expected(hidden):

@@ -38,15 +38,13 @@ def packed_batch(name, config, tokenizer, rows=2):
 
 
 class Perturbed:
-    """A model that adds `offset` [B, L, H] to the embedding sum in every call of `encode`."""
+    """A model that adds `offset` [B, L, H] to the embedding sum wherever it encodes."""
 
     def __init__(self, model, offset):
         self._model, self._offset = model, offset
 
-    def apply(self, variables, *args, method, **keys):
-        if method == "encode":
-            variables = variables | {"perturbations": {"input_embeddings": self._offset}}
-        return self._model.apply(variables, *args, method=method, **keys)
+    def apply(self, variables, *args, **keys):
+        return self._model.apply(variables | {"perturbations": {"input_embeddings": self._offset}}, *args, **keys)
 
 
 def influence(name, config, batch):

@@ -17,6 +17,7 @@ from ernie_m_jax import sharding
 from ernie_m_jax.config import MeshConfig
 from ernie_m_jax.model import split, vocabulary
 from ernie_m_jax.model.generation import vocabulary_argmax, vocabulary_sample
+from ernie_m_jax.model.lookup import lookup
 from ernie_m_jax.model.loss import vocabulary_cross_entropy
 from ernie_m_jax.training.collectives import collectives
 from ernie_m_jax.training.program import Program
@@ -38,6 +39,7 @@ LOSSES = {
     "words first": (3, False, 0),
     "words first, kept": (3, True, 0),
 }
+LOOKED_UP = "loss of words looked up"
 WRITTEN = {"argmax": 1, "argmax, words first": 0}
 SAMPLED = {"chunked": (100, 1), "at once": (0, 1), "tiny": (7, 1), "words first": (100, 0)}
 
@@ -76,7 +78,18 @@ def programs(over):
         bias = vocabulary.only_words(bias, V)
         return vocabulary_sample(hidden.reshape(-1, H), table, bias, chunk, jax.random.key(3), 1.5, over, axis)
 
+    def looked_up(hidden, table, bias, labels):
+        def total(hidden, table, bias):
+            copies = over.copies(table)
+            hidden += lookup(copies, jnp.maximum(labels, 0), V, over, by_word=True)
+            scores = vocabulary_cross_entropy(hidden, copies, vocabulary.only_words(bias, V), labels, 100, split=over)
+            return scores.loss.mean(), (scores.loss, scores.correct)
+
+        (_, out), gradients = jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)(hidden, table, bias)
+        return *out, *gradients
+
     found = {f"loss, {name}": functools.partial(loss, *keys) for name, keys in LOSSES.items()}
+    found[LOOKED_UP] = looked_up
     found |= {name: functools.partial(argmax, axis) for name, axis in WRITTEN.items()}
     return found | {f"sample, {name}": functools.partial(sample, *keys) for name, keys in SAMPLED.items()}
 
@@ -107,9 +120,9 @@ def found():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [LOOKED_UP, *(f"loss, {name}" for name in LOSSES)])
 def test_loss_and_gradients_are_one_devices(found, mesh, name):
-    got, want = (found[where][f"loss, {name}"]["out"] for where in (mesh, "one"))
+    got, want = (found[where][name]["out"] for where in (mesh, "one"))
     for ours, theirs in zip(got, want, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
     d_table, d_bias = np.asarray(got[3]), np.asarray(got[4])
@@ -174,8 +187,9 @@ def test_the_width_is_gathered_a_chunk_at_a_time_and_its_gradients_scattered(fou
 
 
 @pytest.mark.slow
-def test_data_parallelism_adds_up_the_gradients_once(found):
-    kinds = found["data"]["loss, little room"]["collectives"]
+@pytest.mark.parametrize("name", ["loss, little room", LOOKED_UP])
+def test_data_parallelism_adds_up_the_gradients_once(found, name):
+    kinds = found["data"][name]["collectives"]
     assert set(kinds) == {"all-reduce"}
     assert ROWS * (H + 1) * 4 <= kinds["all-reduce"]["total"] < ROWS * (H + 1) * 4 + 100
     assert found["data"]["argmax"]["collectives"] == {}

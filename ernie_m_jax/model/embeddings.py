@@ -3,6 +3,7 @@
 Axes: B batch, L length, H width.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -54,12 +55,12 @@ class Embeddings(nn.Module):
     def setup(self) -> None:
         """Creates word, position, language and token_type (if any) and layer_norm.
 
-        `word_copies` is what look-up and loss take of the word table, so that its gradient is added up once.
+        `word_copies()` is what look-up and loss take of the word table: one array, so its gradient is added up once.
         """
         words = self.config.vocab_size
         normal = nn.initializers.truncated_normal(self.config.initializer_range)
         self.word = self._parameter("word", "vocab", self.table_rows or words, vocabulary.padded(normal, words))
-        self.word_copies = split_of(self.mesh).copies(self.word)
+        self.word_copies = functools.cache(lambda: split_of(self.mesh).copies(self.word))
         self.position = self._table("position", "position", self.config.max_positions, self.config.position_init)
         if self.config.language_embedding != "none":
             self.language = self._table("language", "language", self.config.num_languages)
@@ -80,7 +81,7 @@ class Embeddings(nn.Module):
     def __call__(self, inputs: Inputs) -> jax.Array:
         """The sum of the embeddings, f32 [B, L, H], before LayerNorm; an index outside a table gives NaN."""
         split = split_of(self.mesh)
-        x = lookup(self.word_copies, inputs.ids, self.config.vocab_size, split, by_word=True)
+        x = lookup(self.word_copies(), inputs.ids, self.config.vocab_size, split, by_word=True)
         positions = inputs.positions + self.config.first_position
         x += lookup(self.position, positions, len(self.position), split)
         if self.config.num_token_types:

@@ -152,6 +152,9 @@ class ErnieM(nn.Module):
     def score(self, hidden: jax.Array, labels: jax.Array, room: int = 0) -> loss.Scores:
         """Scores positions to predict with the masked language model head.
 
+        Called in the same `apply` as `encode` (`masking.prediction_sums`), several devices exchange the word table's
+        gradient once; in another, twice.
+
         Args:
           hidden: [..., H], the encoder's output at those positions.
           labels: int32 [...]; negative is not scored.
@@ -162,7 +165,7 @@ class ErnieM(nn.Module):
         """
         compute, devices = self.compute, (split_of(self.mesh), vocabulary.words_axis(self.mesh))
         x, _, bias = self._predicted(hidden)
-        table = self.embeddings.word_copies
+        table = self.embeddings.word_copies()
         return loss.vocabulary_cross_entropy(
             x, table, bias, labels, compute.vocab_chunk, room, keeps_logits(compute, self.mesh), *devices
         )

@@ -26,7 +26,7 @@ class Linear(nn.Module):
       bias_axes: logical axis names of the bias.
       contracted: how many trailing axes of the input are summed over.
       rng: () -> key that the kernel is drawn with; None: one of its own.
-      in_layers: whether it is one of a layer's, in which `compute` may ask for 8-bit products, or for stacked layers.
+      in_layers: whether it is one of a layer's: `compute.float8` and `compute.scan_layers` are about these.
     """
 
     config: ModelConfig
@@ -44,7 +44,7 @@ class Linear(nn.Module):
         shape = (*x.shape[x.ndim - self.contracted :], *self.features)
         kernel = self.param("kernel", nn.with_logical_partitioning(self._drawn, self.axes), shape)
         zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), self.bias_axes)
-        bias = self.param("bias", zeros, self.features)
+        bias = self.param("bias", zeros, self.features, jnp.float32)
         return affine(x, kernel, bias, self.compute, self.in_layers)
 
     def _drawn(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -61,7 +61,8 @@ def affine(
 
     In 16 bits its gradients are left in fp32, as they are summed: several devices that accumulate the parts of a batch
     exchange the sum of all parts, which XLA for GPUs forms in the gradients' dtype. Those of stacked layers it
-    exchanges part by part and adds up in fp32, so they are rounded, which halves what is exchanged.
+    exchanges part by part and adds up in fp32, so they are rounded, which halves what is exchanged. Those of 8-bit
+    products are rounded too.
 
     Returns:
       [..., *features], in `compute.dtype`.

@@ -275,14 +275,15 @@ def vocabulary_cross_entropy(
     Raises:
       ValueError: if the shapes do not fit together, or groups (or single positions) do not divide among the devices.
     """
-    vocabulary.check_shapes(hidden, embedding, bias)
     if labels.shape != hidden.shape[:-1]:
         raise ValueError(f"labels must be {hidden.shape[:-1]}, got {labels.shape}")
     grouped = labels.ndim == 2 and room > 0
     split.check(len(labels) if grouped else labels.size)
+    copies = split.copies(embedding)
+    vocabulary.check_shapes(hidden, jax.eval_shape(split.own, copies), bias)
     rows = labels if grouped else labels.reshape(split.parts, -1)
     room = room if grouped else rows.shape[1]
     hidden = hidden.reshape(*rows.shape, hidden.shape[-1])
     how = _How(chunk, min(room, rows.shape[1]), keep, split, axis)
-    out = _cross_entropy(hidden, split.copies(embedding), bias, rows, how)
+    out = _cross_entropy(hidden, copies, bias, rows, how)
     return Scores(*(array.reshape(labels.shape) for array in out))

@@ -34,7 +34,7 @@ def products(axis: int) -> PartitionSpec:
 class Split:
     """What a device does beyond its own part; without a mesh, or on one device, nothing.
 
-    The methods but `parts` and `on_devices` are called inside what `on_devices` runs.
+    The methods but `parts`, `on_devices`, `check`, `copies` and `table` are called inside what `on_devices` runs.
 
     Attributes:
       mesh: the devices; None: the compiler places what it likes.
@@ -47,7 +47,7 @@ class Split:
         return tuple(axis for axis in axes if axis and self.mesh is not None and self.mesh.shape[axis] > 1)
 
     def table(self, by_word: bool = True) -> PartitionSpec:
-        """Of what `copies` gives, of a table whose rows are split as well, or its width alone."""
+        """How what `copies` gives lies on the devices: `by_word` splits the rows of the table as well as its width."""
         return PartitionSpec(*self._has(_COPIES), _WORDS if by_word else None, _WIDTH)
 
     def copies(self, table: jax.Array, by_word: bool = True) -> jax.Array:

@@ -73,11 +73,11 @@ def add_exponentials(logits: jax.Array, axis: int, maximum: jax.Array, total: ja
 
 
 def check_shapes(hidden: jax.Array, embedding: jax.Array, bias: jax.Array) -> None:
-    """Raises ValueError where hidden states [..., H], table [V, H], or its copies, and bias [V] do not fit together."""
-    if hidden.ndim < 2 or embedding.ndim not in (2, 3) or hidden.shape[-1] != embedding.shape[-1]:
+    """Raises ValueError where hidden states [..., H], table [V, H] and bias [V] do not fit together."""
+    if hidden.ndim < 2 or embedding.ndim != 2 or hidden.shape[-1] != embedding.shape[1]:
         raise ValueError(f"hidden must be [..., H] and embedding [V, H], got {hidden.shape} and {embedding.shape}")
-    if bias.shape != embedding.shape[-2:-1]:
-        raise ValueError(f"bias must be [V] = {embedding.shape[-2:-1]}, got {bias.shape}")
+    if bias.shape != embedding.shape[:1]:
+        raise ValueError(f"bias must be [V] = {embedding.shape[:1]}, got {bias.shape}")
 
 
 def only_words(bias: jax.Array, words: int) -> jax.Array:

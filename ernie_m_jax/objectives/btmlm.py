@@ -270,7 +270,7 @@ def loss(
         roles, table = put(batch["roles"], at, jnp.full_like(at, MASKED)), FROM_PSEUDO
     inputs = Inputs(ids, batch["positions"], batch["segments"], roles, batch["masked_languages"])
     encoder = functools.partial(model.apply, {"params": params}, rngs={"dropout": dropout_rng})
-    sums = masking.prediction_sums(encoder, inputs, table, batch, predictions(cfg, keys), deterministic)
+    sums = masking.prediction_sums(encoder, inputs, table, batch, predictions(cfg, keys), deterministic=deterministic)
     return sums | pseudo_sums(batch, tokens)
 
 

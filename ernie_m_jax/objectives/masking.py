@@ -117,7 +117,9 @@ def loss_under(table: np.ndarray, predictions: Callable[[Config, Any], float]) -
         cfg: Config, keys: Any, model: Any, params: Any, batch: Batch, rng: jax.Array, deterministic: bool = False
     ) -> Sums:
         encoder = functools.partial(model.apply, {"params": params}, rngs={"dropout": rng})
-        return prediction_sums(encoder, Inputs.of(batch), table, batch, predictions(cfg, keys), deterministic)
+        return prediction_sums(
+            encoder, Inputs.of(batch), table, batch, predictions(cfg, keys), deterministic=deterministic
+        )
 
     return loss
 
@@ -128,7 +130,8 @@ def prediction_sums(
     table: np.ndarray,
     batch: Batch,
     predictions: float,
-    deterministic: bool = True,
+    *,
+    deterministic: bool,
 ) -> Sums:
     """Loss (nats) and accuracy over the positions with a label, as (total, number of such positions).
 

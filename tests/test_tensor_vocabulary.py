@@ -302,13 +302,16 @@ def test_no_word_of_the_padding_is_ever_written(small, temperature):
     np.testing.assert_allclose(got.log_probs, want.log_probs, rtol=1e-5)
 
 
-def test_the_padding_has_no_probability_and_no_gradient(small):
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_padding_has_no_probability_and_no_gradient(small, keep):
     (plain, params), (wide_model, wide) = small
+    compute = dataclasses.replace(plain.compute, keep_logits=keep)
+    plain, wide_model = plain.clone(compute=compute), wide_model.clone(compute=compute)
     hidden = jax.random.normal(jax.random.key(1), (40, 32))
     labels = jax.random.randint(jax.random.key(3), (40,), 0, 1000)
 
     def total(model, params):
-        return model.apply({"params": params}, hidden, labels, method="score").loss.sum()
+        return model.apply({"params": params}, hidden, labels, method="score").loss.mean()
 
     want, wanted = jax.value_and_grad(functools.partial(total, plain))(params)
     got, gradient = jax.value_and_grad(functools.partial(total, wide_model))(wide)

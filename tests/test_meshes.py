@@ -122,8 +122,8 @@ def test_data_parallelism_exchanges_each_gradient_once(found):
     sizes = SIZES["hidden_size"], SIZES["ffn_size"], SIZES["num_layers"]
     least = 4 * (VOCAB_SIZE * sizes[0] + sizes[2] * (4 * sizes[0] ** 2 + 2 * sizes[0] * sizes[1]))
     total = sum(found["data"]["programs"]["mmlm"]["bytes"].values())
-    table = 4 * VOCAB_SIZE * sizes[0]  # as what is looked up and as what words are predicted with, summed apart
-    assert least + table < total < 1.5 * least + table
+    table = 4 * VOCAB_SIZE * sizes[0]  # once for words looked up and words predicted
+    assert least < total < least + table  # the rest is smaller: positions, biases, the head
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from ernie_m_jax import sharding
 from ernie_m_jax.checkpoint import tree
 
-OptimizerFactory = Callable[[Any], optax.GradientTransformation]
+OptimizerFactory = Callable[[Any], optax.GradientTransformationExtraArgs]
 
 
 class Purpose(enum.IntEnum):

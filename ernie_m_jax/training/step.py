@@ -20,12 +20,14 @@ from ernie_m_jax.training.state import Purpose, TrainState
 
 LossFn = Callable[[Any, Batch, jax.Array], Sums]
 
+_ADDENDS, _SUMS = 16, 32  # how many squares are added up at once, and how many such sums lie side by side
+
 OWN_SUMS = ("gradient_norm", "learning_rate", "skipped", "loss_limit")
 
 
 def make_train_step(
     loss_fn: LossFn,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     learning_rate: optax.Schedule,
     microbatches: int,
     mesh: Mesh,
@@ -36,7 +38,8 @@ def make_train_step(
 
     Args:
       loss_fn: (params, batch, rng) -> Sums of scalars; "loss" is what is trained on. It must not divide.
-      optimizer: as `make_optimizer` returns it; its learning rate should be the next argument.
+      optimizer: as `make_optimizer` returns it: another's state would not stay what it was where a step is skipped. Its
+        learning rate should be the next argument.
       learning_rate: step -> learning rate, for the report only.
       microbatches: number of parts that a batch is computed in, one after the other.
       mesh: the devices.
@@ -65,17 +68,17 @@ def make_train_step(
     ) -> tuple[TrainState, Sums]:
         rng = jax.random.fold_in(jax.random.fold_in(key, Purpose.TRAIN), state.step)
         gradients, sums = accumulate(loss_fn, state.params, batch, rng, microbatches, mesh, state_shardings.params)
-        norm = optax.tree.norm(gradients)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        norm = _norm(gradients, mesh)
         total, weight = sums["loss"]
         kept = jnp.isfinite(total) & jnp.isfinite(norm) & (weight > 0)
         if limit is not None:
             kept &= total <= limit * weight
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, norm=norm, kept=kept)
+        params = optax.apply_updates(state.params, updates)
         new = TrainState(
             step=state.step + 1,
             params=jax.tree.map(functools.partial(jnp.where, kept), params, state.params),
-            opt_state=_new_if(kept, opt_state, state.opt_state),
+            opt_state=opt_state,
         )
         one = jnp.ones((), jnp.float32)
         own = {
@@ -97,16 +100,23 @@ def make_train_step(
     )
 
 
-def _new_if(kept: jax.Array, new: Any, old: Any) -> Any:
-    """The new optimizer state if the update is kept, else the old one, but for the schedule's count of steps."""
+def _norm(gradients: Any, mesh: Mesh) -> jax.Array:
+    """The global norm.
 
-    def is_schedule(node: Any) -> bool:
-        return isinstance(node, optax.ScaleByScheduleState)
+    XLA for CPUs writes down the squares of an array before it adds up more than 32 of them. On one CPU the first sums
+    are of 16, which it computes as it squares, in a sixth of the time; several devices would have to exchange what is
+    reshaped. An array whose size does not divide is small.
+    """
 
-    def choose(new: Any, old: Any) -> Any:
-        return new if is_schedule(new) else jnp.where(kept, new, old)
+    def sum_of_squares(array: jax.Array) -> jax.Array:
+        squares = jnp.square(array)
+        if not in_groups or array.size % (_ADDENDS * _SUMS):
+            return jnp.sum(squares)
+        # Without the barrier XLA makes one sum of the two.
+        return jnp.sum(jax.lax.optimization_barrier(jnp.sum(squares.reshape(-1, _ADDENDS, _SUMS), axis=1)))
 
-    return jax.tree.map(choose, new, old, is_leaf=is_schedule)
+    in_groups = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
+    return jnp.sqrt(sum(map(sum_of_squares, jax.tree.leaves(gradients))))
 
 
 def accumulate(

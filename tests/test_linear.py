@@ -1,6 +1,9 @@
 """Linear maps: Linen's numbers, and gradients that are not rounded where nobody adds them up in fp32 otherwise."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import flax.linen as nn
 import jax
@@ -8,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ernie_m_jax import compiler
 from ernie_m_jax.model.linear import Linear, affine
 from tests.small_encoder import COMPUTE, CONFIG
 
@@ -83,3 +87,59 @@ def test_the_product_is_kept_by_what_keeps_products():
     kept = jax.checkpoint(twice, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
     text = str(jax.make_jaxpr(jax.grad(lambda *args: kept(*args).astype(jnp.float32).sum()))(x, kernel, bias))
     assert text.count("dot_general") == 6  # two forward, four backward, none again
+
+
+@pytest.mark.parametrize("stacked", [False, True], ids=["apart", "stacked"])
+@pytest.mark.parametrize("name", AXES)
+def test_a_cpu_multiplies_without_copying_anything_transposed(name, stacked):
+    """Forward and both gradients: what a CPU's program holds are three products of arrays as they lie."""
+    contracted, features, _ = AXES[name]
+    compute = dataclasses.replace(COMPUTE, scan_layers=stacked)
+
+    def run(x, kernel, bias):
+        return jnp.sum(jnp.sin(affine(x, kernel, bias, compute, in_layers=True)))
+
+    arrays = (jnp.zeros(shape) for shape in ((5, 7, *contracted), (*contracted, *features), features))
+    text = compiler.jit(jax.grad(run, argnums=(0, 1, 2))).lower(*arrays).compile().as_text()
+    program = [line.split(", metadata")[0] for line in text[text.index("\nENTRY") :].splitlines()]
+    assert sum(" dot(" in line for line in program) == 3
+    assert not [line for line in program if "copy" in line or "transpose" in line]
+
+
+def test_a_linear_map_keeps_what_it_was_given():
+    """Reshaped arrays would be kept beside the originals, once per projection in a loop over layers."""
+    x, kernel = jnp.zeros((5, 7, 16)), jnp.zeros((16, 4, 8))
+    _, pull = jax.vjp(lambda x, kernel: affine(x, kernel, jnp.zeros((4, 8)), COMPUTE, in_layers=True), x, kernel)
+    assert {leaf.shape for leaf in jax.tree.leaves(pull)} == {x.shape, kernel.shape}
+
+
+_ON_A_MESH = """
+import jax, jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from ernie_m_jax.model.linear import affine
+from tests.small_encoder import COMPUTE
+
+mesh = Mesh(np.reshape(jax.devices(), (4, 2)), ("data", "tensor"))
+rows, heads = NamedSharding(mesh, P("data")), NamedSharding(mesh, P(None, "tensor"))
+
+def run(x, kernels, biases):
+    y = affine(x, jnp.stack(kernels, 1), jnp.stack(biases), COMPUTE, in_layers=True)
+    return jnp.sum(jnp.sin(jax.lax.with_sharding_constraint(y, NamedSharding(mesh, P("data", None, None, "tensor")))))
+
+biases = NamedSharding(mesh, P("tensor"))
+shapes = (rows, (16, 32, 64)), *[(heads, (64, 4, 16))] * 3, *[(biases, (4, 16))] * 3
+x, *others = (jax.ShapeDtypeStruct(shape, jnp.float32, sharding=where) for where, shape in shapes)
+where = (rows, [heads] * 3, [biases] * 3)
+step = jax.jit(jax.grad(run, argnums=(0, 1, 2)), out_shardings=where)
+text = step.lower(x, others[:3], others[3:]).compile().as_text()
+assert " all-reduce(" in text
+assert not any(f" {name}(" in text for name in ("all-gather", "all-to-all", "collective-permute"))
+"""
+
+
+def test_stacked_projections_stay_split_over_heads():
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)} | flags
+    done = subprocess.run([sys.executable, "-c", _ON_A_MESH], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -62,7 +62,7 @@ def affine(
     In 16 bits its gradients are left in fp32, as they are summed: several devices that accumulate the parts of a batch
     exchange the sum of all parts, which XLA for GPUs forms in the gradients' dtype. Those of stacked layers it
     exchanges part by part and adds up in fp32, so they are rounded, which halves what is exchanged. Those of 8-bit
-    products are rounded too.
+    products are rounded too. Others have no forward-mode derivative.
 
     Returns:
       [..., *features], in `compute.dtype`.
@@ -70,9 +70,9 @@ def affine(
     x = x.astype(compute.dtype)
     if in_layers and compute.float8:
         return _affine(x, kernel.astype(x.dtype), bias.astype(x.dtype), float8.dot_general)
-    if (in_layers and compute.scan_layers) or x.dtype == kernel.dtype:
-        return _affine(x, kernel.astype(x.dtype), bias.astype(x.dtype))
-    return _wide(x, kernel, bias)
+    if in_layers and compute.scan_layers:
+        kernel, bias = kernel.astype(x.dtype), bias.astype(x.dtype)
+    return _linear(x, kernel, bias)
 
 
 def _affine(
@@ -84,22 +84,31 @@ def _affine(
 
 
 @jax.custom_vjp
-def _wide(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    return _wide_forward(x, kernel, bias)[0]
+def _linear(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """`_affine` in x's dtype, whose gradients have the parameters'."""
+    return _linear_forward(x, kernel, bias)[0]
 
 
-def _wide_forward(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> tuple[jax.Array, tuple[Any, ...]]:
+def _linear_forward(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> tuple[jax.Array, tuple[Any, ...]]:
     return _affine(x, kernel.astype(x.dtype), bias.astype(x.dtype)), (x, kernel)
 
 
-def _wide_backward(residuals: tuple[Any, ...], cotangent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _linear_backward(residuals: tuple[Any, ...], cotangent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, kernel = residuals
     contracted = (x.ndim + kernel.ndim - cotangent.ndim) // 2
+    of_x, of_kernel, of_bias = x.shape, kernel.shape, kernel.shape[contracted:]
+    # As matrices: of arrays with more axes XLA for CPUs first copies one, transposed. Not where projections are
+    # stacked: their heads, which several devices may share, are no leading axis of the features.
+    if len(of_bias) <= 2:
+        inputs, features = math.prod(of_kernel[:contracted]), math.prod(of_bias)
+        x, kernel = x.reshape(-1, inputs), kernel.reshape(inputs, features)
+        cotangent, contracted = cotangent.reshape(-1, features), 1
     rows = tuple(range(x.ndim - contracted))
-    features = tuple(range(len(rows), cotangent.ndim)), tuple(range(contracted, kernel.ndim))
+    axes = tuple(range(len(rows), cotangent.ndim)), tuple(range(contracted, kernel.ndim))
     summed = functools.partial(jax.lax.dot_general, preferred_element_type=kernel.dtype)
-    d_x = jax.lax.dot_general(cotangent, kernel.astype(x.dtype), (features, ((), ())))
-    return d_x, summed(x, cotangent, ((rows, rows), ((), ()))), cotangent.sum(axis=rows, dtype=kernel.dtype)
+    d_x = jax.lax.dot_general(cotangent, kernel.astype(x.dtype), (axes, ((), ())))
+    d_kernel, d_bias = summed(x, cotangent, ((rows, rows), ((), ()))), cotangent.sum(axis=rows, dtype=kernel.dtype)
+    return d_x.reshape(of_x), d_kernel.reshape(of_kernel), d_bias.reshape(of_bias)
 
 
-_wide.defvjp(_wide_forward, _wide_backward)
+_linear.defvjp(_linear_forward, _linear_backward)

@@ -3,8 +3,8 @@
 Command: python -m ernie_m_jax.main --config=configs/quickstart.py --workdir=runs/quickstart   (or: make quickstart)
 Arguments: --config=configs/quickstart.py:objectives=mmlm+tlm trains these objectives only, in both stages, for as many
 steps.
-Hardware, time and result: two cores of an Intel Xeon, 227 s, 2026-11-27; retrieval of the 200 messages of the test
-42.5 % after stage 2 with seed 0.
+Hardware, time and result: two cores of an Intel Xeon, 202 s, 2026-11-27; retrieval of the 200 messages of the test
+49.9 % after stage 2 with seed 0.
 The settings were chosen on 200 other messages, corpus:diagnostics/dev; name these in config.evals to choose again.
 """
 
@@ -43,7 +43,7 @@ def get_config(argument: str = ""):
     config.stages.stage2 = base.stage(
         steps=700,
         weights={"mmlm": 0.04, "tlm": 0.04, "camlm": 0.82, "btmlm": 0.1},
-        learning_rate=1.5e-3,
+        learning_rate=3e-3,
         warmup_steps=50,
     )
     config.optimizer.clip_norm = 0.3  # the objectives' gradients differ in size; clipped, none dominates Adam's moments

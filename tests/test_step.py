@@ -65,7 +65,7 @@ WIDTH = 2**19  # of a parameter large enough for its copies to stand out
 
 
 def adam(rate=lambda step: 0.1, size=5, **keys):
-    """Our optimizer of the problem's one parameter, without clipping."""
+    """Our optimizer of the problem's one parameter, without weight decay and clipping unless the keys ask for them."""
     config = dataclasses.replace(ADAMW, **{"weight_decay": 0.0, "clip_norm": 0.0} | keys)
     rules = (optimizer.Rule("kernel", weight_decay=True, depth="top"),)
     return optimizer.make_optimizer(config, rate, {"kernel": np.zeros(size)}, 1, rules)

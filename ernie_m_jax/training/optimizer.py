@@ -135,7 +135,7 @@ def _adam(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
     """Adam's direction, as `optax.scale_by_adam`'s, whose state stays what it was where a step is not kept.
 
     The direction is computed from the chosen moments, in float32. Were old or new ones chosen afterwards, XLA for CPUs
-    would compute the new ones twice and copy the old ones first, in four times the time.
+    would compute the new ones twice and copy the old ones first: of a large table in four times the time.
     """
 
     def stored(moments: Any) -> Any:

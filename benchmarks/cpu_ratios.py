@@ -42,7 +42,7 @@ def our_step(kind: str) -> Callable[[], Any]:
     import jax
     import numpy as np
 
-    from benchmarks import step_speed
+    from benchmarks import step_variants
     from configs.finetune import xnli
     from ernie_m_jax import compiler, sharding
     from ernie_m_jax import config as configuration
@@ -63,7 +63,7 @@ def our_step(kind: str) -> Callable[[], Any]:
         name = "xnli"
     else:
         keys = f"length={LENGTH},rows={ROWS},dtype=float32,dropout=0.1,attention=xla,norm=xla,scan=0,keep=1"
-        tree = step_speed.tree_of(step_speed.variant(keys))
+        tree = step_variants.tree_of(step_variants.variant(keys))
         name = "mmlm"
         if kind == "mlm_all":
             tree.objectives.mmlm.mask_ratio = 1.0
@@ -78,7 +78,7 @@ def our_step(kind: str) -> Callable[[], Any]:
         rows["class_at"][:], rows["class_labels"][:] = LENGTH, IGNORE
         rows["class_at"][:, 0], rows["class_labels"][:, 0] = 0, np.arange(ROWS) % 3
     else:
-        rows = step_speed.synthetic(config, name)
+        rows = step_variants.synthetic(config, name)
     batch = batches.to_global(rows, ROWS, sharding.batch_sharding(mesh))
     if kind == "forward":
         encode = compiler.jit(lambda params, inputs: run.model.apply({"params": params}, inputs, FULL, method="encode"))

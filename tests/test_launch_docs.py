@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from benchmarks import step_speed
+from benchmarks import step_variants
 from configs import recipes
 from tests.launching import LAUNCH, ROOT
 
@@ -16,8 +16,8 @@ PEAKS = {"TPU v4": 275, "TPU v5e": 197, "TPU v5p": 459, "TPU v6e": 918, "H100": 
 
 
 def chip_hours(size, objectives, peak):
-    config = step_speed.config_of(step_speed.variant(f"size={size}"))
-    flops = sum(sum(step_speed.model_flops(config, name)) for name in objectives) / len(objectives)
+    config = step_variants.config_of(step_variants.variant(f"size={size}"))
+    flops = sum(sum(step_variants.model_flops(config, name)) for name in objectives) / len(objectives)
     scale = recipes.SCALES[size]
     tokens = scale["stage"]["steps"] * scale["train"]["batch_size"] * scale["data"]["sequence_length"]
     return tokens * flops / (UTILISATION * peak * 1e12 * 3600)

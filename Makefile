@@ -1,8 +1,9 @@
 # Each target sets up what it needs. PYTHON: any Python 3.11 or newer. WORKDIR: where the quickstart writes; STUDY: where
-# reproduce does.
+# reproduce does. BEGIN: the per cent of the slow tests that come last, for those whom time cuts them short.
 PYTHON ?= python3
 WORKDIR ?= runs/quickstart
 STUDY ?= runs/reproduce
+BEGIN ?= 0
 ARMS := start mmlm tlm camlm camlm+camlm camlm+btmlm camlm+btmlm-all-masked camlm+real-translation \
 	camlm+real-translation-all-masked
 ELSEWHERE := gpu and not tpu and not browser and not compilers
@@ -32,7 +33,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not $(ELSEWHERE)"
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m "slow and not $(ELSEWHERE)"
+	$(BIN)/python -m pytest -m "slow and not $(ELSEWHERE)" --begin $(BEGIN)
 
 browser: $(READY)
 	$(BIN)/python -m pytest -n 0 -m browser

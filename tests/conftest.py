@@ -34,7 +34,10 @@ def pytest_addoption(parser):
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
     """Puts the modules before the one at `--begin` behind the others."""
-    begin = len(items) * config.getoption("begin") // 100
+    percent = config.getoption("begin")
+    if not 0 <= percent < 100:
+        raise pytest.UsageError(f"--begin takes 0 to 99, got {percent}")
+    begin = len(items) * percent // 100
     while 0 < begin < len(items) and items[begin].path == items[begin - 1].path:
         begin += 1
     items[:] = items[begin:] + items[:begin]

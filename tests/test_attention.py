@@ -13,6 +13,7 @@ from ernie_m_jax.config import ComputeConfig, ConfigError, ModelConfig
 from ernie_m_jax.model import kernels, visibility
 from ernie_m_jax.model.attention import attention, fused_attention
 from ernie_m_jax.objectives import btmlm, camlm
+from tests import attention_reference
 
 MODEL = base.model("base").to_dict()
 B, L, HEADS, WIDTH = 2, 12, 2, 8
@@ -237,3 +238,33 @@ def test_dropout_drops_the_same_whatever_computes_it():
     codes = visibility.codes(jnp.asarray(segments), jnp.asarray(roles), visibility.FULL)
     fused = fused_attention([jnp.stack(arrays, axis=2)], codes, **options)
     np.testing.assert_allclose(fused, plain, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 7, 12, 20, 24])
+@pytest.mark.parametrize("rate", [0.0, 0.25])
+def test_the_array_path_equals_numpy_whatever_the_number_of_keys(length, rate):
+    """Values and gradients, where the keys have halves and where they have none."""
+    rng = np.random.default_rng(length)
+    query, key, value, grad = (rng.standard_normal((B, length, HEADS, WIDTH)).astype(np.float32) for _ in range(4))
+    mask = rng.random((B, 1, length, length)) < 0.7
+    mask |= np.eye(length, dtype=bool)
+    options = {"dropout_rate": rate, "dropout_rng": jax.random.key(3)}
+    shares = np.broadcast_to(np.eye(length, dtype=np.float32)[:, None], (B, length, HEADS, length))
+    drawn = attention(np.zeros_like(query), key, shares, mask, backend="xla", **options)
+    keep = np.asarray(drawn).swapaxes(1, 2) > 0 if rate else np.ones((), bool)
+    function = lambda *arrays: attention(*arrays, mask, backend="xla", **options)  # noqa: E731
+    out, gradients = jax.vjp(jax.jit(function), query, key, value)
+    expected = attention_reference.plain(query, key, value, mask, keep, rate, grad)
+    for got, wanted in zip((out, *gradients(grad)), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-5 * max(1.0, np.abs(wanted).max()))
+
+
+@pytest.mark.parametrize("length", [7, 24])
+def test_the_array_path_takes_logits_whose_exponentials_overflow(length):
+    """Far above the others one key is all of it."""
+    query = np.full((B, length, HEADS, WIDTH), 100.0, np.float32)
+    value = np.random.default_rng(0).standard_normal(query.shape).astype(np.float32)
+    for largest in range(length):
+        key = np.where(np.arange(length) == largest, 100.0, -100.0).astype(np.float32)
+        out = _attention(query, np.broadcast_to(key[:, None, None], query.shape), value, True, backend="xla")
+        np.testing.assert_array_equal(out, np.broadcast_to(value[:, largest, None], out.shape))

@@ -17,6 +17,7 @@ from ernie_m_jax.model import visibility
 from ernie_m_jax.model.dropout import drop_probabilities, random_bits
 from ernie_m_jax.model.flash_attention import flash_attention
 from ernie_m_jax.model.kernels import platform
+from ernie_m_jax.model.softmax import softmax
 from ernie_m_jax.model.tpu_attention import KEPT as KEPT
 from ernie_m_jax.model.tpu_attention import tpu_attention
 from ernie_m_jax.model.visibility import Codes
@@ -122,7 +123,7 @@ def attention(
     query_bhqd, key_bhkd, value_bhkd = (array.swapaxes(1, 2) for array in (query_blhd, key_blhd, value_blhd))
     logits_bhqk = jnp.einsum("bhqd,bhkd->bhqk", query_bhqd, key_bhkd, preferred_element_type=jnp.float32)
     logits_bhqk = jnp.where(seen, logits_bhqk, jnp.finfo(jnp.float32).min)
-    probs_bhqk = jax.nn.softmax(logits_bhqk, axis=-1).astype(value_blhd.dtype)
+    probs_bhqk = softmax(logits_bhqk).astype(value_blhd.dtype)
     if dropout_rate > 0.0:
         if dropout_rng is None:
             raise ValueError(f"attention dropout {dropout_rate} needs a key, got dropout_rng=None")

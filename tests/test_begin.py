@@ -24,3 +24,12 @@ def test_a_run_begins_with_the_first_module_behind_the_share_and_wraps_around():
     assert plain == of[0] + of[1] + of[2]
     assert behind_first == of[1] + of[2] + of[0]
     assert behind_last == plain
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("percent", ["-5", "100"])
+def test_what_is_no_share_is_refused(percent):
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        collected("--begin", percent)
+    assert error.value.returncode == pytest.ExitCode.USAGE_ERROR
+    assert f"--begin takes 0 to 99, got {percent}" in error.value.output + error.value.stderr

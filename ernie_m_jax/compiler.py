@@ -1,4 +1,4 @@
-"""XLA's options: by platform, each with its reason.
+"""XLA's options, by platform and each with its reason, and where compiled programs are kept.
 
 What the environment's XLA_FLAGS name counts before what stands here, and what this version of XLA does not know is left
 out. Options without a measured gain do not stand here; `benchmarks/RESULTS.md` has the measurements.
@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from etils import epath
+
+from ernie_m_jax import stores
 
 OPTIONS: Mapping[str, Mapping[str, str | int | bool]] = {
     # XLA hands matrix products and what surrounds them to YNNPACK, an experiment of its own. What it compiled before
@@ -47,3 +50,24 @@ def _known(name: str, value: str | int | bool) -> bool:
     except jax.errors.JaxRuntimeError:
         return False
     return True
+
+
+def keep_programs(place: str = "") -> None:
+    """Has JAX keep compiled programs between runs. Of several processes the first writes them, and all read them.
+
+    Args:
+      place: a folder or URL; empty: where JAX was told to (JAX_COMPILATION_CACHE_DIR), else `stores.cache("jax")`.
+
+    Raises:
+      StoreError: JAX knows no such URL, or its library is not installed.
+    """
+    place = place or jax.config.values["jax_compilation_cache_dir"] or str(stores.cache("jax"))
+    if stores.is_url(place):
+        try:
+            epath.Path(place)
+        except KeyError:
+            raise stores.StoreError(f"{place}: JAX keeps programs in folders, gs:// and s3://, not there") from None
+        stores.opened(place)
+        # XLA for GPUs keeps what it has timed beside them, which it cannot do behind a URL.
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
+    jax.config.update("jax_compilation_cache_dir", place)

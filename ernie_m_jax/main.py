@@ -24,7 +24,7 @@ import jax
 from absl import app, flags, logging
 
 from ernie_m_jax import config as configs
-from ernie_m_jax import config_files, lifeline, mirrors, processes, topology
+from ernie_m_jax import compiler, config_files, lifeline, mirrors, processes, topology
 from ernie_m_jax.checkpoint.checkpoints import CheckpointError
 from ernie_m_jax.checkpoint.saved_steps import ElsewhereError
 from ernie_m_jax.convert import native
@@ -82,11 +82,17 @@ _COORDINATOR = flags.DEFINE_string(
 _PROCESSES = flags.DEFINE_string("processes", None, "How many processes train together.")
 _PROCESS = flags.DEFINE_string("process", None, "Which of them this is, from 0.")
 _JOIN_SECONDS = flags.DEFINE_float("join_seconds", processes.JOIN_SECONDS, "How long they wait for one another.")
+_COMPILATION_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    "",
+    "Folder, gs:// or s3:// URL in which compiled programs are kept between runs: one that all hosts share, and that "
+    "outlives them, spares compiling at every start; by default JAX_COMPILATION_CACHE_DIR, or ~/.cache/ernie_m_jax/jax.",
+)
 _LANGUAGE = flags.DEFINE_string(
     "language", None, "Language of the rows, where the model embeds every token's language."
 )
 
-FLAGS = ("coordinator", "processes", "process", "join_seconds")
+FLAGS = ("coordinator", "processes", "process", "join_seconds", "compilation_cache")
 EXPECTED = (configs.ConfigError, DataError, CheckpointError, TrainingError, OSError)
 OUT_OF_MEMORY = (
     "raise config.train.grad_accumulation_steps, set config.compute.remat=full or lower config.train.batch_size "
@@ -273,9 +279,7 @@ def start_jax(joining: bool = True) -> None:
         jax.config.update("jax_enable_preemption_service", _MODE.value == "train")
         if (host := processes.join(given, _JOIN_SECONDS.value)) is not None:
             lifeline.start(host)
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "ernie_m_jax", "jax"))
+    compiler.keep_programs(_COMPILATION_CACHE.value)
 
 
 def parse(arguments: list[str]) -> list[str]:

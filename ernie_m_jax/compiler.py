@@ -6,11 +6,11 @@ out. Options without a measured gain do not stand here; `benchmarks/RESULTS.md` 
 
 import functools
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-from etils import epath
 
 from ernie_m_jax import stores
 
@@ -52,22 +52,22 @@ def _known(name: str, value: str | int | bool) -> bool:
     return True
 
 
-def keep_programs(place: str = "") -> None:
+def keep_programs(place: str) -> None:
     """Has JAX keep compiled programs between runs. Of several processes the first writes them, and all read them.
 
     Args:
-      place: a folder or URL; empty: where JAX was told to (JAX_COMPILATION_CACHE_DIR), else `stores.cache("jax")`.
+      place: a folder, which is made if need be, or its URL.
 
     Raises:
-      StoreError: JAX knows no such URL, or its library is not installed.
+      OSError: it cannot be made or written to, or JAX knows no such URL.
     """
-    place = place or jax.config.values["jax_compilation_cache_dir"] or str(stores.cache("jax"))
-    if stores.is_url(place):
-        try:
-            epath.Path(place)
-        except KeyError:
-            raise stores.StoreError(f"{place}: JAX keeps programs in folders, gs:// and s3://, not there") from None
-        stores.opened(place)
+    if not stores.is_url(place):
+        place = os.path.abspath(os.path.expanduser(place))
+        os.makedirs(place, exist_ok=True)
+    elif not re.match("(gs|s3)://[^/]", place):
+        raise stores.StoreError(f"{place}: JAX keeps programs in a folder, or behind gs:// or s3://")
+    else:
+        stores.probe(place)  # JAX would make a bucket that is not there, and only warn of anything else
         # XLA for GPUs keeps what it has timed beside them, which it cannot do behind a URL.
         jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     jax.config.update("jax_compilation_cache_dir", place)

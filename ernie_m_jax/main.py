@@ -23,8 +23,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import jax
 from absl import app, flags, logging
 
+from ernie_m_jax import compiler, config_files, lifeline, mirrors, processes, stores, topology
 from ernie_m_jax import config as configs
-from ernie_m_jax import compiler, config_files, lifeline, mirrors, processes, topology
 from ernie_m_jax.checkpoint.checkpoints import CheckpointError
 from ernie_m_jax.checkpoint.saved_steps import ElsewhereError
 from ernie_m_jax.convert import native
@@ -84,9 +84,10 @@ _PROCESS = flags.DEFINE_string("process", None, "Which of them this is, from 0."
 _JOIN_SECONDS = flags.DEFINE_float("join_seconds", processes.JOIN_SECONDS, "How long they wait for one another.")
 _COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache",
-    "",
-    "Folder, gs:// or s3:// URL in which compiled programs are kept between runs: one that all hosts share, and that "
-    "outlives them, spares compiling at every start; by default JAX_COMPILATION_CACHE_DIR, or ~/.cache/ernie_m_jax/jax.",
+    None,
+    "Folder, gs:// or s3:// URL in which compiled programs are kept between runs, for several processes one that all "
+    "hosts share under this name. By default JAX_COMPILATION_CACHE_DIR; else of one process ~/.cache/ernie_m_jax/jax, "
+    "and several keep none.",
 )
 _LANGUAGE = flags.DEFINE_string(
     "language", None, "Language of the rows, where the model embeds every token's language."
@@ -273,13 +274,21 @@ def predict(made: stages.Run, params: Any, workdir: Path) -> None:
 
 def start_jax(joining: bool = True) -> None:
     """Joins the other processes, if there are any, and keeps compiled programs between runs."""
+    place = _COMPILATION_CACHE.value or jax.config.values["jax_compilation_cache_dir"]
+    if place:  # what is wrong with it is said before the others are awaited
+        compiler.keep_programs(place)
+    several = False
     if joining:
         given = {"coordinator": _COORDINATOR.value, "processes": _PROCESSES.value, "process": _PROCESS.value}
         # Else JAX catches SIGTERM, and only training asks it whether one came.
         jax.config.update("jax_enable_preemption_service", _MODE.value == "train")
         if (host := processes.join(given, _JOIN_SECONDS.value)) is not None:
+            several = True
             lifeline.start(host)
-    compiler.keep_programs(_COMPILATION_CACHE.value)
+    # Several hosts may each have a disk of its own. JAX writes on the first's only, and XLA for GPUs shares out what it
+    # times: those that compile would wait for what the first, which found its program, never times.
+    if place is None and not several:
+        jax.config.update("jax_compilation_cache_dir", str(stores.cache("jax")))
 
 
 def parse(arguments: list[str]) -> list[str]:

@@ -20,7 +20,6 @@ import os
 import re
 import shutil
 import threading
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -205,13 +204,6 @@ class Mirror:
         """Blocks until those threads have ended."""
         for thread in self._writers:
             thread.join()
-
-    def probe(self) -> None:
-        """Writes an object and removes it: a store that cannot be written to is said before there is work to lose."""
-        place = self._place(f".{uuid.uuid4().hex}.tmp")
-        with stores.told(self.url):
-            self._files.pipe_file(place, b"")
-            self._files.rm_file(place)
 
 
 def _is_temporary(path: Path | str) -> bool:

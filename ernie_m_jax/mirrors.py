@@ -86,7 +86,7 @@ def mirrored(path: Any, writing: bool = False) -> Iterator[Path]:
         mirror, place = _opened(os.fspath(path).rstrip("/"), root)
         mirror.writing = writing
         if writing:
-            mirror.probe()
+            stores.probe(mirror.url)  # said before there is work to lose
         mirror.pull()
         _live.append(mirror)
         try:

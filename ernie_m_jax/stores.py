@@ -124,6 +124,15 @@ def facts(url: Any) -> str:
     return f"{found.get('size')} {_version(found)}"
 
 
+def probe(url: Any) -> None:
+    """Writes an object into the folder of a URL and removes it: a store that cannot be written to says so here."""
+    files, folder = opened(url)
+    place = f"{folder.rstrip('/')}/.{uuid.uuid4().hex}.tmp"
+    with told(url):
+        files.pipe_file(place, b"")
+        files.rm_file(place)
+
+
 @contextlib.contextmanager
 def reading(url: Any) -> Iterator[BinaryIO]:
     """The file at a URL or local path, open to be read anywhere; some MB more of it are downloaded than are read."""

@@ -199,6 +199,32 @@ def objectives() -> ml_collections.ConfigDict:
     return config
 
 
+def train() -> ml_collections.ConfigDict:
+    """Keys of training: sizes of a step, how often it says and saves, what ends it."""
+    config = ml_collections.ConfigDict()
+    config.batch_size = 256  # packed rows per step over all devices
+    config.grad_accumulation_steps = 1  # parts that each step is computed in; their sums are added up
+    config.log_every = 50  # steps
+    config.save_every = 1000  # steps between checkpoints; the last step is always saved; 0: only there
+    config.max_to_keep = 2  # newest checkpoints to keep; 0: all
+    config.keep_every = 0  # steps: of checkpoints, multiples of it are kept for good; 0: none is (ours)
+    config.max_skipped = 10  # steps in a row with a loss or gradient that is not finite, at which a run stops (ours)
+    config.spike_sigmas = 0.0  # a loss so many standard deviations above the mean of its objective's last 128 is
+    # skipped as one that is not finite is (ours; 6 skips nothing but accidents); 0: none is
+    config.profile_from = 20  # step of each stage that a profile begins with, for TensorBoard
+    config.profile_steps = 0  # how many it has (ours); 0: no profile
+    config.host_times_every = 1000  # steps between two tables of the processes' times, where there are several (ours);
+    # 0: none
+    config.watchdog_seconds = 600.0  # without a step, and 10 times the median step, after which a run counts as
+    # hanging: it ends, to be run again (ours); 0: never, nor one of whose processes nothing is heard
+    config.watchdog_other_seconds = 0.0  # in a compilation, an evaluation, a save or a start of a stage, after which it
+    # ends likewise (ours); 0: never
+    config.select = ""  # EVALUATION/METRIC, as "xnli/dev/accuracy": its best checkpoint is kept and is the result; of a
+    # metric "loss" the least is best. Empty: the last step is the result
+    config.patience = 0  # evaluations of `select` without a better one at which a stage ends early; 0: never
+    return config
+
+
 def get_config() -> ml_collections.ConfigDict:
     """The base: ERNIE-M base without data."""
     config = ml_collections.ConfigDict()
@@ -243,28 +269,7 @@ def get_config() -> ml_collections.ConfigDict:
         "clip_norm": 1.0,  # global norm; 0: no clipping (recipe)
         "moments_dtype": "float32",  # float32 | bfloat16: of Adam's moments between steps; bfloat16 halves their memory
     }
-    config.train = {
-        "batch_size": 256,  # packed rows per step over all devices
-        "grad_accumulation_steps": 1,  # parts that each step is computed in; their sums are added up
-        "log_every": 50,  # steps
-        "save_every": 1000,  # steps between checkpoints; the last step is always saved; 0: only there
-        "max_to_keep": 2,  # newest checkpoints to keep; 0: all
-        "keep_every": 0,  # steps: of checkpoints, multiples of it are kept for good; 0: none is (ours)
-        "max_skipped": 10,  # steps in a row with a loss or gradient that is not finite, at which a run stops (ours)
-        "spike_sigmas": 0.0,  # a loss so many standard deviations above the mean of its objective's last 128 is skipped
-        # as one that is not finite is (ours; 6 skips nothing but accidents); 0: none is
-        "profile_from": 20,  # step of each stage that a profile begins with, for TensorBoard
-        "profile_steps": 0,  # how many it has (ours); 0: no profile
-        "host_times_every": 1000,  # steps between two tables of the processes' times, where there are several (ours);
-        # 0: none
-        "watchdog_seconds": 600.0,  # without a step, and 10 times the median step, after which a run counts as hanging:
-        # it ends, to be run again (ours); 0: never, nor one of whose processes nothing is heard
-        "watchdog_other_seconds": 0.0,  # in a compilation, an evaluation, a save or a start of a stage, after which it
-        # ends likewise (ours); 0: never
-        "select": "",  # EVALUATION/METRIC, as "xnli/dev/accuracy": its best checkpoint is kept and is the result; of a
-        # metric "loss" the least is best. Empty: the last step is the result
-        "patience": 0,  # evaluations of `select` without a better one at which a stage ends early; 0: never
-    }
+    config.train = train()
     # Devices per axis; -1: the rest. `tensor` need not divide the vocabulary (docs/design.md), but heads and FFN.
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     config.evals = {"retrieval": evaluation("retrieval")}  # name -> evaluation(...)

@@ -10,7 +10,7 @@ import pytest
 
 from ernie_m_jax.evaluation import report
 from tests import left_run
-from tests.test_run_report import HOSTILE
+from tests.report_page import HOSTILE
 
 pytestmark = pytest.mark.browser
 

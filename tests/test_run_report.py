@@ -1,6 +1,5 @@
-"""A run's report: the page that is made of what a run leaves, finished or not."""
+"""A run's report: the page that is made of what a run leaves, finished or not, and how it is asked for."""
 
-import html.parser
 import json
 import os
 import re
@@ -14,59 +13,11 @@ import pytest
 from ernie_m_jax import mirrors
 from ernie_m_jax.config import ConfigError
 from ernie_m_jax.evaluation import report
-from ernie_m_jax.reporting import chart, files, history, metrics
+from ernie_m_jax.reporting import files, metrics
 from ernie_m_jax.training import run
 from tests import left_run
 from tests.command import call, refused
-
-VOID = {"meta", "link", "img", "br", "path", "rect", "input"}
-
-
-class Page(html.parser.HTMLParser):
-    """A page as Python's own parser reads it: elements, text, and each table's cells by its caption."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.text, self.tables, self.open = [], "", {}, []
-        self.rows, self.caption = None, ""
-        self.feed(text)
-        assert self.open == [], self.open
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "table":
-            self.rows, self.caption = [], ""
-        elif tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_startendtag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-        if tag == "table":
-            assert self.caption not in self.tables, self.caption
-            self.tables[self.caption] = self.rows
-
-    def handle_data(self, data):
-        if "style" in self.open:
-            return
-        self.text += data
-        if "caption" in self.open:
-            self.caption += data
-        elif {"td", "th"} & set(self.open):
-            self.rows[-1][-1] += data
-
-    def charts(self):
-        return [attributes["aria-label"] for tag, attributes in self.elements if tag == "svg"]
-
-
-def made(directory, *settings):
-    return Page(report.write(directory, settings).read_text("utf-8"))
+from tests.report_page import Page, made
 
 
 @pytest.fixture(scope="module")
@@ -169,35 +120,6 @@ def test_a_run_that_has_no_step_yet_has_a_page(tmp_path):
     assert "not finished: no step yet" in made(tmp_path / "run").text
 
 
-HOSTILE = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7 * 7 }}&lt;"
-
-
-def test_nothing_from_the_run_becomes_an_element(tmp_path):
-    directory = left_run.pretraining(tmp_path / "run", finished=False)
-    stored = json.loads((directory / "config.json").read_text())
-    stored["config"]["tokenizer"]["path"] = HOSTILE
-    stored["config"]["languages"] = ["en", "de", HOSTILE]
-    stored["config"]["evals"][HOSTILE] = {**stored["config"]["evals"]["retrieval"]}
-    stored["versions"][HOSTILE] = HOSTILE
-    files.write_json(directory / "config.json", stored)
-    for evaluation in (HOSTILE, "held"):
-        values = {f"en>{HOSTILE}": 5.0, f"{HOSTILE}>en": 6.0, "average": 5.5, f"{HOSTILE}/loss": 2.0}
-        with metrics.MetricsWriter(directory / "stage2", None) as writer:
-            writer.evaluation(30, evaluation, values)
-            writer.write(30, {HOSTILE: 1.0, "loss": 2.0}, HOSTILE)
-    mixture = {HOSTILE: [{"name": HOSTILE, "records": 1, "tokens": HOSTILE, "probability": 1.0, "epochs": None}]}
-    files.write_json(directory / "stage1" / "mixture.json", mixture)
-    files.write_json(directory / "stage2" / "mixture.json", {"camlm": [{HOSTILE: 1}]})
-    page = made(directory)
-    tags = {tag for tag, _ in page.elements}
-    assert not tags & {"script", "img", "iframe", "object"}
-    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
-    assert page.text.count(HOSTILE) > 10
-    assert "49" not in page.text.split("Config")[0].replace(HOSTILE, "")
-    places = [value for _, found in page.elements for name, value in found.items() if name in ("src", "href")]
-    assert all(place.startswith("#") or place == "data:," for place in places)
-
-
 def test_the_page_asks_for_nothing_from_elsewhere(finished):
     text = report.write(finished).read_text("utf-8")
     assert not re.findall(r"https?:|url\(|@import|@font-face|<script|<iframe", text)
@@ -221,169 +143,6 @@ def test_the_page_stays_small_however_long_the_run(tmp_path):
         (directory / "stage1" / metrics.FILE).write_text("\n".join(lines) + "\n")
         sizes.append(report.write(directory).stat().st_size)
     assert sizes[1] < 1.1 * sizes[0] < 400_000
-
-
-def test_a_thinned_curve_keeps_its_ends_means_and_spikes():
-    values = np.linspace(0, 9999, 10_000) ** 0.5
-    values[7_777], values[123] = 500.0, np.nan
-    curve = history.thinned(np.arange(10_000), values, 100)
-    assert len(curve.steps) <= 100
-    assert curve.left_out == 1
-    assert curve.most.max() == 500.0
-    finite = np.isfinite(values[:100])
-    assert curve.means[0] == pytest.approx(values[:100][finite].mean())
-    assert curve.last == pytest.approx(values[-100:].mean())
-    few = history.thinned(np.array([5, 3, 9]), np.array([1.0, 2.0, np.inf]), 100)
-    assert (list(few.steps), list(few.means), few.left_out) == ([3, 5], [2.0, 1.0], 1)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [(0, 1700, [0, 500, 1000, 1500]), (0, 0.0031, [0, 0.001, 0.002, 0.003]), (3.4, 8.1, [4, 5, 6, 7, 8])],
-)
-def test_ticks_are_round_numbers(low, high, expected):
-    assert chart.ticks(low, high, 5) == pytest.approx(expected)
-
-
-def points(path):
-    """The absolute points of a path of a chart."""
-    begin, _, rest = path.removeprefix("M").removesuffix("Z").partition("l")
-    numbers = [float(number) for number in rest.split()]
-    moves = [tuple(map(float, begin.split())), *zip(numbers[::2], numbers[1::2], strict=True)]
-    return np.cumsum(np.array(moves), axis=0)
-
-
-def test_a_curve_is_drawn_where_its_numbers_are():
-    curve = history.thinned(np.arange(5), np.array([0.0, 1.0, 2.0, 3.0, 4.0]), 100)
-    drawn = chart.chart("t", {"a": curve}, {"a": 3}, 4)
-    found = points(drawn.lines[0].path)
-    at = {tick.label: tick.at for tick in drawn.up}
-    np.testing.assert_allclose(found[:, 0], np.linspace(drawn.left, drawn.right, 5), atol=0.06)
-    np.testing.assert_allclose(found[[0, 1, 4], 1], [at["0"], at["1"], at["4"]], atol=0.06)
-    assert at["0"] == drawn.bottom
-    assert drawn.top < at["4"] < drawn.top + 0.1 * (drawn.bottom - drawn.top)
-    assert drawn.lines[0].colour == 3
-    wide = chart.chart("t", {"a": history.thinned(np.arange(3), np.array([1.0, 10.0, 1000.0]), 9)}, {"a": 0}, 2, True)
-    heights = points(wide.lines[0].path)[:, 1]
-    assert heights[0] - heights[2] == pytest.approx(3 * (heights[0] - heights[1]), abs=0.2)
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        [1e308, -1e308],
-        [5e-324, 5e-324],
-        [0.0],
-        [np.nan],
-        [7.0, 7.0],
-        [1e150, -1e150],
-        [1e19, 1e20, 1e25],
-        [1.0, 1e180],
-        [0.0, 1e30],
-    ],
-)
-def test_any_numbers_can_be_drawn(values):
-    curve = history.thinned(np.arange(len(values)), np.array(values), 10)
-    made = chart.chart("t", {"a": curve}, {"a": 0}, 5, wide=True)
-    if made is None:
-        assert not len(curve.steps)
-    else:
-        found = [*points(made.lines[0].path.removesuffix("h.01")).flat, *(tick.at for tick in (*made.up, *made.across))]
-        assert np.isfinite(found).all()
-        assert 0 <= min(found) <= max(found) <= chart.WIDTH
-
-
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"evals": 3}', b"\xff", b"[" * 9999])
-def test_what_is_damaged_is_said_and_the_rest_shown(content, tmp_path):
-    directory = left_run.pretraining(tmp_path / "run")
-    for name in (
-        "summary.json",
-        "goodput.json",
-        "stage1/summary.json",
-        "stage1/mixture.json",
-        "evaluation/summary.json",
-    ):
-        (directory / name).parent.mkdir(exist_ok=True)
-        (directory / name).write_bytes(content)
-    path = directory / "stage1" / metrics.FILE
-    path.write_bytes(b"\xff\n[]\n" + path.read_bytes())
-    page = made(directory)
-    assert "summary.json is damaged and left out" in page.text
-    assert "stage1/summary.json is damaged and left out" in page.text
-    assert "stage1/mixture.json" in page.text
-    assert page.charts().count(page.charts()[0]) == 2  # both stages
-    assert "goodput.json is damaged and left out" in page.text
-    assert "camlm: mixture, stage2" in page.tables
-
-
-def damaged_wall(directory):
-    change(directory / "summary.json", wall_seconds=float("nan"))
-
-
-def damaged_tokens(directory):
-    with (directory / "stage1" / metrics.FILE).open("a") as file:
-        file.write('{"step": 60, "objective": "camlm", "loss": 1.0, "tokens": "inf"}\n')
-
-
-def damaged_steps(directory):
-    change(directory / "stage1" / "summary.json", steps=None)
-    (directory / "summary.json").unlink()
-
-
-def damaged_speed(directory):
-    change(directory / "stage1" / "summary.json", steps=float("nan"), tokens_per_second=float("inf"))
-    (directory / "summary.json").unlink()
-
-
-def damaged_hang(directory):
-    (directory / "hang.txt").mkdir()
-
-
-def damaged_files(directory):
-    for name in ("heartbeat.json", "goodput.json", "stage1/not_finite.json", "stage1/metrics.jsonl"):
-        (directory / name).unlink(missing_ok=True)
-        (directory / name).mkdir()
-
-
-def damaged_figures(directory):
-    files.write_json(directory / "evaluation" / "summary.json", {"evals": {"retrieval": 3, "held": [None]}})
-
-
-def change(path, **values):
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [damaged_wall, damaged_tokens, damaged_steps, damaged_speed, damaged_hang, damaged_files, damaged_figures],
-)
-def test_any_damage_leaves_a_page(damage, tmp_path):
-    directory = left_run.pretraining(tmp_path / "run")
-    damage(directory)
-    page = made(directory)
-    assert "camlm: mixture, stage2" in page.tables
-    assert "Last sign of life" not in page.text
-
-
-def test_wrong_numbers_of_an_evaluation_are_said(tmp_path):
-    directory = left_run.pretraining(tmp_path / "run")
-    path = directory / "stage2" / "summary.json"
-    numbers = json.loads(path.read_text())
-    numbers["evals"]["retrieval"]["en>de"] = 5000.0
-    path.write_text(json.dumps(numbers))
-    page = made(directory)
-    assert "retrieval at the end of stage2: the numbers are damaged and left out" in page.text
-    assert "held at the end of stage2" in page.tables
-
-
-def test_code_outside_the_package_is_not_executed(tmp_path):
-    directory, _ = left_run.finetuning(tmp_path / "run")
-    stored = json.loads((directory / "config.json").read_text())
-    stored["config"]["objectives"]["xnli"]["task"] = "evil.task"
-    files.write_json(directory / "config.json", stored)
-    page = made(directory)
-    assert "names the task evil.task, which is code outside the package" in page.text
-    assert "xnli at the end of finetune" in page.tables
 
 
 def test_what_is_no_run_is_refused(finished, tmp_path):

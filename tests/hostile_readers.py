@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from etils import epath
 
 from configs import base
@@ -20,10 +19,8 @@ from ernie_m_jax import config as configs
 from ernie_m_jax import config_files
 from ernie_m_jax.checkpoint import saved_steps
 from ernie_m_jax.checkpoint.manifest import CheckpointError
-from ernie_m_jax.config import ConfigError, SourceConfig
+from ernie_m_jax.config import ConfigError
 from ernie_m_jax.convert import architectures, formats, native, sidecar_files
-from ernie_m_jax.data import given, labelled, prepared, records, squad, stored_ids
-from ernie_m_jax.data import tagged as tagged_files
 from ernie_m_jax.data.readers import DataError
 from ernie_m_jax.evaluation import tables
 from ernie_m_jax.reporting import metrics, summary
@@ -35,14 +32,12 @@ from ernie_m_jax.weights.safe_pickle import load
 from ernie_m_jax.weights.tensors import ConversionError
 from ernie_m_jax.weights.torch_tensors import TABLE, storage_of
 from launch.ledger import Ledger
+from tests import hostile_data, repacking
 from tests import hostile_files as made
-from tests import repacking
 from tests.mutations import damaged, hostile_json, hostile_json_lines
 
 Case = dict[str, bytes]
-LANGUAGES = ("en", "de")
 TEXTS = ("", "Guten Tag, Welt 3,5 é 😀", "a\u0301\u00a0[MASK] \x00 ﬁ")
-INPUTS = (("question",), ("context",))
 
 
 class Reader(NamedTuple):
@@ -63,10 +58,6 @@ class Reader(NamedTuple):
     lines: bool = False
 
 
-def _file(place):
-    return min(path for path in place.iterdir() if path.is_file())
-
-
 def weights(path):
     """Everything that a path has as weights; arrays must be what their headers say."""
     opened = open_weights(path)
@@ -79,7 +70,7 @@ def weights(path):
 
 
 def _weights_in_file(place):
-    weights(_file(place))
+    weights(hostile_data.first_file(place))
 
 
 def _variables(place):
@@ -93,12 +84,12 @@ def _checksummed(place):
 
 
 def _archive(place):
-    with archives.opened(_file(place), directory=place) as unpacked:
+    with archives.opened(hostile_data.first_file(place), directory=place) as unpacked:
         weights(unpacked)
 
 
 def _pickle(place):
-    path, storages = _file(place), {}
+    path, storages = hostile_data.first_file(place), {}
     with path.open("rb") as file:
         plain(load(file, path.stat().st_size, path, TABLE, lambda identity: storage_of(identity, storages)))
 
@@ -117,76 +108,6 @@ def _tokenizer(style):
             raise AssertionError("a tokenizer without its special tokens")
 
     return read
-
-
-def _read_all(opened):
-    for sequence in opened.values():
-        for index in range(len(sequence)):
-            for text in sequence[index].texts:
-                text.encode("utf-8", "surrogatepass")
-
-
-def _source(path, kind):
-    keys = SourceConfig(path=path, format="auto", languages=(), pairs=(), columns=(), split="train")
-    languages = ("en",) if path.endswith(("{language}.txt", "{language}.txt.gz")) else LANGUAGES
-    _read_all(records.open_source("fuzzed", keys, languages, kind))
-
-
-def _records(place):
-    name = min(path.name for path in place.iterdir())
-    path = str(place / name.replace("en.txt", "{language}.txt").replace("x.de", "x.{language}"))
-    kinds = ("monolingual",) if "txt" in name else ("parallel",) if "x.{" in path else ("monolingual", "parallel")
-    refused = 0
-    for kind in kinds:
-        try:
-            _source(path, kind)
-        except DataError as error:
-            refused += 1
-            if refused == len(kinds):
-                raise error
-
-
-def _pairs(place):
-    name = min(str(path.relative_to(place)) for path in place.rglob("*") if path.is_file())
-    names = ("0", "1", "contradiction", "entailment", "neutral")
-    split = "test" if "test" in name else "train"
-    path = str(place / name)
-    with contextlib.suppress(DataError):
-        _read_all(labelled.open_pairs(path, split, ("en",), names, bad_rows="skip"))
-    _read_all(labelled.open_pairs(path, split, ("en",), names, {"contradictory": "contradiction"}))
-
-
-def _tagged(place):
-    path = str(_file(place))
-    with contextlib.suppress(DataError):
-        _read_all(tagged_files.open_tagged(path, "test", ("en",), ("PER", "LOC", "ORG"), "skip"))
-    _read_all(tagged_files.open_tagged(path, "train", ("en",), ("PER", "LOC", "ORG")))
-
-
-def _questions(place):
-    path = str(_file(place))
-    with contextlib.suppress(DataError):
-        _read_all(squad.open_questions(path, "test", ("en",), "skip"))
-    _read_all(squad.open_questions(path, "train", ("en",)))
-
-
-def _given(place):
-    for row in given.rows(str(_file(place)), INPUTS):
-        given.check(row)
-
-
-def _prepared(place):
-    manifest = prepared.manifest(str(place))
-    with contextlib.suppress(DataError):
-        prepared.verify(str(place))
-    if manifest.task != stored_ids.TASK:
-        _read_all(prepared.open_split(str(place), "pawsx", "train", ("en",), ("0", "1")))
-        return
-    opened = stored_ids.open_folder(str(place), [("en",), LANGUAGES])
-    for sequence in (opened["en"].joined(0), opened["en-de"]):
-        for index in range(len(sequence)):
-            if any(np.any(ids < 0) for ids in sequence[index].ids):
-                raise AssertionError("a negative id")
 
 
 @functools.cache
@@ -320,9 +241,7 @@ READERS = {
         weights,
         (ConversionError,),
     ),
-    "safetensors digests": Reader(
-        made.checksummed, repacking.with_one(repacking.safetensors), _checksummed, (ConversionError,)
-    ),
+    "safetensors digests": Reader(made.checksummed, SAFETENSORS, _checksummed, (ConversionError,)),
     "torch zip": Reader(_named(*ZIPS), repacking.with_one(repacking.zipped), _weights_in_file, (ConversionError,)),
     "torch legacy": Reader(_named(*LEGACY), ANY, _weights_in_file, (ConversionError,)),
     "pdparams": Reader(_named(*PADDLE), repacking.with_one(repacking.pickled), _weights_in_file, (ConversionError,)),
@@ -344,14 +263,18 @@ READERS = {
     ),
     "wordpiece": Reader(made.wordpiece, repacking.of_kind(hostile_json, ".json"), _tokenizer("bert"), (ValueError,)),
     "xlm": Reader(made.byte_pairs, repacking.of_kind(hostile_json, ".json"), _tokenizer("xlm"), (ValueError,)),
-    "records": Reader(made.texts, RECORDS, _records, (DataError,)),
-    "records, packed": Reader(made.packed_texts, _packed, _records, (DataError,)),
-    "array record": Reader(made.array_record, repacking.with_one(repacking.array_record_lines), _records, (DataError,)),
-    "sentence pairs": Reader(made.pairs, RECORDS, _pairs, (DataError,)),
-    "tagged words": Reader(made.tagged, ANY, _tagged, (DataError,)),
-    "questions": Reader(made.questions, JSON, _questions, (DataError,)),
-    "rows to answer": Reader(made.given, RECORDS, _given, (DataError,)),
-    "prepared folder": Reader(made.prepared_folders, repacking.prepared_files, _prepared, (DataError,)),
+    "records": Reader(made.texts, RECORDS, hostile_data.read_records, (DataError,)),
+    "records, packed": Reader(made.packed_texts, _packed, hostile_data.read_records, (DataError,)),
+    "array record": Reader(
+        made.array_record, repacking.with_one(repacking.array_record_lines), hostile_data.read_records, (DataError,)
+    ),
+    "sentence pairs": Reader(made.pairs, RECORDS, hostile_data.read_pairs, (DataError,)),
+    "tagged words": Reader(made.tagged, ANY, hostile_data.read_tagged, (DataError,)),
+    "questions": Reader(made.questions, JSON, hostile_data.read_questions, (DataError,)),
+    "rows to answer": Reader(made.given, RECORDS, hostile_data.read_given, (DataError,)),
+    "prepared folder": Reader(
+        made.prepared_folders, repacking.prepared_files, hostile_data.read_prepared, (DataError,)
+    ),
     "config.json": Reader(_configs, JSON, _config, (ConfigError,), lines=True),
     "flags": Reader(lambda: [{"flags": "\n".join(FLAGS).encode()}], ANY, _flags, (ConfigError,), lines=True),
     "checkpoint": Reader(made.checkpoint, repacking.sealed, _checkpoint, (CheckpointError,)),

@@ -33,6 +33,16 @@ PROGRAM = """HloModule jit_step, is_scheduled=true, entry_computation_layout={(f
   ROOT %t = (s32[]{:T(128)}, f32[4,8]{1,0:T(8,128)}) tuple(%n, %fused)
 }
 
+%by_two (p.2: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
+  %p.2 = (s32[]{:T(128)}, f32[4,8]{1,0:T(8,128)}) parameter(0)
+  %two = s32[]{:T(128)} constant(2), metadata={op_name="a"}
+  %n.2 = s32[]{:T(128)} get-tuple-element(%p.2), index=0
+  %n.4 = s32[]{:T(128)} add(%n.2, %two), metadata={op_name="a"}
+  %x.2 = f32[4,8]{1,0:T(8,128)} get-tuple-element(%p.2), index=1
+  %fused.2 = f32[4,8]{1,0} fusion(%x.2), kind=kLoop, calls=%inner
+  ROOT %t.2 = (s32[]{:T(128)}, f32[4,8]{1,0:T(8,128)}) tuple(%n.4, %fused.2)
+}
+
 %condition (q: (s32[], f32[4,8])) -> pred[] {
   %five = s32[]{:T(128)} constant(5)
   %q = (s32[]{:T(128)}, f32[4,8]{1,0:T(8,128)}) parameter(0)
@@ -97,6 +107,7 @@ def test_the_end_of_an_asynchronous_one_is_none_more():
     [
         ('condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"7"}}', 7, 0),
         ("condition=%condition, body=%body", 5, 0),  # by the condition
+        ("condition=%condition, body=%by_two", 3, 0),  # 0, 2, 4
         ("condition=%cheap, body=%body", 1, 1),
     ],
 )

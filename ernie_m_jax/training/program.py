@@ -6,8 +6,9 @@ The text is XLA's optimised HLO (`compiled.as_text()`), one program that every d
 
 import dataclasses
 import functools
+import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "c64": 8, "c128": 16, "token": 0, "opaque": 0}
 
@@ -74,7 +75,8 @@ class Program:
         """Adds up what a step has, by kind.
 
         A loop's body counts as often as the loop runs: as its `known_trip_count` says, or else as its condition
-        compares the counter with a constant, from 0 in steps of 1, as JAX's loops over a number of rounds do.
+        compares the counter with a constant, from 0: in steps of 1, as JAX's loops over a number of rounds do, or of
+        what its body adds, as XLA's own that multiply and exchange in turns do.
 
         Args:
           measure: an instruction and its computation's shapes by name -> its kind and size; None: it has nothing.
@@ -95,7 +97,7 @@ class Program:
                     _add(total, {kind: Amount(1, size, size)})
                 elif one.opcode == "while":
                     body, condition = (_attribute(one.line, key) for key in ("body", "condition"))
-                    rounds = _rounds(one.line, self._computations.get(condition, []))
+                    rounds = _rounds(one.line, *(self._computations.get(name, []) for name in (condition, body)))
                     if rounds is None and of(body):
                         unknown.add(body)
                     _add(total, of(body), 1 if rounds is None else rounds)
@@ -229,20 +231,49 @@ def _branches(line: str) -> list[str]:
     return found
 
 
-def _rounds(line: str, condition: Iterable[Instruction]) -> int | None:
+def _rounds(line: str, condition: Sequence[Instruction], body: Sequence[Instruction]) -> int | None:
     """How often a loop runs; None where its text does not tell."""
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', line):
         return int(known[1])
-    condition = list(condition)
-    constants = {
-        one.name: int(value[1])
-        for one in condition
-        if one.opcode == "constant" and (value := re.match(r"(-?\d+)\)", one.line))
-    }
     compared = [one for one in condition if one.opcode == "compare" and "direction=LT" in one.line]
     if len(compared) != 1:
         return None
-    return constants.get(compared[0].operands[-1].rpartition("%")[2])
+    counter, end = (_name(operand) for operand in compared[0].operands)
+    if (most := _constants(condition).get(end)) is None:
+        return None
+    return math.ceil(most / _step(_index(counter, condition), body))
+
+
+def _step(index: int | None, body: Sequence[Instruction]) -> int:
+    """What a loop's body adds to the counter at an index of what it is given; 1 where its text does not tell."""
+    if index is None or not body or body[-1].opcode != "tuple" or index >= len(body[-1].operands):
+        return 1
+    more = next((one for one in body if one.name == _name(body[-1].operands[index])), None)
+    if more is None or more.opcode != "add":
+        return 1
+    constants = _constants(body)
+    added = [constants[name] for name in map(_name, more.operands) if name in constants]
+    begun = [name for name in map(_name, more.operands) if _index(name, body) == index]
+    return added[0] if len(added) == len(begun) == 1 and added[0] > 0 else 1
+
+
+def _name(operand: str) -> str:
+    return operand.rpartition("%")[2]
+
+
+def _index(name: str, computation: Sequence[Instruction]) -> int | None:
+    """Which element of its tuple an instruction gets; None of any other."""
+    found = next((one for one in computation if one.name == name and one.opcode == "get-tuple-element"), None)
+    return int(_attribute(found.line, "index")) if found else None
+
+
+def _constants(computation: Sequence[Instruction]) -> dict[str, int]:
+    """The integer constants of a computation, by name."""
+    return {
+        one.name: int(value[1])
+        for one in computation
+        if one.opcode == "constant" and (value := re.match(r"(-?\d+)\)", one.line))
+    }
 
 
 def _cheapest(branches: list[dict[str, Amount]]) -> dict[str, Amount]:

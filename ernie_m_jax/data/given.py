@@ -54,10 +54,11 @@ def rows(path: str, inputs: Inputs) -> Iterator[Given]:
             yield Given(place, named(_object(line, place), inputs, place))
             continue
         cells = [line] if kind != "tsv" and len(inputs) == 1 else line.split("\t")
-        if not number and all(_known(cells, names) for names in inputs) and (kind == "tsv" or len(cells) > 1):
+        if not number and any(_known(cells, names) for names in inputs) and (kind == "tsv" or len(cells) > 1):
             if kind != "tsv":
                 raise DataError(f"{place}: a header; name the file .tsv, or take the line out")
             header = [cell.strip() for cell in cells]
+            named(dict.fromkeys(header), inputs, place)  # it names every part
             continue
         yield Given(place, _columns(cells, header, inputs, place))
 

@@ -63,7 +63,10 @@ def keep_programs(place: str) -> None:
     """
     if not stores.is_url(place):
         place = os.path.abspath(os.path.expanduser(place))
-        os.makedirs(place, exist_ok=True)
+        try:
+            os.makedirs(place, exist_ok=True)
+        except OSError as error:
+            raise stores.StoreError(f"{place}: no folder for compiled programs: {error.strerror}") from None
     elif not re.match("(gs|s3)://[^/]", place):
         raise stores.StoreError(f"{place}: JAX keeps programs in a folder, or behind gs:// or s3://")
     else:

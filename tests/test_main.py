@@ -255,3 +255,9 @@ def test_importing_the_package_is_cheap():
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     ).stdout
     assert shown.strip() == "False"
+
+
+def test_a_file_is_no_work_directory(tmp_path):
+    (tmp_path / "run").touch()
+    said = refused(*quick(tmp_path / "run"))
+    assert said == f"--workdir={tmp_path / 'run'} is a file; it must be a directory or a new name"

@@ -74,6 +74,7 @@ BAD_SOURCES = [
     ("x.txt", "monolingual", {}, r"text is one file per language; put \{language\} into the path"),
     ("x.csv", "monolingual", {}, "does not tell the format"),
     ("x", "parallel", {}, "does not tell the format"),
+    ("tests", "monolingual", {}, "tests is a folder; name its files"),
     ("x.tsv", "monolingual", {"format": "csv"}, "format 'csv' must be auto or one of: text, tsv"),
     ("x.tsv", "monolingual", {"pairs": ("en-de",)}, "pairs: en-de given for a monolingual source"),
     ("x.tsv", "parallel", {"pairs": ("en-fr",)}, "pairs: 'en-fr' must be two different languages .* en, de, zh-cn"),

@@ -214,7 +214,11 @@ class _Scan:
             rows = np.flatnonzero(self.good[language]).astype(np.int32)
             if not rows.size and self.present and language not in self.present:
                 there = ", ".join(sorted(self.present))
-                raise MissingData(f"{self.source.path}: no rows in {language!r}; languages there: {there}", language)
+                raise MissingData(
+                    f"{self.source.path}: no rows in {language!r}; languages there: {there}",
+                    language,
+                    otherwise=f"; or leave {language!r} out of config.languages",
+                )
             if not rows.size:
                 why = "the file has no rows"
                 if language in self.first:

@@ -146,7 +146,7 @@ def load_tokenizer(config: Config, path: str) -> Tokenizer:
     if loaded.vocab_size != config.model.vocab_size:
         raise ConfigError(
             f"config.model.vocab_size is {config.model.vocab_size}, but the tokenizer in {path} has "
-            f"{loaded.vocab_size} entries"
+            f"{loaded.vocab_size} entries: set --config.model.vocab_size={loaded.vocab_size}"
         )
     return loaded
 
@@ -168,4 +168,5 @@ def flags(config: Config, output: str, opened: Mapping[records.Kind, Sequence[st
             found.append(f"--config.data.{kind}.ids.{key}={','.join(names)}")
     if not config.tokenizer.path:
         found.append(f"--config.tokenizer.path={stores.join(output, TOKENIZER)}")
+        found.append(f"--config.model.vocab_size={config.model.vocab_size}")
     return found

@@ -266,7 +266,10 @@ def evaluate(run: stages.Run, params: Any, directory: Path) -> None:
       ConfigError: there is no evaluation.
     """
     if not run.config.evals:
-        raise ConfigError("config.evals is empty, or its sources' paths are: nothing to evaluate on")
+        raise ConfigError(
+            "config.evals is empty, or its sources' paths are: nothing to evaluate on. For instance "
+            "--config.evals.retrieval.source.path=FILE has sentences searched that are each other's translations"
+        )
     found = {name: run.evaluate(name, params, directory, name).metrics for name in run.evaluations.keys}
     if jax.process_index() == 0:
         files.write_json(directory / "config.json", {"config": to_dict(run.config), "versions": files.versions()})

@@ -59,7 +59,7 @@ def keep_programs(place: str) -> None:
       place: a folder, which is made if need be, or its URL.
 
     Raises:
-      OSError: it cannot be made or written to, or JAX knows no such URL.
+      OSError: the folder cannot be made, the URL not be written to, or JAX knows no such URL.
     """
     if not stores.is_url(place):
         place = os.path.abspath(os.path.expanduser(place))

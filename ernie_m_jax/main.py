@@ -162,6 +162,8 @@ def opened_workdir() -> contextlib.AbstractContextManager[Path | None]:
     """--workdir as a local path, where it is a URL too; None without it."""
     if not _WORKDIR.value:
         return contextlib.nullcontext()
+    if os.path.isfile(_WORKDIR.value):
+        raise configs.ConfigError(f"--workdir={_WORKDIR.value} is a file; it must be a directory or a new name")
     return mirrors.mirrored(_WORKDIR.value, writing=_MODE.value in ("train", "evaluate", "report"))
 
 
@@ -283,8 +285,8 @@ def start_jax(joining: bool = True) -> None:
         # Else JAX catches SIGTERM, and only training asks it whether one came.
         jax.config.update("jax_enable_preemption_service", _MODE.value == "train")
         if (host := processes.join(given, _JOIN_SECONDS.value)) is not None:
-            several = True
             lifeline.start(host)
+            several = jax.process_count() > 1
     # Several hosts may each have a disk of its own. JAX writes on the first's only, and XLA for GPUs shares out what it
     # times: those that compile would wait for what the first, which found its program, never times.
     if place is None and not several:

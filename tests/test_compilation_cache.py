@@ -48,6 +48,13 @@ def test_behind_a_url(tmp_path):
 
 
 @pytest.mark.slow
+def test_one_process_of_one_is_alone(tmp_path):
+    environment = without(os.environ, XDG_CACHE_HOME=str(tmp_path))
+    call(*COMPILE, f"--coordinator=localhost:{several.free_port()}", "--processes=1", "--process=0", env=environment)
+    assert len([*tmp_path.rglob("jit_train_step*")]) == 2
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_by_default_only_a_process_alone_keeps_its_programs(tmp_path, processes, monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)

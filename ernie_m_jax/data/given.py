@@ -54,12 +54,19 @@ def rows(path: str, inputs: Inputs) -> Iterator[Given]:
             yield Given(place, named(_object(line, place), inputs, place))
             continue
         cells = [line] if kind != "tsv" and len(inputs) == 1 else line.split("\t")
-        if not number and any(_known(cells, names) for names in inputs) and (kind == "tsv" or len(cells) > 1):
+        known = [_known(cells, names) for names in inputs]
+        if not number and all(known) and (kind == "tsv" or len(cells) > 1):
             if kind != "tsv":
                 raise DataError(f"{place}: a header; name the file .tsv, or take the line out")
             header = [cell.strip() for cell in cells]
-            named(dict.fromkeys(header), inputs, place)  # it names every part
             continue
+        if not number and any(known) and kind == "tsv":
+            some = next(cells[0] for cells in known if cells)
+            missing = next(names for names, cells in zip(inputs, known, strict=True) if not cells)
+            raise DataError(
+                f"{place}: a header, since it has {some!r}, but with no column {' or '.join(missing)}; where it is a "
+                "row, put a header above it"
+            )
         yield Given(place, _columns(cells, header, inputs, place))
 
 

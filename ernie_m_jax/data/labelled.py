@@ -217,7 +217,7 @@ class _Scan:
                 raise MissingData(
                     f"{self.source.path}: no rows in {language!r}; languages there: {there}",
                     language,
-                    otherwise=f"; or leave {language!r} out of config.languages",
+                    otherwise=f". Put its rows there, or leave {language!r} out of the languages asked for",
                 )
             if not rows.size:
                 why = "the file has no rows"

@@ -146,7 +146,8 @@ def load_tokenizer(config: Config, path: str) -> Tokenizer:
     if loaded.vocab_size != config.model.vocab_size:
         raise ConfigError(
             f"config.model.vocab_size is {config.model.vocab_size}, but the tokenizer in {path} has "
-            f"{loaded.vocab_size} entries: set --config.model.vocab_size={loaded.vocab_size}"
+            f"{loaded.vocab_size} entries: set --config.model.vocab_size={loaded.vocab_size}, "
+            "or name the tokenizer that the model was trained with"
         )
     return loaded
 

@@ -218,7 +218,7 @@ def format_of(source: SourceConfig, kind: Kind) -> str:
         else:
             format_ = _EXTENSIONS[extension]
         if not format_ and os.path.isdir(path):
-            raise DataError(f"{path} is a folder; name its files, for instance {path}/{{language}}.txt")
+            raise DataError(f"{path} is a folder; name its files, for instance {path.rstrip('/')}/{{language}}.txt")
         if not format_:
             raise DataError(f"{path}: the name does not tell the format; set format to one of: {', '.join(FORMATS)}")
     if format_ not in FORMATS:

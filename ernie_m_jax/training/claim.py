@@ -52,8 +52,6 @@ def alone(workdir: Path) -> Iterator[None]:
         error: Exception | None = None
         try:
             if jax.process_index() == 0 and mirrors.of(workdir) is None:
-                if workdir.exists() and not workdir.is_dir():
-                    raise ConfigError(f"--workdir={workdir} is a file; it must be a directory or a new name")
                 with contextlib.suppress(FileExistsError):  # there, or made by another start meanwhile
                     workdir.mkdir(parents=True)
                     stack.callback(_remove_empty, workdir)

@@ -43,7 +43,8 @@ def open_tokenizer(config: Config, workdir: Path, sources: mixture.Sources | Non
     if loaded.vocab_size != config.model.vocab_size:
         raise ConfigError(
             f"config.model.vocab_size is {config.model.vocab_size}, but the tokenizer in {named or own} has "
-            f"{loaded.vocab_size} entries: set --config.model.vocab_size={loaded.vocab_size}"
+            f"{loaded.vocab_size} entries: set --config.model.vocab_size={loaded.vocab_size}, "
+            "or name the tokenizer that the model was trained with"
         )
     if sources is not None:
         _keep(loaded, own, in_use)

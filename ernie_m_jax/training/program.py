@@ -76,7 +76,7 @@ class Program:
 
         A loop's body counts as often as the loop runs: as its `known_trip_count` says, or else as its condition
         compares the counter with a constant, from 0: in steps of 1, as JAX's loops over a number of rounds do, or of
-        what its body adds, as XLA's own that multiply and exchange in turns do.
+        the constant that its body plainly adds, as XLA's own that multiply and exchange in turns do.
 
         Args:
           measure: an instruction and its computation's shapes by name -> its kind and size; None: it has nothing.

@@ -268,7 +268,8 @@ def evaluate(run: stages.Run, params: Any, directory: Path) -> None:
     if not run.config.evals:
         raise ConfigError(
             "config.evals is empty, or its sources' paths are: nothing to evaluate on. For instance "
-            "--config.evals.retrieval.source.path=FILE has sentences searched that are each other's translations"
+            "--config.evals.retrieval.source.path=FILE has sentences searched that are each other's translations; a "
+            "task's data are config.objectives.NAME.dev and test"
         )
     found = {name: run.evaluate(name, params, directory, name).metrics for name in run.evaluations.keys}
     if jax.process_index() == 0:

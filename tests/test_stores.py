@@ -4,7 +4,6 @@ import gzip
 import os
 import pathlib
 import sys
-import uuid
 
 import fsspec
 import numpy as np
@@ -20,22 +19,10 @@ from ernie_m_jax.data.records import open_source
 from ernie_m_jax.tokenizer import Tokenizer
 from ernie_m_jax.tokenizer import training as tokenizer_command
 from ernie_m_jax.weights.tensors import ConversionError
+from tests import memory_store
 from tests.small_models import random_model
 
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def url():
-    """A folder of its own in fsspec's memory."""
-    name = f"memory://{uuid.uuid4().hex}"
-    yield name
-    files, path = fsspec.core.url_to_fs(name)
-    if files.exists(path):
-        files.rm(path, recursive=True)
+cache, url = memory_store.cache, memory_store.url
 
 
 def names(url):
